@@ -1,0 +1,86 @@
+"""The contract of an executor: what runs the plan of one node. Two keep it, the reference interpreter and native code.
+
+An executor is a pure state machine. For every epoch e = 1, 2, 3 … and stage s = 1 … `plan.stages`, `step(e, s, …)` is
+called once, (e, s) after (e, s − 1) and after (e − 1, s); between those rules stage 1 may be many epochs ahead of the
+last stage, so whatever waits between two stages is kept by epoch. `finish(e)` is called after the last stage of e and
+makes e visible: `rows`, `get` and `errors` answer as of the newest finished epoch.
+
+The result of a step depends on the state and on the *set* of rows that arrived, never on their order, the number of
+batches they came in, or who sent them. Deltas are consolidated before use. A row an expression fails on (overflow,
+division by zero, a cast) is left out, and is counted in the errors of the operator until it is retracted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dist_zero.batch import Batch, Writes
+from dist_zero.compiler.plan import Plan
+from dist_zero.types import Row
+from dist_zero_common.protocol.messages import ShardMap
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """Rows of one exchange operator for one shard; `shard` is a place in the shard map, `exchange` an operator id."""
+
+    shard: int
+    exchange: int
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCount:
+    """Rows that `operator` leaves out for one `reason` just now, and the smallest example (columns and values)."""
+
+    operator: int
+    label: str
+    reason: str
+    example: str
+    count: int
+
+
+class Executor(Protocol):
+    """One node's plan, state and views. `shard` below is this node's own place in the map it is given."""
+
+    plan: Plan
+
+    def step(
+        self,
+        epoch: int,
+        stage: int,
+        writes: Sequence[Writes],
+        arrived: Sequence[tuple[int, Batch]],
+        shards: ShardMap,
+        shard: int,
+    ) -> list[Parcel]:
+        """Run one stage of one epoch.
+
+        `writes` (stage 1 only) are the epoch's writes to this node's keys, in any order: they carry transaction and
+        row indices. `arrived` (stages above 1) are pairs (exchange id, batch), from all nodes, in any order. Returns
+        at most one parcel per shard and exchange, in ascending (shard, exchange), none of them empty; what goes to
+        `shard` itself is returned like the rest.
+        """
+        ...
+
+    def finish(self, epoch: int) -> dict[int, Batch]:
+        """Make `epoch` visible. Returns what changed, by view number, without empty ones."""
+        ...
+
+    def rows(self, view: int) -> Batch:
+        """This node's part of a view as of the newest finished epoch, in no particular order."""
+        ...
+
+    def get(self, view: int, key: Row) -> Row | None:
+        """The row of a keyed view with this key, as of the newest finished epoch."""
+        ...
+
+    def errors(self, view: int) -> list[ErrorCount]:
+        """What this node leaves out of a view as of the newest finished epoch, sorted."""
+        ...
+
+    def missed(self, dataset: int) -> int:
+        """Updates and deletes of keys that were not there, on this node, since the beginning."""
+        ...

@@ -1,0 +1,703 @@
+"""Everything that services, nodes and clients say to each other, as frozen dataclasses.
+
+`schemas/messages.capnp` holds the same structs field by field (snake_case here, camelCase there), and `codec.py` maps
+one to the other. What is sent is an `Envelope`: all that is ready for one inbox, of whatever kind. Column data are
+opaque here (`BatchBlob`); `dist_zero/batch.py` knows what they mean and checks them.
+
+Nodes are named by their place in a shard map (`shard`, with `map_version`); a map never changes, so the pair names
+one node for ever. Requests carry a number chosen by the asker, which comes back in the answer; the asker may ask
+again with the same number. Bytes fields called `graph` and `payload` are messages of their own (`GraphBlob`,
+`Payload`), kept encoded so that they are stored and hashed as they came.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+TRANSACTION_BYTES_MAX = 16 * 2**20 - 2**16
+"""Largest payload of one transaction: the broker's 16 MiB less room for the envelope."""
+
+ENVELOPE_BYTES_MAX = 16 * 2**20
+"""Largest message that any service accepts."""
+
+# ---- shared pieces -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ShardMap:
+    """Which node owns which hashes. `lasts[i]` is the last hash (inclusive, 64 bits) of shard i, ascending; the last
+    one is 2⁶⁴ − 1. `nodes[i]` is the name of the node that owns shard i. Versions count from 1."""
+
+    version: int
+    lasts: tuple[int, ...]
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnBlob:
+    """One column. `validity`: a byte per row, 1 where there is a value, empty if all have one. `values`: bool a byte
+    per row; int, datetime, decimal, enum 8 bytes; float 8 bytes; str and bytes: the bytes, with `offsets` of
+    row_count + 1 unsigned 8-byte positions. Little-endian."""
+
+    validity: bytes
+    offsets: bytes
+    values: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BatchBlob:
+    """Rows in columns. `weights`: 8 bytes per row, empty if all are +1."""
+
+    row_count: int
+    weights: bytes
+    columns: tuple[ColumnBlob, ...]
+
+
+class WriteKind(enum.Enum):
+    """What a write does: insert or replace; change some columns of; remove; add to a dataset without key."""
+
+    PUT = "put"
+    UPDATE = "update"
+    DELETE = "delete"
+    APPEND = "append"
+
+
+@dataclass(frozen=True, slots=True)
+class WritesBlob:
+    """Writes of one kind to one dataset. `columns`: which columns of the dataset the batch holds, in its order.
+
+    Inside a client's payload `transactions` and `rows` are empty: rows count through the payload in order. In a
+    hand-out they are 8 bytes per row: the transaction's place in the epoch, the row's place in the transaction.
+    """
+
+    dataset: int
+    kind: WriteKind
+    columns: tuple[int, ...]
+    batch: BatchBlob
+    transactions: bytes
+    rows: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """The writes of one transaction, in order."""
+
+    writes: tuple[WritesBlob, ...]
+
+
+# ---- clients and the sequencer -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """Start a session under a client name; deposes the older session of that name."""
+
+    request: int
+    client: str
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpened:
+    """`committed`: the last number that sessions of this client name have committed, 0 for none."""
+
+    request: int
+    session: int
+    committed: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """Transaction `number` (1, 2, 3 …) of a session; `payload` is an encoded `Payload`."""
+
+    session: int
+    number: int
+    payload: bytes
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The log has this transaction, in this epoch."""
+
+    session: int
+    number: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResendFrom:
+    """The sequencer lacks this number of the session; please send it and what follows again."""
+
+    session: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionUnknown:
+    """No such session: expired, deposed, or never opened."""
+
+    session: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionRefused:
+    """The transaction breaks the row types or a limit; nothing of it was recorded."""
+
+    session: int
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The system is behind; the transaction was not kept. Send it again after this time."""
+
+    session: int
+    number: int
+    retry_after_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRequest:
+    """Rows of these views at one epoch that includes every write committed before."""
+
+    request: int
+    views: tuple[str, ...]
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Every change of these views from some epoch on. `after` 0: beginning with a snapshot; else the last epoch that
+    the asker has seen, and nodes that have forgotten what came behind it answer `ChangesGone`."""
+
+    request: int
+    views: tuple[str, ...]
+    after: int
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """Stop sending the changes of this subscription."""
+
+    subscription: int
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitEpoch:
+    """Tell me when every node has finished this epoch."""
+
+    request: int
+    epoch: int
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class EpochFinished:
+    """Every node has finished `epoch`, which is at least the one asked for."""
+
+    request: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRefused:
+    """The question cannot be answered, and asking again will not help."""
+
+    request: int
+    reason: str
+
+
+# ---- clients and nodes -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """One row of a keyed view, from the node that owns the key, once it has finished `at_least`. `key`: one row."""
+
+    request: int
+    program: str
+    map_version: int
+    shard: int
+    view: int
+    key: BatchBlob
+    at_least: int
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """The row (one or none) as of `epoch`."""
+
+    request: int
+    epoch: int
+    row: BatchBlob
+
+
+@dataclass(frozen=True, slots=True)
+class ViewRows:
+    """Rows or changes of view number `view`."""
+
+    view: int
+    batch: BatchBlob
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorEntry:
+    """Rows that one operator leaves out of view number `view`; see `dist_zero.executor.ErrorCount`."""
+
+    view: int
+    operator: int
+    label: str
+    reason: str
+    example: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotAnswer:
+    """One node's part of a snapshot as of `epoch`, in `parts` messages numbered from 0. `shards` nodes answer.
+
+    `subscription` is 0 for a snapshot request. `errors` and `missed` (by dataset number) come with part 0.
+    """
+
+    request: int
+    subscription: int
+    epoch: int
+    map_version: int
+    shard: int
+    shards: int
+    part: int
+    parts: int
+    views: tuple[ViewRows, ...]
+    errors: tuple[ErrorEntry, ...]
+    missed: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What one node's part of the subscribed views changed by in `epoch`; sent for every epoch, also when empty."""
+
+    request: int
+    subscription: int
+    epoch: int
+    map_version: int
+    shard: int
+    shards: int
+    part: int
+    parts: int
+    views: tuple[ViewRows, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AskChanges:
+    """The changes of `epoch` have not come: send them again."""
+
+    program: str
+    map_version: int
+    shard: int
+    subscription: int
+    epoch: int
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesGone:
+    """The node no longer has the changes behind `epoch` (or does not know the subscription): take a new snapshot."""
+
+    request: int
+    subscription: int
+    epoch: int
+
+
+# ---- the sequencer and nodes -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotWanted:
+    """A snapshot request as it stands in a record; views by number."""
+
+    request: int
+    views: tuple[int, ...]
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionWanted:
+    """A subscription as it stands in a record; its id is its place in the log."""
+
+    subscription: int
+    request: int
+    views: tuple[int, ...]
+    after: int
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeWrites:
+    """The writes of an epoch whose keys shard `target` owns."""
+
+    target: int
+    writes: tuple[WritesBlob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HandOut:
+    """`Rows` of stage 1 of an epoch for all `targets` of one runner; targets that are not in `writes` get none."""
+
+    program: str
+    generation: int
+    epoch: int
+    map_version: int
+    save: bool
+    time_us: int
+    targets: tuple[int, ...]
+    writes: tuple[NodeWrites, ...]
+    snapshots: tuple[SnapshotWanted, ...]
+    subscriptions: tuple[SubscriptionWanted, ...]
+    unsubscriptions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeBatch:
+    """Rows that operator number `exchange` sends."""
+
+    exchange: int
+    batch: BatchBlob
+
+
+@dataclass(frozen=True, slots=True)
+class StageRows:
+    """`Rows` of a stage above 1, from one node to another, in `parts` messages numbered from 0."""
+
+    program: str
+    generation: int
+    epoch: int
+    stage: int
+    map_version: int
+    sender: int
+    target: int
+    part: int
+    parts: int
+    batches: tuple[ExchangeBatch, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyRows:
+    """Empty `Rows` of one epoch and stage: bit (sender × n + target) of `bits` (least significant first), where n is
+    the number of shards of the map."""
+
+    program: str
+    generation: int
+    epoch: int
+    stage: int
+    map_version: int
+    bits: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The node has finished every epoch up to this one."""
+
+    program: str
+    generation: int
+    map_version: int
+    shard: int
+    epoch: int
+
+
+# ---- the control plane -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerStatus:
+    """A runner as its machine's agent sees it."""
+
+    runner: str
+    incarnation: int
+    alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MachineReport:
+    """An agent's heartbeat. `inbox` is where it listens; `labels` are `name=value`."""
+
+    machine: str
+    incarnation: int
+    inbox: str
+    cores: int
+    memory_bytes: int
+    labels: tuple[str, ...]
+    runners: tuple[RunnerStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StartRunner:
+    """Start this incarnation of a runner unless it, or a later one, runs."""
+
+    scheduler: int
+    runner: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopRunner:
+    """Stop this incarnation of a runner, or an earlier one."""
+
+    scheduler: int
+    runner: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """A node as its runner sees it; `halted`: empty, or why it stands still."""
+
+    program: str
+    generation: int
+    map_version: int
+    shard: int
+    incarnation: int
+    finished_epoch: int
+    halted: str
+
+
+@dataclass(frozen=True, slots=True)
+class SequencerStatus:
+    """A sequencer as its runner sees it: the newest epoch in the log, and the newest that every node has finished."""
+
+    program: str
+    incarnation: int
+    generation: int
+    nodes_inbox: str
+    epoch: int
+    finished_epoch: int
+    halted: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerReport:
+    """A runner's heartbeat."""
+
+    runner: str
+    incarnation: int
+    machine: str
+    inbox: str
+    nodes: tuple[NodeStatus, ...]
+    sequencers: tuple[SequencerStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the parts of a program listen. `inboxes[i]` belongs to shard i of the map. Higher versions replace."""
+
+    scheduler: int
+    program: str
+    version: int
+    generation: int
+    shard_map: ShardMap
+    inboxes: tuple[str, ...]
+    clients_inbox: str
+    nodes_inbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostNode:
+    """Run this node, unless this incarnation of it, or a later one, runs. `graph` is an encoded `GraphBlob`."""
+
+    scheduler: int
+    program: str
+    generation: int
+    shard_map: ShardMap
+    shard: int
+    incarnation: int
+    graph: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HostSequencer:
+    """Run the program's sequencer, unless this incarnation of it, or a later one, runs."""
+
+    scheduler: int
+    program: str
+    incarnation: int
+    shard_map: ShardMap
+    inboxes: tuple[str, ...]
+    graph: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DropProgram:
+    """Stop all parts of a program; what is in the store stays."""
+
+    scheduler: int
+    program: str
+
+
+# ---- clients and the scheduler -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitProgram:
+    """Run this program on `nodes` nodes. Submitting what already runs changes nothing."""
+
+    request: int
+    graph: bytes
+    nodes: int
+    reply_to: str
+
+
+class ProgramState(enum.Enum):
+    """How far a program is."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    HALTED = "halted"
+
+
+@dataclass(frozen=True, slots=True)
+class Locate:
+    """Where is this program?"""
+
+    request: int
+    program: str
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """The answer to `SubmitProgram` and `Locate`. `placement` is None while the program is starting; `note` tells a
+    person what differs from what was asked for, or why the program stands still."""
+
+    request: int
+    program: str
+    state: ProgramState
+    graph: bytes
+    placement: Placement | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveProgram:
+    """Stop the program; what is in the store stays."""
+
+    request: int
+    program: str
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramRemoved:
+    """The program no longer runs."""
+
+    request: int
+    program: str
+
+
+Message = (
+    OpenSession
+    | SessionOpened
+    | Transaction
+    | Committed
+    | ResendFrom
+    | SessionUnknown
+    | TransactionRefused
+    | Wait
+    | SnapshotRequest
+    | Subscribe
+    | Unsubscribe
+    | AwaitEpoch
+    | EpochFinished
+    | RequestRefused
+    | Get
+    | Got
+    | SnapshotAnswer
+    | Changes
+    | AskChanges
+    | ChangesGone
+    | HandOut
+    | StageRows
+    | EmptyRows
+    | Done
+    | MachineReport
+    | StartRunner
+    | StopRunner
+    | RunnerReport
+    | Placement
+    | HostNode
+    | HostSequencer
+    | DropProgram
+    | SubmitProgram
+    | Locate
+    | Located
+    | RemoveProgram
+    | ProgramRemoved
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """All that is ready for one inbox. `sender` names the process, for logs and for what is set aside."""
+
+    system: str
+    sender: str
+    messages: tuple[Message, ...]
+
+
+# ---- objects in the store ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedOpen:
+    """A session's beginning; its id is its place in the log (`session_id`)."""
+
+    client: str
+    request: int
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedTransaction:
+    """A committed transaction."""
+
+    session: int
+    number: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """One epoch. `incarnation` is the sequencer's that wrote it; `time_us` is UTC and never goes back."""
+
+    epoch: int
+    time_us: int
+    generation: int
+    incarnation: int
+    map_version: int
+    save: bool
+    opens: tuple[RecordedOpen, ...]
+    transactions: tuple[RecordedTransaction, ...]
+    snapshots: tuple[SnapshotWanted, ...]
+    subscriptions: tuple[SubscriptionWanted, ...]
+    unsubscriptions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """Where a program's log begins: base 0 holds the program and its first shard map."""
+
+    epoch: int
+    generation: int
+    time_us: int
+    shard_map: ShardMap
+    graph: bytes
+
+
+def place_in_log(epoch: int, index: int) -> int:
+    """The id of a session or subscription: the epoch of its record and its place in it."""
+    return (epoch << 20) | index
