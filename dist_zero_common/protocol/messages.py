@@ -672,7 +672,8 @@ class RecordedTransaction:
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
-    """One epoch. `incarnation` is the sequencer's that wrote it; `time_us` is UTC and never goes back."""
+    """One epoch. `incarnation` is the sequencer's that wrote it; `time_us` is UTC and never goes back. `expired` are
+    the sessions that end here because they were idle for too long, measured between record times."""
 
     epoch: int
     time_us: int
@@ -680,6 +681,7 @@ class LogRecord:
     incarnation: int
     map_version: int
     save: bool
+    expired: tuple[int, ...]
     opens: tuple[RecordedOpen, ...]
     transactions: tuple[RecordedTransaction, ...]
     snapshots: tuple[SnapshotWanted, ...]
