@@ -46,7 +46,7 @@ _OUR_PACKAGES = ("dist_zero_common", "dist_zero", "services", "schemas")
 
 @dataclass(frozen=True)
 class _Ban:
-    """A function or method that is refused; frames of modules in `through` are a way to it, not its caller."""
+    """What is refused, and what to use instead; frames of modules in `through` are not its caller."""
 
     owner: Any
     name: str
@@ -198,7 +198,7 @@ def _install() -> None:
 
 @contextlib.contextmanager
 def real_world_refused() -> Iterator[None]:
-    """Refuse real clocks, threads, sockets and unseeded chance to our code in this thread within the block."""
+    """Refuse real clocks, threads, sockets and unseeded chance to our code in this thread."""
     thread = threading.get_ident()
     with _lock:
         if thread in _simulating:

@@ -326,10 +326,10 @@ def run_simulation(
 ) -> T:
     """Run `main` to its end on a loop of its own, with the real world refused, and return what it returns.
 
-    `until_seconds` bounds virtual time, `events_max` the number of callbacks. Tasks left over are cancelled in
-    the order of their creation. Raises what `main` raises; in place of the result, an error in any other task
-    or callback that nobody awaited; `SimulationError` when the run stands still, exceeds a bound, or is started
-    inside a running loop.
+    `until_seconds` bounds virtual time, `events_max` the number of callbacks. Tasks left over are cancelled
+    in the order of their creation. Raises what `main` raises; in place of the result, an error in any other
+    task or callback that nobody awaited; `SimulationError` when the run stands still, exceeds a bound, or
+    is started inside a running loop.
     """
     if asyncio._get_running_loop() is not None:
         main.close()

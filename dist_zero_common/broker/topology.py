@@ -1,0 +1,112 @@
+"""Every queue's name, in one table.
+
+A queue is called `dz.<system>.<role>.<id>`; the parts of an id are joined by dots, and no part contains one
+(`ids.checked_name`). The role decides how the queue lives and through which exchange messages reach it: one
+direct exchange per role, never the default one, because broker permissions are per exchange. Whoever knows
+an address can compute the name, so names are never sent around.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dist_zero_common.broker.base import Queue, QueueKind
+from dist_zero_common.errors import BrokerError
+from dist_zero_common.ids import checked_name
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What the queues of one role have in common; `id_parts` names the parts of the id, in order."""
+
+    name: str
+    exchange: str
+    kind: QueueKind
+    id_parts: tuple[str, ...]
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueAddress:
+    """A queue's name taken apart. `id` has one string per part of the role's id."""
+
+    system: str
+    role: Role
+    id: tuple[str, ...]
+
+
+SCHEDULER = Role("scheduler", "dz.scheduler", QueueKind.INBOX, (), "to the leading scheduler")
+AGENT = Role("agent", "dz.agent", QueueKind.INBOX, ("machine",), "to the agent of a machine")
+RUNNER = Role("runner", "dz.runner", QueueKind.INBOX, ("runner", "incarnation"), "to a runner's incarnation")
+SEQUENCER_CLIENTS = Role(
+    "sequencer-clients", "dz.sequencer-clients", QueueKind.INBOX, ("program",), "clients to a sequencer"
+)
+SEQUENCER_NODES = Role(
+    "sequencer-nodes",
+    "dz.sequencer-nodes",
+    QueueKind.INBOX,
+    ("program", "incarnation"),
+    "nodes to a sequencer's incarnation",
+)
+CLIENT_REPLIES = Role("replies", "dz.replies", QueueKind.REPLIES, ("client",), "everybody to a client")
+
+ROLES = {
+    role.name: role for role in (SCHEDULER, AGENT, RUNNER, SEQUENCER_CLIENTS, SEQUENCER_NODES, CLIENT_REPLIES)
+}
+
+
+def scheduler_inbox(system: str) -> str:
+    """Where everybody reaches the scheduler that leads; stable over its incarnations."""
+    return _name(system, SCHEDULER)
+
+
+def agent_inbox(system: str, machine: str) -> str:
+    """Where the scheduler reaches the agent of `machine`; stable over the agent's incarnations."""
+    return _name(system, AGENT, machine)
+
+
+def runner_inbox(system: str, runner: str, incarnation: int) -> str:
+    """Where everybody reaches one incarnation of a runner; the next incarnation reads another queue."""
+    return _name(system, RUNNER, runner, str(incarnation))
+
+
+def sequencer_clients_inbox(system: str, program: str) -> str:
+    """Where clients reach the sequencer of `program`, whichever its incarnation."""
+    return _name(system, SEQUENCER_CLIENTS, program)
+
+
+def sequencer_nodes_inbox(system: str, program: str, incarnation: int) -> str:
+    """Where nodes reach one incarnation of the sequencer of `program`: drained whatever clients do."""
+    return _name(system, SEQUENCER_NODES, program, str(incarnation))
+
+
+def client_replies(system: str, client: str) -> str:
+    """Where a client hears answers; gone with its connection. `client` is unique to the connection."""
+    return _name(system, CLIENT_REPLIES, client)
+
+
+def queue_of(name: str) -> Queue:
+    """The queue of this name as it is to be declared. Raises `BrokerError` when the name is none of ours."""
+    return Queue(name, parsed(name).role.kind)
+
+
+def exchange_of(name: str) -> str:
+    """The exchange through which messages reach this queue. Raises `BrokerError` when it is none of ours."""
+    return parsed(name).role.exchange
+
+
+def parsed(name: str) -> QueueAddress:
+    """A queue's name taken apart. Raises `BrokerError` when it is none that the functions above make."""
+    prefix, *parts = name.split(".")
+    if prefix == "dz" and len(parts) >= 2 and parts[1] in ROLES:
+        system, role, names = parts[0], ROLES[parts[1]], tuple(parts[2:])
+        if len(names) == len(role.id_parts) and all(parts):
+            return QueueAddress(system, role, names)
+    raise BrokerError(f"{name!r} is not the name of a queue of DistZero: those are dz.<system>.<role>.<id>")
+
+
+def _name(system: str, role: Role, *names: str) -> str:
+    checked_name("system", system)
+    for part, name in zip(role.id_parts, names, strict=True):
+        checked_name(part, name)
+    return ".".join(("dz", system, role.name, *names))

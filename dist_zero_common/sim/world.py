@@ -1,0 +1,42 @@
+"""The world of one simulated run: its seed, its chance, its weather, its clock and its history."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from hashlib import blake2b
+
+from dist_zero_common.clock import LoopClock
+from dist_zero_common.sim.faults import Weather, drawn_weather
+from dist_zero_common.sim.history import History
+
+#: Wall time at the start of every simulated run, 2020-01-01 UTC: fixed, because a seed must not change an
+#: answer.
+START_US = 1_577_836_800_000_000
+
+
+class SimWorld:
+    """What the parts of a simulated system share. `weather` is a profile's name, to be drawn, or the weather itself."""
+
+    def __init__(self, seed: int, weather: str | Weather = "faithful") -> None:
+        self.seed = seed
+        self.history = History()
+        self.clock = LoopClock(START_US)
+        self._streams: dict[str, random.Random] = {}
+        self.weather = weather if isinstance(weather, Weather) else drawn_weather(weather, self.rng("weather"))
+
+    def rng(self, purpose: str) -> random.Random:
+        """The stream of chance for `purpose`: one object per name, independent of all others, the same in
+        any process.
+
+        A purpose of its own for each part keeps the others' draws in place when one part draws more.
+        """
+        stream = self._streams.get(purpose)
+        if stream is None:
+            key = blake2b(f"{self.seed}/{purpose}".encode(), digest_size=16).digest()
+            stream = self._streams[purpose] = random.Random(int.from_bytes(key, "little"))
+        return stream
+
+    def record(self, kind: str, place: str, detail: str = "", body: bytes = b"") -> None:
+        """Add a record to the history, at the running loop's time."""
+        self.history.record(asyncio.get_running_loop().time(), kind, place, detail, body)
