@@ -1,0 +1,51 @@
+"""Shard maps: which node owns which interval of the hash space 0 … 2⁶⁴ − 1. Functions over `messages.ShardMap`.
+
+The intervals of a map are disjoint and cover the whole space, so every hash has one owner; `validate` holds that for
+maps that come from elsewhere. The empty key belongs to the owner of its hash like any other.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from dist_zero_common.errors import MalformedMessage
+from dist_zero_common.protocol.messages import ShardMap
+
+HASH_MAX = 2**64 - 1
+SHARDS_MAX = 4096
+"""More shards than any program may have; bounds what a peer can make us allocate."""
+
+
+def even_map(version: int, nodes: Sequence[str]) -> ShardMap:
+    """The map in which these nodes own intervals of equal size, in order."""
+    if not nodes:
+        raise ValueError("a shard map needs at least one node")
+    lasts = tuple(((i + 1) << 64) // len(nodes) - 1 for i in range(len(nodes)))
+    return ShardMap(version, lasts, tuple(nodes))
+
+
+def owner(shard_map: ShardMap, key_hash: int) -> int:
+    """The shard that owns a hash."""
+    return bisect_left(shard_map.lasts, key_hash)
+
+
+def interval(shard_map: ShardMap, shard: int) -> tuple[int, int]:
+    """The first and the last hash (inclusive) that `shard` owns."""
+    first = shard_map.lasts[shard - 1] + 1 if shard else 0
+    return first, shard_map.lasts[shard]
+
+
+def validate(shard_map: ShardMap) -> None:
+    """Raise `MalformedMessage` unless the map covers the hash space once, with one distinct node per interval."""
+    lasts, nodes = shard_map.lasts, shard_map.nodes
+    if shard_map.version < 1:
+        raise MalformedMessage(f"shard map version {shard_map.version}: versions count from 1")
+    if not 1 <= len(lasts) <= SHARDS_MAX or len(lasts) != len(nodes):
+        raise MalformedMessage(
+            f"shard map with {len(lasts)} intervals and {len(nodes)} nodes: both must be one number from 1 to {SHARDS_MAX}"
+        )
+    if lasts[0] < 0 or lasts[-1] != HASH_MAX or any(a >= b for a, b in zip(lasts, lasts[1:], strict=False)):
+        raise MalformedMessage("shard map intervals do not ascend from 0 to 2^64 - 1")
+    if "" in nodes or len(set(nodes)) != len(nodes):
+        raise MalformedMessage("shard map nodes must have distinct names")
