@@ -16,18 +16,19 @@ START_US = 1_577_836_800_000_000
 
 
 class SimWorld:
-    """What the parts of a simulated system share. `weather` is a profile's name, to be drawn, or the weather itself."""
+    """What the parts of a simulated system share. `weather` is a profile's name, or settled weather."""
 
     def __init__(self, seed: int, weather: str | Weather = "faithful") -> None:
         self.seed = seed
         self.history = History()
         self.clock = LoopClock(START_US)
         self._streams: dict[str, random.Random] = {}
-        self.weather = weather if isinstance(weather, Weather) else drawn_weather(weather, self.rng("weather"))
+        if isinstance(weather, str):
+            weather = drawn_weather(weather, self.rng("weather"))
+        self.weather = weather
 
     def rng(self, purpose: str) -> random.Random:
-        """The stream of chance for `purpose`: one object per name, independent of all others, the same in
-        any process.
+        """The stream of chance for `purpose`: one object per name, independent of the others.
 
         A purpose of its own for each part keeps the others' draws in place when one part draws more.
         """
