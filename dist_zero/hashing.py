@@ -7,8 +7,9 @@ The encoding of a key is that of its values, one behind the other, each 0x00 for
     float                           8 bytes, IEEE 754 binary64; NaN is 0x7ff8000000000000, there is no −0.0
     str, bytes                      length in bytes as 8 bytes, then the bytes (UTF-8)
 
-all little-endian. The empty key is the empty encoding. Equal keys have equal encodings and others differ, given the
-types; nullability does not change the encoding, so both sides of a join agree. Some values, with their hashes:
+all little-endian. The empty key is the empty encoding. Equal keys have equal encodings and others differ,
+given the types; nullability does not change the encoding, so both sides of a join agree. Some values, with
+their hashes:
 
     ()                                  ef46db3751d8e999
     (int 0,)                            a2443c71157cb676

@@ -1,13 +1,14 @@
-"""Shard maps: which node owns which interval of the hash space 0 … 2⁶⁴ − 1. Functions over `messages.ShardMap`.
+"""Shard maps: which node owns which interval of the hash space 0 … 2⁶⁴ − 1. Over `messages.ShardMap`.
 
-The intervals of a map are disjoint and cover the whole space, so every hash has one owner; `validate` holds that for
-maps that come from elsewhere. The empty key belongs to the owner of its hash like any other.
+The intervals of a map are disjoint and cover the whole space, so every hash has one owner; `validate` holds
+that for maps that come from elsewhere. The empty key belongs to the owner of its hash like any other.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 
 from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.protocol.messages import ShardMap
@@ -37,15 +38,16 @@ def interval(shard_map: ShardMap, shard: int) -> tuple[int, int]:
 
 
 def validate(shard_map: ShardMap) -> None:
-    """Raise `MalformedMessage` unless the map covers the hash space once, with one distinct node per interval."""
+    """Raise `MalformedMessage` unless the map covers the hash space once and its nodes are distinct."""
     lasts, nodes = shard_map.lasts, shard_map.nodes
     if shard_map.version < 1:
         raise MalformedMessage(f"shard map version {shard_map.version}: versions count from 1")
     if not 1 <= len(lasts) <= SHARDS_MAX or len(lasts) != len(nodes):
         raise MalformedMessage(
-            f"shard map with {len(lasts)} intervals and {len(nodes)} nodes: both must be one number from 1 to {SHARDS_MAX}"
+            f"shard map with {len(lasts)} intervals and {len(nodes)} nodes:"
+            f" both must be one number from 1 to {SHARDS_MAX}"
         )
-    if lasts[0] < 0 or lasts[-1] != HASH_MAX or any(a >= b for a, b in zip(lasts, lasts[1:], strict=False)):
+    if lasts[0] < 0 or lasts[-1] != HASH_MAX or any(a >= b for a, b in pairwise(lasts)):
         raise MalformedMessage("shard map intervals do not ascend from 0 to 2^64 - 1")
     if "" in nodes or len(set(nodes)) != len(nodes):
         raise MalformedMessage("shard map nodes must have distinct names")

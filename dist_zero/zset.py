@@ -1,8 +1,8 @@
 """Z-sets: maps from rows to non-zero weights, which are both collections and changes to collections.
 
-With pointwise addition they are an Abelian group whose zero is the empty dict; `add`, `negate` and `consolidate` keep
-its laws (the tests state them). Rows are looked up as dict keys, which works for NaN because there is one NaN object
-(see `dist_zero/types.py`).
+With pointwise addition they are an Abelian group whose zero is the empty dict; `add`, `negate` and
+`consolidate` keep its laws (the tests state them). Rows are looked up as dict keys, which works for NaN
+because there is one NaN object (see `dist_zero/types.py`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,126 @@
+"""From the writes of one transaction to what each node gets of an epoch: payloads, routing, merging.
+
+A transaction travels as a `Payload`, which the sequencer decodes and checks wholly before it records it.
+When its epoch is handed out, `route` gives every write to the shard that owns its key (for a dataset without
+one: the hash of epoch, transaction and row), with its place: the transaction in the epoch, and the row
+counted through the whole payload. `merge_writes` then makes few blocks out of those of many small transactions.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import repeat
+from operator import itemgetter
+
+from dist_zero.batch import BATCH_ROWS_MAX, Batch, Writes
+from dist_zero.compiler.plan import DatasetPlan, Plan
+from dist_zero.hashing import hasher
+from dist_zero.types import INT, Row
+from dist_zero_common.errors import DataError, MalformedMessage
+from dist_zero_common.protocol import codec
+from dist_zero_common.protocol.messages import TRANSACTION_BYTES_MAX, Payload, ShardMap, WriteKind
+
+_PLACE_TYPES = (INT, INT, INT)
+
+
+def encode_payload(writes: Sequence[Writes]) -> bytes:
+    """The payload of a transaction that does these writes in order. Raises `DataError` if it is too large."""
+    data = codec.encode(Payload(tuple(each.to_blob() for each in writes)))
+    if len(data) > TRANSACTION_BYTES_MAX:
+        raise DataError(
+            f"a transaction of {len(data)} bytes: at most {TRANSACTION_BYTES_MAX} are allowed;"
+            " write the rows in several transactions"
+        )
+    return data
+
+
+def decode_payload(datasets: Sequence[DatasetPlan], data: bytes) -> list[Writes]:
+    """The writes of a payload that somebody sent, wholly checked. Raises `MalformedMessage`."""
+    if len(data) > TRANSACTION_BYTES_MAX:
+        raise MalformedMessage(f"a transaction of {len(data)} bytes; {TRANSACTION_BYTES_MAX} are allowed")
+    payload = codec.decode(Payload, data)
+    if any(blob.transactions or blob.rows for blob in payload.writes):
+        raise MalformedMessage("a payload's writes have no places yet")
+    if sum(blob.batch.row_count for blob in payload.writes) > BATCH_ROWS_MAX:
+        raise MalformedMessage(f"a transaction of more than {BATCH_ROWS_MAX} rows")
+    return [Writes.from_blob(datasets, blob) for blob in payload.writes]
+
+
+def route(
+    writes: Sequence[Writes], plan: Plan, shard_map: ShardMap, epoch: int, transaction: int
+) -> dict[int, list[Writes]]:
+    """The writes of transaction number `transaction` of an epoch, with their places, by owner.
+
+    Shards ascend; those that get nothing are not there.
+    """
+    routed: dict[int, list[Writes]] = {}
+    before = 0
+    for each in writes:
+        count = len(each.batch)
+        places = range(before, before + count)
+        placed = Writes(each.dataset, each.kind, each.columns, each.batch, [transaction] * count, places)
+        before += count
+        for shard, part in _divided(placed, plan.datasets[each.dataset], shard_map, epoch):
+            routed.setdefault(shard, []).append(part)
+    return dict(sorted(routed.items()))
+
+
+def _divided(
+    writes: Writes, dataset: DatasetPlan, shard_map: ShardMap, epoch: int
+) -> list[tuple[int, Writes]]:
+    """The non-empty parts of `writes` by shard."""
+    if len(shard_map.lasts) == 1:
+        return [(0, writes)] if len(writes.batch) else []
+    indices: dict[int, list[int]] = {}
+    owner = partial(bisect_left, shard_map.lasts)
+    for index, key_hash in enumerate(_key_hashes(writes, dataset, epoch)):
+        indices.setdefault(owner(key_hash), []).append(index)
+    if len(indices) == 1:
+        return [(shard, writes) for shard in indices]
+    return [(shard, writes.take(places)) for shard, places in indices.items()]
+
+
+def _key_hashes(writes: Writes, dataset: DatasetPlan, epoch: int) -> map[int]:
+    """The hash of every row's key: it is anywhere in rows to put; those to update or delete begin with it."""
+    if dataset.key is None:
+        return map(hasher(_PLACE_TYPES), zip(repeat(epoch), writes.transactions, writes.rows, strict=False))
+    key = dataset.key if writes.kind is WriteKind.PUT else tuple(range(len(dataset.key)))
+    types = tuple(writes.batch.types[place] for place in key)
+    return map(hasher(types), map(key_getter(key), writes.batch.rows()))
+
+
+def key_getter(places: tuple[int, ...]) -> Callable[[Row], Row]:
+    """A function from a row to the tuple of its values at these places."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    if not places:
+        return lambda _: ()
+    place = places[0]
+    return lambda row: (row[place],)
+
+
+def merge_writes(writes: Sequence[Writes]) -> list[Writes]:
+    """The same writes (with places) in one block per dataset, kind and columns, in the order of their first.
+
+    As places say in which order writes apply, blocks need no order among them.
+    """
+    groups: dict[tuple[int, WriteKind, tuple[int, ...]], list[Writes]] = {}
+    for each in writes:
+        groups.setdefault((each.dataset, each.kind, each.columns), []).append(each)
+    return [_merged(group) for group in groups.values()]
+
+
+def _merged(group: list[Writes]) -> Writes:
+    if len(group) == 1:
+        return group[0]
+    first = group[0]
+    return Writes(
+        first.dataset,
+        first.kind,
+        first.columns,
+        Batch.concat(first.batch.types, [each.batch for each in group]),
+        [place for each in group for place in each.transactions],
+        [place for each in group for place in each.rows],
+    )
