@@ -1,0 +1,41 @@
+"""Names every object in the store, as `broker/topology.py` names every queue.
+
+    programs/<program>/base/<epoch>      where a program's log begins (`Base`)
+    programs/<program>/log/<epoch>       the record of one epoch (`LogRecord`)
+    scheduler/incarnations/<number>      claimed by each scheduler that starts, create-only
+    aside/<process>/<hash>               a message that could not be understood, with the reason
+
+Numbers are padded with zeros, so that names sort as numbers do.
+"""
+
+from __future__ import annotations
+
+
+def bases_prefix(program: str) -> str:
+    """What the names of all bases of a program begin with."""
+    return f"programs/{program}/base/"
+
+
+def base_name(program: str, epoch: int) -> str:
+    """A program's base at `epoch`."""
+    return f"{bases_prefix(program)}{epoch:020d}"
+
+
+def record_name(program: str, epoch: int) -> str:
+    """The record of `epoch`."""
+    return f"programs/{program}/log/{epoch:020d}"
+
+
+def scheduler_incarnation_name(number: int) -> str:
+    """The claim of scheduler incarnation `number`."""
+    return f"scheduler/incarnations/{number:010d}"
+
+
+def aside_name(process: str, digest: str) -> str:
+    """A message set aside by `process`; `digest` is of its bytes, so that the same message is kept once."""
+    return f"aside/{process}/{digest}"
+
+
+def number_of(name: str) -> int:
+    """The number at the end of an object's name."""
+    return int(name.rsplit("/", 1)[1])
