@@ -533,10 +533,12 @@ class HostSequencer:
 
 @dataclass(frozen=True, slots=True)
 class DropProgram:
-    """Stop all parts of a program; what is in the store stays."""
+    """Stop all parts of a program up to this incarnation; what is in the store stays. Later ones were started since,
+    and a `HostNode` or `HostSequencer` up to it that comes late is refused."""
 
     scheduler: int
     program: str
+    incarnation: int
 
 
 # ---- clients and the scheduler -----------------------------------------------------------------------------
