@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dist_zero_common.broker.base import Broker, Consumer, Delivery, Queue
-from dist_zero_common.errors import BrokerError, MalformedMessage, Unroutable
+from dist_zero_common.errors import MalformedMessage, Unroutable
 from dist_zero_common.protocol.codec import decode, encode
 from dist_zero_common.protocol.messages import (
     BatchBlob,
@@ -138,6 +138,15 @@ class Mailbox:
         receipt.open -= 1
         if receipt.open == 0 and receipt.consumer is not None:
             receipt.consumer.ack([receipt.tag])
+
+    def share(self, token: Token, count: int) -> list[Token]:
+        """`count` tokens in place of one: the message may be forgotten when all of them are settled."""
+        if token == NO_TOKEN or count == 0:
+            self.settle(token)
+            return [NO_TOKEN] * count
+        receipt = self._receipts[token]
+        receipt.open += count - 1
+        return [token, *(self._token(receipt) for _ in range(count - 1))]
 
     async def wait_sent(self) -> None:
         """Wait until the broker has confirmed all that was sent."""
@@ -264,6 +273,3 @@ def batch_bytes(batch: BatchBlob) -> int:
 
 def _writes_bytes(writes: WritesBlob) -> int:
     return 100 + len(writes.transactions) + len(writes.rows) + batch_bytes(writes.batch)
-
-
-__all__ = ["NO_TOKEN", "BrokerError", "Handler", "Mailbox", "Token", "approximate_bytes", "batch_bytes"]

@@ -1,0 +1,261 @@
+"""All that one runner does for one program: its nodes, perhaps its sequencer, and the ways between them.
+
+Events for kernels are worked off in order of arrival from one queue, so that what a kernel sends to another one on the
+same runner is handed over as objects, neither encoded nor recursive. What leaves the runner is collected until all that
+had come in is handled: empty `Rows` become bits, and of several `Done` the last one says it all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from dist_zero.compiler import compile
+from dist_zero.compiler.plan import Plan
+from dist_zero.executor import Executor
+from dist_zero.expr.graph import graph_from_bytes
+from dist_zero_common.errors import MalformedMessage
+from dist_zero_common.log import Logger
+from dist_zero_common.mailbox import NO_TOKEN, Mailbox, Token
+from dist_zero_common.protocol.messages import (
+    AskChanges,
+    Done,
+    EmptyRows,
+    Get,
+    HandOut,
+    Message,
+    NodeStatus,
+    ShardMap,
+    StageRows,
+)
+from services.node_runner import wire
+from services.node_runner.kernel import (
+    AskChangesEvent,
+    Finished,
+    GetEvent,
+    Halted,
+    HandOutEvent,
+    NodeEffect,
+    NodeEvent,
+    NodeKernel,
+    ReaderGone,
+    Reply,
+    RowsEvent,
+    SendRows,
+    Settle,
+)
+from services.node_runner.sequencer import HandOutEpoch
+
+MakeExecutor = Callable[[Plan], Executor]
+
+
+@dataclass(slots=True)
+class HostedNode:
+    """A node on this runner."""
+
+    kernel: NodeKernel
+    generation: int
+    incarnation: int
+
+
+class ProgramHost:
+    """One program's part of a runner."""
+
+    def __init__(
+        self,
+        program: str,
+        graph: bytes,
+        shard_map: ShardMap,
+        *,
+        post: Mailbox,
+        make_executor: MakeExecutor,
+        log: Logger,
+    ) -> None:
+        """Compiles the program. Raises `MalformedMessage` if the graph is no program."""
+        self.program, self.plan, self.shard_map = program, compile(graph_from_bytes(graph)), shard_map
+        self.nodes: dict[int, HostedNode] = {}
+        self.inboxes: tuple[str, ...] = ()
+        self.nodes_inbox = ""
+        self.counters: Counter[str] = Counter()
+        self.on_finished: Callable[[int, int], None] | None = None
+        self._post, self._make_executor, self._log = post, make_executor, log
+        self._work: deque[tuple[int, NodeEvent]] = deque()
+        self._working = False
+        self._empties: dict[tuple[str, int, int, int], list[tuple[int, int]]] = {}
+        self._done: dict[int, int] = {}
+        self._held: list[tuple[int, int, NodeEffect]] = []
+
+    # -- hosting -----------------------------------------------------------------------------------------------
+
+    def host(self, shard: int, generation: int, incarnation: int) -> bool:
+        """Start a node unless this incarnation of it, or a later one, is here; returns whether one was started."""
+        wire.check_shard(self.shard_map, shard)
+        here = self.nodes.get(shard)
+        if here is not None and here.incarnation >= incarnation:
+            return False
+        kernel = NodeKernel(self.plan, self._make_executor(self.plan), self.shard_map, shard)
+        self.nodes[shard] = HostedNode(kernel, generation, incarnation)
+        self._log.info("node_started", node=self.shard_map.nodes[shard], incarnation=incarnation)
+        return True
+
+    def locate(self, inboxes: tuple[str, ...], nodes_inbox: str) -> None:
+        """Learn where the program's parts listen, and send what waited for that."""
+        if len(inboxes) != len(self.shard_map.nodes):
+            raise MalformedMessage(f"{len(inboxes)} inboxes for {len(self.shard_map.nodes)} shards")
+        self.inboxes, self.nodes_inbox = inboxes, nodes_inbox
+        held, self._held = self._held, []
+        for shard, generation, effect in held:
+            self._perform(shard, generation, effect)
+
+    def statuses(self) -> list[NodeStatus]:
+        """What the runner reports of this program's nodes."""
+        return [
+            NodeStatus(
+                program=self.program,
+                generation=node.generation,
+                map_version=self.shard_map.version,
+                shard=shard,
+                incarnation=node.incarnation,
+                finished_epoch=node.kernel.finished,
+                halted=node.kernel.halted,
+            )
+            for shard, node in sorted(self.nodes.items())
+        ]
+
+    # -- in ----------------------------------------------------------------------------------------------------
+
+    def on_message(self, message: Message, token: Token) -> None:
+        """A message for nodes of this program. Those for nodes that are not here are dropped."""
+        match message:
+            case HandOut():
+                events = wire.hand_out_events(self.plan, self.shard_map, message)
+                self._enqueue_all(events, message.generation, token)
+            case StageRows():
+                event = wire.rows_event(self.plan, self.shard_map, message, NO_TOKEN)
+                self._enqueue_all([(message.target, event)], message.generation, token)
+            case EmptyRows():
+                self._enqueue_all(wire.empty_events(self.plan, self.shard_map, message), message.generation, token)
+            case Get():
+                wire.check_map(self.shard_map, message.map_version)
+                self._ask(message.shard, wire.get_event(self.plan, message, token), token)
+            case AskChanges():
+                wire.check_map(self.shard_map, message.map_version)
+                self._ask(message.shard, wire.ask_changes_event(message, token), token)
+            case _:
+                raise MalformedMessage(f"{type(message).__name__} is not for a node")
+        self.work()
+
+    def hand_out(self, effect: HandOutEpoch) -> None:
+        """An epoch from the sequencer on this runner: nodes here get objects, the others a message per runner."""
+        record = effect.record
+        elsewhere: dict[str, list[int]] = {}
+        for target in range(len(self.shard_map.nodes)):
+            if not self._is_here(target, record.generation):
+                elsewhere.setdefault(self.inboxes[target], []).append(target)
+                continue
+            event = HandOutEvent(
+                epoch=record.epoch,
+                save=record.save,
+                writes=effect.writes[target],
+                snapshots=record.snapshots,
+                subscriptions=record.subscriptions,
+                unsubscriptions=record.unsubscriptions,
+                token=NO_TOKEN,
+            )
+            self._work.append((target, event))
+        for inbox, targets in elsewhere.items():
+            self._post.send(
+                inbox, wire.hand_out_message(self.program, record, effect.writes, tuple(targets))
+            )
+        self.work()
+
+    def reader_gone(self, inbox: str) -> None:
+        """A client's inbox is gone."""
+        for shard in self.nodes:
+            self._work.append((shard, ReaderGone(inbox)))
+        self.work()
+
+    def work(self) -> None:
+        """Let the kernels handle all that waits for them."""
+        if self._working:
+            return
+        self._working = True
+        try:
+            while self._work:
+                shard, event = self._work.popleft()
+                node = self.nodes[shard]
+                for effect in node.kernel.handle(event):
+                    self._perform(shard, node.generation, effect)
+        finally:
+            self._working = False
+
+    def _is_here(self, shard: int, generation: int) -> bool:
+        node = self.nodes.get(shard)
+        return node is not None and node.generation == generation
+
+    def _enqueue_all(
+        self, events: Sequence[tuple[int, HandOutEvent | RowsEvent]], generation: int, token: Token
+    ) -> None:
+        """Rows for nodes: of those that are here, each gets its share of the token; the others drop theirs."""
+        here = [(shard, event) for shard, event in events if self._is_here(shard, generation)]
+        self.counters["not_here"] += len(events) - len(here)
+        for shard, event in here:
+            wire.check_epoch(self.nodes[shard].kernel.finished, event.epoch)
+        for (shard, event), its in zip(here, self._post.share(token, len(here)), strict=True):
+            self._work.append((shard, replace(event, token=its)))
+
+    def _ask(self, shard: int, event: GetEvent | AskChangesEvent, token: Token) -> None:
+        """A reader's question to one node."""
+        if shard in self.nodes:
+            self._work.append((shard, event))
+        else:
+            self.counters["not_here"] += 1
+            self._post.settle(token)
+
+    # -- out ---------------------------------------------------------------------------------------------------
+
+    def _perform(self, shard: int, generation: int, effect: NodeEffect) -> None:
+        match effect:
+            case SendRows() if self._is_here(effect.target, generation):
+                event = RowsEvent(effect.epoch, effect.stage, shard, 0, 1, effect.batches, NO_TOKEN)
+                self._work.append((effect.target, event))
+            case SendRows() if not self.inboxes:
+                self._held.append((shard, generation, effect))
+            case SendRows():
+                self._send_rows(shard, generation, effect)
+            case Finished():
+                if self.on_finished is not None:
+                    self.on_finished(shard, effect.epoch)
+                else:
+                    self._done[shard] = effect.epoch
+            case Reply():
+                self._post.send(effect.inbox, effect.message)
+            case Settle():
+                for token in effect.tokens:
+                    self._post.settle(token)
+            case Halted():
+                self.counters["halted"] += 1
+                self._log.error("node_halted", node=self.shard_map.nodes[shard], reason=effect.reason)
+
+    def _send_rows(self, shard: int, generation: int, effect: SendRows) -> None:
+        inbox = self.inboxes[effect.target]
+        if effect.batches:
+            for message in wire.stage_rows(self.program, generation, self.shard_map, shard, effect):
+                self._post.send(inbox, message)
+        else:
+            key = (inbox, generation, effect.epoch, effect.stage)
+            self._empties.setdefault(key, []).append((shard, effect.target))
+
+    def flush(self) -> None:
+        """Send what was collected while messages were handled."""
+        for (inbox, generation, epoch, stage), pairs in self._empties.items():
+            message = wire.empty_rows(self.program, generation, self.shard_map, epoch, stage, pairs)
+            self._post.send(inbox, message)
+        self._empties.clear()
+        if self.nodes_inbox:
+            for shard, epoch in self._done.items():
+                generation = self.nodes[shard].generation
+                done = Done(self.program, generation, self.shard_map.version, shard, epoch)
+                self._post.send(self.nodes_inbox, done)
+            self._done.clear()

@@ -1,0 +1,463 @@
+"""The kernel of a node: epochs in, epochs out, and no I/O.
+
+A node owes every peer exactly one `Rows` per stage and epoch, and is owed the same. Stage 1 of epoch e runs when the
+sequencer's hand-out of e is here; stage s + 1 when `Rows(s + 1, e)` has come from every node of e's map, this one
+included. Epochs pipeline: stage 1 may be ahead of stage 3. But no stage runs past an epoch flagged `save` before the
+last stage has finished it, because the saved state has to be that of one epoch (design section 6, items 3 to 5).
+
+What arrives is a set: the first copy of a `Rows` counts, an equal second one is dropped, and a second one that says
+something else means that two computations of the same thing differ. Then the node stops with the evidence, because
+nothing that it could do on its own is right.
+
+Readers see an epoch when it is finished. A subscription's changes are kept for a while, so that a lost message can be
+asked for again and a watcher can go on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dist_zero.batch import Batch, Writes
+from dist_zero.compiler.plan import Plan, Sink
+from dist_zero.executor import Executor
+from dist_zero.types import Row
+from dist_zero_common.mailbox import Token
+from dist_zero_common.protocol.messages import (
+    Changes,
+    ChangesGone,
+    ErrorEntry,
+    Got,
+    Message,
+    ShardMap,
+    SnapshotAnswer,
+    SnapshotWanted,
+    SubscriptionWanted,
+    ViewRows,
+)
+
+PART_BYTES = 2**20
+"""Answers and rows are cut into parts of about this size."""
+
+HISTORY_EPOCHS, HISTORY_BYTES = 256, 16 * 2**20
+"""How many epochs of changes, and how many bytes of them, are kept for watchers."""
+
+# ---- events --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HandOutEvent:
+    """The sequencer's `Rows` of stage 1 for this node."""
+
+    epoch: int
+    save: bool
+    writes: tuple[Writes, ...]
+    snapshots: tuple[SnapshotWanted, ...]
+    subscriptions: tuple[SubscriptionWanted, ...]
+    unsubscriptions: tuple[int, ...]
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class RowsEvent:
+    """One part of a peer's `Rows` of a stage above 1."""
+
+    epoch: int
+    stage: int
+    sender: int
+    part: int
+    parts: int
+    batches: tuple[tuple[int, Batch], ...]
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class GetEvent:
+    """A reader asks for one row, as of an epoch that is at least `at_least`."""
+
+    request: int
+    view: int
+    key: Row
+    at_least: int
+    reply_to: str
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class AskChangesEvent:
+    """A watcher has not got the changes of one epoch."""
+
+    subscription: int
+    epoch: int
+    reply_to: str
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderGone:
+    """An inbox that this node wrote to does not exist any more."""
+
+    inbox: str
+
+
+NodeEvent = HandOutEvent | RowsEvent | GetEvent | AskChangesEvent | ReaderGone
+
+# ---- effects -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SendRows:
+    """`Rows(stage, epoch)` for another shard; `batches` are pairs (exchange, rows) and may be empty."""
+
+    target: int
+    epoch: int
+    stage: int
+    batches: tuple[tuple[int, Batch], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Tell the sequencer that every epoch up to this one is finished here."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Send a message to a client's inbox."""
+
+    inbox: str
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """These messages may be forgotten."""
+
+    tokens: tuple[Token, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Halted:
+    """The node stands still from now on; `reason` is the evidence."""
+
+    reason: str
+
+
+NodeEffect = SendRows | Finished | Reply | Settle | Halted
+
+# ---- state ---------------------------------------------------------------------------------------------------
+
+Batches = tuple[tuple[int, Batch], ...]
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What one sender has sent of one `Rows`."""
+
+    parts: int
+    got: dict[int, Batches] = field(default_factory=dict)
+
+    def complete(self) -> bool:
+        return len(self.got) == self.parts
+
+
+@dataclass(slots=True)
+class _EpochInput:
+    """All that has come for one epoch that is not finished."""
+
+    hand_out: HandOutEvent | None = None
+    rows: dict[int, dict[int, _Parts]] = field(default_factory=dict)
+    tokens: list[Token] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _EpochChanges:
+    epoch: int
+    by_view: dict[int, Batch]
+    size_bytes: int
+
+
+class NodeKernel:
+    """One node: an executor, and what is known of each epoch that is not finished."""
+
+    def __init__(self, plan: Plan, executor: Executor, shard_map: ShardMap, shard: int) -> None:
+        self.finished = 0
+        self.halted = ""
+        self._plan, self._executor = plan, executor
+        self._map, self._shard, self._shards = shard_map, shard, len(shard_map.nodes)
+        self._reached = [0] * (plan.stages + 1)
+        self._save_at = 0
+        self._epochs: dict[int, _EpochInput] = {}
+        self._subscriptions: dict[int, SubscriptionWanted] = {}
+        self._waiting: list[GetEvent] = []
+        self._history: deque[_EpochChanges] = deque()
+        self._history_bytes = 0
+
+    def handle(self, event: NodeEvent) -> list[NodeEffect]:
+        """What follows from one event."""
+        effects: list[NodeEffect] = []
+        match event:
+            case GetEvent():
+                self._on_get(event, effects)
+            case AskChangesEvent():
+                self._on_ask_changes(event, effects)
+            case ReaderGone():
+                self._subscriptions = {
+                    s: wanted for s, wanted in self._subscriptions.items() if wanted.reply_to != event.inbox
+                }
+            case HandOutEvent() | RowsEvent() if self.halted:
+                pass  # its messages stay unsettled: whoever takes over will need them
+            case HandOutEvent():
+                self._on_hand_out(event, effects)
+                self._advance(effects)
+            case RowsEvent():
+                self._on_rows(event, effects)
+                self._advance(effects)
+        return effects
+
+    # -- epochs ------------------------------------------------------------------------------------------------
+
+    def _on_hand_out(self, event: HandOutEvent, effects: list[NodeEffect]) -> None:
+        if event.epoch <= self.finished:
+            effects.append(Settle((event.token,)))
+            return
+        epoch = self._epochs.setdefault(event.epoch, _EpochInput())
+        if epoch.hand_out is None:
+            epoch.hand_out = event
+        elif _content_of_writes(event.writes) != _content_of_writes(epoch.hand_out.writes):
+            self._halt(f"epoch {event.epoch} was handed out twice with different rows", effects)
+        epoch.tokens.append(event.token)
+
+    def _on_rows(self, event: RowsEvent, effects: list[NodeEffect]) -> None:
+        if event.epoch <= self.finished:
+            effects.append(Settle((event.token,)))
+            return
+        epoch = self._epochs.setdefault(event.epoch, _EpochInput())
+        self._take_rows(epoch, event, effects)
+        epoch.tokens.append(event.token)
+
+    def _take_rows(self, epoch: _EpochInput, event: RowsEvent, effects: list[NodeEffect]) -> None:
+        senders = epoch.rows.setdefault(event.stage, {})
+        parts = senders.setdefault(event.sender, _Parts(event.parts))
+        known = parts.got.setdefault(event.part, event.batches)
+        if parts.parts != event.parts or (
+            known is not event.batches and _content(known) != _content(event.batches)
+        ):
+            name = self._map.nodes[event.sender]
+            self._halt(f"node {name} sent two different Rows for stage {event.stage}, epoch {event.epoch}", effects)
+
+    def _advance(self, effects: list[NodeEffect]) -> None:
+        moved = True
+        while moved and not self.halted:
+            moved = False
+            for stage in range(self._plan.stages, 0, -1):
+                while not self.halted and self._is_ready(stage):
+                    self._run(stage, effects)
+                    moved = True
+
+    def _is_ready(self, stage: int) -> bool:
+        e = self._reached[stage] + 1
+        epoch = self._epochs.get(e)
+        if epoch is None:
+            return False
+        if stage == 1:
+            return epoch.hand_out is not None and self._save_at <= self.finished
+        senders = epoch.rows.get(stage, {})
+        return (
+            e <= self._reached[stage - 1]
+            and len(senders) == self._shards
+            and all(parts.complete() for parts in senders.values())
+        )
+
+    def _run(self, stage: int, effects: list[NodeEffect]) -> None:
+        e = self._reached[stage] + 1
+        epoch = self._epochs[e]
+        assert epoch.hand_out is not None
+        writes = epoch.hand_out.writes if stage == 1 else ()
+        arrived = [
+            item
+            for _, parts in sorted(epoch.rows.get(stage, {}).items())
+            for _, batches in sorted(parts.got.items())
+            for item in batches
+        ]
+        try:
+            parcels = self._executor.step(e, stage, writes, arrived, self._map, self._shard)
+            changes = self._executor.finish(e) if stage == self._plan.stages else {}
+        except Exception as error:  # whatever it is, it would come again: keep it as evidence and stand still
+            self._halt(f"epoch {e}, stage {stage}: the executor failed: {type(error).__name__}: {error}", effects)
+            return
+        self._reached[stage] = e
+        if stage == 1 and epoch.hand_out.save:
+            self._save_at = e
+        if stage < self._plan.stages:
+            by_target: dict[int, list[tuple[int, Batch]]] = {target: [] for target in range(self._shards)}
+            for parcel in parcels:
+                by_target[parcel.shard].append((parcel.exchange, parcel.batch))
+            for target, batches in by_target.items():
+                self._send(target, e, stage + 1, tuple(batches), epoch, effects)
+        else:
+            self._finish(e, changes, effects)
+
+    def _send(
+        self,
+        target: int,
+        e: int,
+        stage: int,
+        batches: Batches,
+        epoch: _EpochInput,
+        effects: list[NodeEffect],
+    ) -> None:
+        if target == self._shard:
+            self._take_rows(epoch, RowsEvent(e, stage, self._shard, 0, 1, batches, 0), effects)
+        else:
+            effects.append(SendRows(target, e, stage, batches))
+
+    def _finish(self, e: int, changes: dict[int, Batch], effects: list[NodeEffect]) -> None:
+        epoch = self._epochs.pop(e)
+        self.finished = e
+        self._remember(_EpochChanges(e, changes, sum(b.size_bytes for b in changes.values())))
+        assert epoch.hand_out is not None
+        for subscription in self._subscriptions.values():
+            self._send_changes(subscription, e, subscription.reply_to, effects)
+        for gone in epoch.hand_out.unsubscriptions:
+            self._subscriptions.pop(gone, None)
+        for snapshot in epoch.hand_out.snapshots:
+            self._answer(snapshot.request, 0, snapshot.views, snapshot.reply_to, effects)
+        for wanted in epoch.hand_out.subscriptions:
+            self._subscribe(wanted, effects)
+        waiting, self._waiting = self._waiting, []
+        for get in waiting:
+            self._on_get(get, effects)
+        effects.append(Finished(e))
+        effects.append(Settle(tuple(token for token in epoch.tokens if token)))
+
+    def _halt(self, reason: str, effects: list[NodeEffect]) -> None:
+        self.halted = reason
+        effects.append(Halted(reason))
+
+    # -- readers -----------------------------------------------------------------------------------------------
+
+    def _on_get(self, event: GetEvent, effects: list[NodeEffect]) -> None:
+        if event.at_least > self.finished:
+            self._waiting.append(event)
+            return
+        types = self._plan.views[event.view].row_type.types
+        row = self._executor.get(event.view, event.key)
+        answer = Batch.from_rows(types, [] if row is None else [row])
+        effects.append(Reply(event.reply_to, Got(event.request, self.finished, answer.to_blob())))
+        effects.append(Settle((event.token,)))
+
+    def _subscribe(self, wanted: SubscriptionWanted, effects: list[NodeEffect]) -> None:
+        if wanted.after == 0:
+            self._answer(wanted.request, wanted.subscription, wanted.views, wanted.reply_to, effects)
+        elif not self._remembers_behind(wanted.after):
+            gone = ChangesGone(wanted.request, wanted.subscription, wanted.after)
+            effects.append(Reply(wanted.reply_to, gone))
+            return
+        else:
+            for e in range(wanted.after + 1, self.finished + 1):
+                self._send_changes(wanted, e, wanted.reply_to, effects)
+        self._subscriptions[wanted.subscription] = wanted
+
+    def _on_ask_changes(self, event: AskChangesEvent, effects: list[NodeEffect]) -> None:
+        effects.append(Settle((event.token,)))
+        wanted = self._subscriptions.get(event.subscription)
+        if wanted is None or not self._remembers_behind(event.epoch - 1):
+            request = wanted.request if wanted is not None else 0
+            effects.append(Reply(event.reply_to, ChangesGone(request, event.subscription, event.epoch - 1)))
+        elif event.epoch <= self.finished:
+            self._send_changes(wanted, event.epoch, event.reply_to, effects)
+
+    def _answer(
+        self,
+        request: int,
+        subscription: int,
+        views: tuple[int, ...],
+        reply_to: str,
+        effects: list[NodeEffect],
+    ) -> None:
+        parts = _cut([(view, self._executor.rows(view)) for view in views])
+        errors = tuple(
+            ErrorEntry(view, e.operator, e.label, e.reason, e.example, e.count)
+            for view in views
+            for e in self._executor.errors(view)
+        )
+        missed = tuple(self._executor.missed(d) for d in range(len(self._plan.datasets)))
+        for i, rows in enumerate(parts):
+            answer = SnapshotAnswer(
+                request=request,
+                subscription=subscription,
+                epoch=self.finished,
+                map_version=self._map.version,
+                shard=self._shard,
+                shards=self._shards,
+                part=i,
+                parts=len(parts),
+                views=rows,
+                errors=errors if i == 0 else (),
+                missed=missed if i == 0 else (),
+            )
+            effects.append(Reply(reply_to, answer))
+
+    def _send_changes(
+        self, wanted: SubscriptionWanted, epoch: int, reply_to: str, effects: list[NodeEffect]
+    ) -> None:
+        changes = next(c for c in self._history if c.epoch == epoch) if epoch < self.finished else self._history[-1]
+        parts = _cut([(view, changes.by_view[view]) for view in wanted.views if view in changes.by_view])
+        for i, rows in enumerate(parts):
+            message = Changes(
+                request=wanted.request,
+                subscription=wanted.subscription,
+                epoch=epoch,
+                map_version=self._map.version,
+                shard=self._shard,
+                shards=self._shards,
+                part=i,
+                parts=len(parts),
+                views=rows,
+            )
+            effects.append(Reply(reply_to, message))
+
+    def _remember(self, changes: _EpochChanges) -> None:
+        self._history.append(changes)
+        self._history_bytes += changes.size_bytes
+        while len(self._history) > 1 and (
+            len(self._history) > HISTORY_EPOCHS or self._history_bytes > HISTORY_BYTES
+        ):
+            self._history_bytes -= self._history.popleft().size_bytes
+
+    def _remembers_behind(self, epoch: int) -> bool:
+        """Whether the changes of every finished epoch behind `epoch` are still here."""
+        return bool(self._history) and self._history[0].epoch <= epoch + 1 <= self.finished + 1
+
+
+def view_sink(plan: Plan, view: int) -> Sink:
+    """The operator that holds view number `view`."""
+    sink = plan.operators[plan.views[view].sink]
+    assert isinstance(sink, Sink)
+    return sink
+
+
+def _cut(views: Sequence[tuple[int, Batch]]) -> list[tuple[ViewRows, ...]]:
+    """The rows of some views, in parts of about `PART_BYTES`; one empty part if there are none."""
+    parts: list[tuple[ViewRows, ...]] = []
+    current: list[ViewRows] = []
+    size = 0
+    for view, batch in views:
+        for piece in batch.split(PART_BYTES):
+            if current and size + piece.size_bytes > PART_BYTES:
+                parts.append(tuple(current))
+                current, size = [], 0
+            current.append(ViewRows(view, piece.to_blob()))
+            size += piece.size_bytes
+    return [*parts, tuple(current)] if current or not parts else parts
+
+
+def _content(batches: Batches) -> list[tuple[int, int]]:
+    return sorted((exchange, batch.content_hash()) for exchange, batch in batches)
+
+
+def _content_of_writes(writes: tuple[Writes, ...]) -> list[int]:
+    return sorted(each.content_hash() for each in writes)

@@ -1,0 +1,151 @@
+"""The shell of a sequencer: its two inboxes, the store, the timers. It decides nothing.
+
+Nodes answer to an inbox of their own, which is always drained: if their answers stood behind clients' transactions that
+wait for room, no room would ever come (design section 6, item 2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from dist_zero_common.broker.base import Queue
+from dist_zero_common.broker.topology import sequencer_clients_inbox, sequencer_nodes_inbox
+from dist_zero_common.clock import Clock
+from dist_zero_common.errors import MalformedMessage
+from dist_zero_common.log import Logger
+from dist_zero_common.mailbox import Mailbox, Token
+from dist_zero_common.protocol.messages import Done, Message, SequencerStatus
+from services.node_runner import wire
+from services.node_runner.epoch_log import EpochLog
+from services.node_runner.hosting import ProgramHost
+from services.node_runner.sequencer import (
+    Answer,
+    Append,
+    Deposed,
+    FromClient,
+    HandOutEpoch,
+    Now,
+    RecordThere,
+    Sequencer,
+    SequencerEffect,
+    SequencerEvent,
+    SequencerOptions,
+    SettleMessages,
+    ShardFinished,
+    Tick,
+    WakeAfter,
+)
+
+
+class HostedSequencer:
+    """One incarnation of a program's sequencer on this runner."""
+
+    def __init__(
+        self,
+        host: ProgramHost,
+        incarnation: int,
+        *,
+        system: str,
+        log_of_epochs: EpochLog,
+        post: Mailbox,
+        clock: Clock,
+        tasks: asyncio.TaskGroup,
+        options: SequencerOptions,
+        log: Logger,
+    ) -> None:
+        self.incarnation = incarnation
+        self.nodes_inbox = sequencer_nodes_inbox(system, host.program, incarnation)
+        self.clients_inbox = sequencer_clients_inbox(system, host.program)
+        self._host, self._log_of_epochs, self._post = host, log_of_epochs, post
+        self._clock, self._tasks, self._options, self._log = clock, tasks, options, log
+        self._sequencer: Sequencer | None = None
+        self._generation = 0
+
+    async def start(self) -> None:
+        """Load the log, write the fence, then listen. Raises `StoreError` if the log cannot be read."""
+        base, records = await self._log_of_epochs.load()
+        self._generation = base.generation
+        self._sequencer = Sequencer(
+            plan=self._host.plan,
+            shard_map=base.shard_map,
+            incarnation=self.incarnation,
+            generation=base.generation,
+            base_epoch=base.epoch,
+            records=records,
+            options=self._options,
+        )
+        self._host.on_finished = self._on_local_finished
+        self._log.info("sequencer_started", epoch=self._sequencer.epoch, records=len(records))
+        self._perform(self._sequencer.start(self._now()))
+        await self._post.listen(Queue(self.nodes_inbox), self._on_node_message)
+        await self._post.listen(Queue(self.clients_inbox), self._on_client_message)
+
+    async def stop(self) -> None:
+        """Stop listening; what is not recorded stays in the clients' inbox for whoever comes next."""
+        self._host.on_finished = None
+        await self._post.stop_listening(self.clients_inbox)
+        await self._post.stop_listening(self.nodes_inbox)
+
+    def status(self) -> SequencerStatus | None:
+        """What the runner reports; None while the log is being loaded."""
+        if self._sequencer is None:
+            return None
+        return SequencerStatus(
+            program=self._host.program,
+            incarnation=self.incarnation,
+            generation=self._generation,
+            nodes_inbox=self.nodes_inbox,
+            epoch=self._sequencer.epoch,
+            finished_epoch=self._sequencer.finished,
+            halted=self._sequencer.deposed,
+        )
+
+    def _handle(self, event: SequencerEvent) -> None:
+        assert self._sequencer is not None
+        self._perform(self._sequencer.handle(event, self._now()))
+
+    def _now(self) -> Now:
+        return Now(self._clock.now_us(), self._clock.monotonic())
+
+    def _on_client_message(self, message: Message, token: Token) -> None:
+        self._handle(FromClient(message, token))
+
+    def _on_node_message(self, message: Message, token: Token) -> None:
+        if not isinstance(message, Done):
+            raise MalformedMessage(f"{type(message).__name__} is not for the nodes' inbox of a sequencer")
+        wire.check_map(self._host.shard_map, message.map_version)
+        wire.check_shard(self._host.shard_map, message.shard)
+        if message.generation == self._generation:
+            self._handle(ShardFinished(message.shard, message.epoch))
+        self._post.settle(token)
+
+    def _on_local_finished(self, shard: int, epoch: int) -> None:
+        self._handle(ShardFinished(shard, epoch))
+
+    def _perform(self, effects: list[SequencerEffect]) -> None:
+        for effect in effects:
+            match effect:
+                case Append():
+                    self._tasks.create_task(self._append(effect))
+                case HandOutEpoch():
+                    self._host.hand_out(effect)
+                case Answer():
+                    self._post.send(effect.inbox, effect.message)
+                case SettleMessages():
+                    for token in effect.tokens:
+                        self._post.settle(token)
+                case WakeAfter():
+                    self._tasks.create_task(self._wake(effect.seconds))
+                case Deposed():
+                    self._log.warning("sequencer_deposed", reason=effect.reason)
+
+    async def _append(self, effect: Append) -> None:
+        there, newest_base = await self._log_of_epochs.append(effect.record)
+        self._log.debug("epoch_recorded", epoch=there.epoch, transactions=len(there.transactions), save=there.save)
+        self._handle(RecordThere(there, newest_base))
+        self._host.flush()
+
+    async def _wake(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self._handle(Tick())
+        self._host.flush()

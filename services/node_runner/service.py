@@ -1,0 +1,226 @@
+"""The node runner: the process that hosts nodes and sequencers. A shell; what it hosts decides.
+
+Commands come from the scheduler and are idempotent: `HostNode`, `HostSequencer`, `Placement`, `DropProgram`. What the
+runner hosts it reports every second, and at once when it changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from dist_zero.compiler.plan import Plan
+from dist_zero.executor import Executor
+from dist_zero.reference.interpreter import Interpreter
+from dist_zero_common.aside import Aside
+from dist_zero_common.broker.base import Broker, Queue
+from dist_zero_common.broker.topology import runner_inbox, scheduler_inbox
+from dist_zero_common.clock import Clock
+from dist_zero_common.errors import MalformedMessage, StoreError
+from dist_zero_common.log import Logger
+from dist_zero_common.mailbox import Mailbox, Token
+from dist_zero_common.protocol.messages import (
+    AskChanges,
+    DropProgram,
+    EmptyRows,
+    Get,
+    HandOut,
+    HostNode,
+    HostSequencer,
+    Message,
+    Placement,
+    RunnerReport,
+    ShardMap,
+    StageRows,
+)
+from dist_zero_common.store.base import Store
+from services.node_runner.epoch_log import EpochLog
+from services.node_runner.hosting import ProgramHost
+from services.node_runner.sequencer import SequencerOptions
+from services.node_runner.sequencing import HostedSequencer
+
+HEARTBEAT_SECONDS = 1.0
+
+
+class RunnerService:
+    """One incarnation of a runner."""
+
+    def __init__(
+        self,
+        *,
+        system: str,
+        runner: str,
+        incarnation: int,
+        machine: str,
+        broker: Broker,
+        store: Store,
+        clock: Clock,
+        log: Logger,
+        make_executor: Callable[[Plan], Executor] = Interpreter,
+        options: SequencerOptions | None = None,
+    ) -> None:
+        self._system, self._runner, self._incarnation, self._machine = system, runner, incarnation, machine
+        self._broker, self._store, self._clock = broker, store, clock
+        self._log = log.bind(system=system, machine=machine, runner=runner, runner_incarnation=incarnation)
+        self._make_executor, self._options = make_executor, options or SequencerOptions()
+        self._inbox = runner_inbox(system, runner, incarnation)
+        self._programs: dict[str, ProgramHost] = {}
+        self._sequencers: dict[str, HostedSequencer] = {}
+        self._placements: dict[str, Placement] = {}
+        self._changed = asyncio.Event()
+        self._tasks: asyncio.TaskGroup
+        process = f"{runner}-{incarnation}"
+        self.post = Mailbox(
+            broker,
+            system=system,
+            sender=process,
+            set_aside=Aside(store, process, self._log),
+            on_unroutable=self._on_unroutable,
+            after_batch=self._flush,
+        )
+        self._handlers: dict[type[Message], Callable[..., None]] = {
+            HostNode: self._on_host_node,
+            HostSequencer: self._on_host_sequencer,
+            Placement: self._on_placement,
+            DropProgram: self._on_drop_program,
+            HandOut: self._on_node_message,
+            StageRows: self._on_node_message,
+            EmptyRows: self._on_node_message,
+            Get: self._on_node_message,
+            AskChanges: self._on_node_message,
+        }
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        async with asyncio.TaskGroup() as self._tasks:
+            self._tasks.create_task(self.post.run())
+            await self.post.listen(Queue(self._inbox), self._on_message)
+            self._log.info("runner_started", inbox=self._inbox)
+            while True:
+                self._report()
+                await self._wait_changed(HEARTBEAT_SECONDS)
+
+    async def _wait_changed(self, seconds: float) -> None:
+        """Wait for a change, but not longer than this."""
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    def _report(self) -> None:
+        statuses = [sequencer.status() for sequencer in self._sequencers.values()]
+        report = RunnerReport(
+            runner=self._runner,
+            incarnation=self._incarnation,
+            machine=self._machine,
+            inbox=self._inbox,
+            nodes=tuple(status for host in self._programs.values() for status in host.statuses()),
+            sequencers=tuple(status for status in statuses if status is not None),
+        )
+        self.post.send(scheduler_inbox(self._system), report)
+
+    def _flush(self) -> None:
+        for host in self._programs.values():
+            host.flush()
+
+    def _on_unroutable(self, inbox: str) -> None:
+        self._log.info("inbox_gone", inbox=inbox)
+        for host in self._programs.values():
+            host.reader_gone(inbox)
+
+    # -- messages ------------------------------------------------------------------------------------------------
+
+    def _on_message(self, message: Message, token: Token) -> None:
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            raise MalformedMessage(f"{type(message).__name__} is not for a runner")
+        handler(message, token)
+
+    def _on_node_message(
+        self, message: HandOut | StageRows | EmptyRows | Get | AskChanges, token: Token
+    ) -> None:
+        host = self._programs.get(message.program)
+        if host is None:
+            self.post.counters["not_here"] += 1
+            self.post.settle(token)
+            return
+        host.on_message(message, token)
+
+    def _on_host_node(self, message: HostNode, token: Token) -> None:
+        host = self._host_of(message.program, message.graph, message.shard_map)
+        if host.host(message.shard, message.generation, message.incarnation):
+            self._locate(message.program)
+            self._changed.set()
+        self.post.settle(token)
+
+    def _on_host_sequencer(self, message: HostSequencer, token: Token) -> None:
+        host = self._host_of(message.program, message.graph, message.shard_map)
+        here = self._sequencers.get(message.program)
+        if here is None or here.incarnation < message.incarnation:
+            sequencer = HostedSequencer(
+                host,
+                message.incarnation,
+                system=self._system,
+                log_of_epochs=EpochLog(self._store, message.program),
+                post=self.post,
+                clock=self._clock,
+                tasks=self._tasks,
+                options=self._options,
+                log=self._log.bind(program=message.program, incarnation=message.incarnation),
+            )
+            self._sequencers[message.program] = sequencer
+            host.locate(message.inboxes, sequencer.nodes_inbox)
+            self._tasks.create_task(self._start_sequencer(message.program, here, sequencer))
+        self.post.settle(token)
+
+    async def _start_sequencer(
+        self, program: str, older: HostedSequencer | None, sequencer: HostedSequencer
+    ) -> None:
+        if older is not None:
+            await older.stop()
+        try:
+            await sequencer.start()
+        except StoreError as error:
+            self._log.error("sequencer_failed", program=program, reason=str(error))
+            if self._sequencers.get(program) is sequencer:
+                del self._sequencers[program]
+        self._changed.set()
+
+    def _on_placement(self, message: Placement, token: Token) -> None:
+        known = self._placements.get(message.program)
+        if known is None or (known.scheduler, known.version) < (message.scheduler, message.version):
+            self._placements[message.program] = message
+            self._locate(message.program)
+        self.post.settle(token)
+
+    def _on_drop_program(self, message: DropProgram, token: Token) -> None:
+        if self._programs.pop(message.program, None) is not None:
+            self._placements.pop(message.program, None)
+            sequencer = self._sequencers.pop(message.program, None)
+            if sequencer is not None:
+                self._tasks.create_task(sequencer.stop())
+            self._log.info("program_dropped", program=message.program)
+            self._changed.set()
+        self.post.settle(token)
+
+    def _host_of(self, program: str, graph: bytes, shard_map: ShardMap) -> ProgramHost:
+        host = self._programs.get(program)
+        if host is None:
+            host = self._programs[program] = ProgramHost(
+                program,
+                graph,
+                shard_map,
+                post=self.post,
+                make_executor=self._make_executor,
+                log=self._log.bind(program=program),
+            )
+        elif host.shard_map != shard_map:
+            raise MalformedMessage(f"shard map {shard_map.version} of {program!r} is not the one that runs here")
+        return host
+
+    def _locate(self, program: str) -> None:
+        host, placement = self._programs.get(program), self._placements.get(program)
+        if host is not None and placement is not None:
+            host.locate(placement.inboxes, placement.nodes_inbox)
