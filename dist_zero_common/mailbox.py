@@ -117,8 +117,8 @@ class Mailbox:
 
     async def stop_listening(self, queue: str) -> None:
         """Cancel the consumer; what was not settled returns to the queue, and its tokens mean nothing any more."""
-        listener = self._listeners.pop(queue)
-        if listener.consumer is not None:
+        listener = self._listeners.pop(queue, None)
+        if listener is not None and listener.consumer is not None:
             await listener.consumer.cancel()
 
     def send(self, inbox: str, message: Message) -> None:

@@ -99,6 +99,11 @@ class ProgramHost:
         self._log.info("node_started", node=self.shard_map.nodes[shard], incarnation=incarnation)
         return True
 
+    def drop(self, incarnation: int) -> None:
+        """Stop the nodes up to this incarnation."""
+        self.nodes = {shard: node for shard, node in self.nodes.items() if node.incarnation > incarnation}
+        self._work = deque((shard, event) for shard, event in self._work if shard in self.nodes)
+
     def locate(self, inboxes: tuple[str, ...], nodes_inbox: str) -> None:
         """Learn where the program's parts listen, and send what waited for that."""
         if len(inboxes) != len(self.shard_map.nodes):
@@ -255,6 +260,8 @@ class ProgramHost:
         self._empties.clear()
         if self.nodes_inbox:
             for shard, epoch in self._done.items():
+                if shard not in self.nodes:
+                    continue
                 generation = self.nodes[shard].generation
                 done = Done(self.program, generation, self.shard_map.version, shard, epoch)
                 self._post.send(self.nodes_inbox, done)

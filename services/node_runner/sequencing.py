@@ -60,6 +60,7 @@ class HostedSequencer:
         self._clock, self._tasks, self._options, self._log = clock, tasks, options, log
         self._sequencer: Sequencer | None = None
         self._generation = 0
+        self._stopped = False
 
     async def start(self) -> None:
         """Load the log, write the fence, then listen. Raises `StoreError` if the log cannot be read."""
@@ -82,9 +83,9 @@ class HostedSequencer:
 
     async def stop(self) -> None:
         """Stop listening; what is not recorded stays in the clients' inbox for whoever comes next."""
-        self._host.on_finished = None
-        await self._post.stop_listening(self.clients_inbox)
-        await self._post.stop_listening(self.nodes_inbox)
+        self._stopped, self._host.on_finished = True, None
+        for inbox in (self.clients_inbox, self.nodes_inbox):
+            await self._post.stop_listening(inbox)
 
     def status(self) -> SequencerStatus | None:
         """What the runner reports; None while the log is being loaded."""
@@ -101,6 +102,8 @@ class HostedSequencer:
         )
 
     def _handle(self, event: SequencerEvent) -> None:
+        if self._stopped:
+            return
         assert self._sequencer is not None
         self._perform(self._sequencer.handle(event, self._now()))
 

@@ -67,6 +67,7 @@ class RunnerService:
         self._programs: dict[str, ProgramHost] = {}
         self._sequencers: dict[str, HostedSequencer] = {}
         self._placements: dict[str, Placement] = {}
+        self._dropped: dict[str, int] = {}
         self._changed = asyncio.Event()
         self._tasks: asyncio.TaskGroup
         process = f"{runner}-{incarnation}"
@@ -149,6 +150,9 @@ class RunnerService:
         host.on_message(message, token)
 
     def _on_host_node(self, message: HostNode, token: Token) -> None:
+        if self._was_dropped(message.program, message.incarnation):
+            self.post.settle(token)
+            return
         host = self._host_of(message.program, message.graph, message.shard_map)
         if host.host(message.shard, message.generation, message.incarnation):
             self._locate(message.program)
@@ -156,6 +160,9 @@ class RunnerService:
         self.post.settle(token)
 
     def _on_host_sequencer(self, message: HostSequencer, token: Token) -> None:
+        if self._was_dropped(message.program, message.incarnation):
+            self.post.settle(token)
+            return
         host = self._host_of(message.program, message.graph, message.shard_map)
         here = self._sequencers.get(message.program)
         if here is None or here.incarnation < message.incarnation:
@@ -196,14 +203,23 @@ class RunnerService:
         self.post.settle(token)
 
     def _on_drop_program(self, message: DropProgram, token: Token) -> None:
-        if self._programs.pop(message.program, None) is not None:
-            self._placements.pop(message.program, None)
-            sequencer = self._sequencers.pop(message.program, None)
-            if sequencer is not None:
-                self._tasks.create_task(sequencer.stop())
-            self._log.info("program_dropped", program=message.program)
-            self._changed.set()
         self.post.settle(token)
+        if message.incarnation <= self._dropped.get(message.program, 0):
+            return
+        self._dropped[message.program] = message.incarnation
+        host, sequencer = self._programs.get(message.program), self._sequencers.get(message.program)
+        if host is not None:
+            host.drop(message.incarnation)
+            if not host.nodes:
+                del self._programs[message.program]
+        if sequencer is not None and sequencer.incarnation <= message.incarnation:
+            del self._sequencers[message.program]
+            self._tasks.create_task(sequencer.stop())
+        self._log.info("program_dropped", program=message.program, incarnation=message.incarnation)
+        self._changed.set()
+
+    def _was_dropped(self, program: str, incarnation: int) -> bool:
+        return incarnation <= self._dropped.get(program, 0)
 
     def _host_of(self, program: str, graph: bytes, shard_map: ShardMap) -> ProgramHost:
         host = self._programs.get(program)
