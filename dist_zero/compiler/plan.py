@@ -169,12 +169,13 @@ class Sink(Operator):
 
 @dataclass(frozen=True, slots=True)
 class DatasetPlan:
-    """A dataset as the runtime sees it. `shard_key`: places of the columns whose hash owns a row (those of the key),
-    None for a dataset without a key, whose rows go by the hash of (epoch, transaction, row)."""
+    """A dataset as the runtime sees it. `key`: places of the columns whose hash owns a row, in the key's order; None
+    for a dataset without a key, whose rows go by the hash of (epoch, transaction, row)."""
 
     name: str
     row_type: RowType
     key: tuple[int, ...] | None
+    broadcast: bool = False
 
 
 @dataclass(frozen=True, slots=True)
