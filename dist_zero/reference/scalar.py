@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
-from dist_zero.expr.ops import Call, ColumnRef, Literal, Scalar
+from dist_zero.expr.ops import Aggregation, Call, ColumnRef, Literal, Scalar
 from dist_zero.reference.functions import Function, ScalarFailure, function_of, text_of, value_arguments
-from dist_zero.types import DataType, Row, RowType, Stored
+from dist_zero.types import BOOL, DataType, Row, RowType, Stored
 from dist_zero_common.errors import InternalError
 
 Evaluate = Callable[[Row], Any]
@@ -237,3 +237,12 @@ def example_text(row_type: RowType, columns: Sequence[int], row: Row) -> str:
 
 def _shown(dtype: DataType, value: Stored) -> str:
     return "null" if value is None else text_of(dtype)(value)
+
+
+def aggregation_input(aggregation: Aggregation) -> Scalar:
+    """What an aggregation takes from each row as one scalar: null where the row does not count for it."""
+    argument = aggregation.argument if aggregation.argument is not None else Literal(True, BOOL)
+    if aggregation.where is None:
+        return argument
+    optional = argument.dtype.optional()
+    return Call("case", (aggregation.where, argument, Literal(None, optional)), optional)

@@ -1,0 +1,209 @@
+"""The reference executor: plain Python over Z-sets. It defines what every operator means and needs nothing
+installed.
+
+`Interpreter` keeps the contract of `dist_zero/executor.py`. It owns the order of things: which operator runs
+in which stage, what waits for a later stage or for the end of the epoch, and where rows are sent. What
+operators compute is in `operators.py` and the files it names; an operator knows neither its epoch nor where
+its rows go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dist_zero.batch import Batch, Writes
+from dist_zero.compiler import plan as plans
+from dist_zero.compiler.plan import Operator, Plan
+from dist_zero.executor import ErrorCount, Parcel
+from dist_zero.hashing import hasher, key_hash
+from dist_zero.reference import operators
+from dist_zero.reference.aggregate import Reduce
+from dist_zero.reference.join import Join
+from dist_zero.reference.operators import Context, Delta, Failures, OperatorState, by_key
+from dist_zero.reference.scalar import Scalars
+from dist_zero.reference.source import Source, View, sorted_batch
+from dist_zero.reference.top import Top
+from dist_zero.shards import owner
+from dist_zero.types import Row, RowType
+from dist_zero.zset import ZSet, consolidate
+from dist_zero_common.errors import MalformedMessage
+from dist_zero_common.protocol.messages import ShardMap
+
+_EMPTY_KEY_HASH = key_hash((), ())
+
+
+class Interpreter:
+    """One node's plan, state and views; see `Executor` for what its methods promise."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._sources: dict[int, Source] = {}
+        self._views: dict[int, View] = {}
+        self._exchanges: dict[int, _Exchange] = {}
+        self._states: dict[int, OperatorState] = {}
+        self._by_stage: list[list[Operator]] = [[] for _ in range(plan.stages + 1)]
+        for operator in plan.operators:
+            self._by_stage[operator.stage].append(operator)
+            if isinstance(operator, plans.Source):
+                self._sources[operator.dataset] = Source(operator)
+            elif isinstance(operator, plans.Sink):
+                self._views[operator.view] = View(operator)
+            elif isinstance(operator, plans.Exchange):
+                self._exchanges[operator.id] = _Exchange(operator, plan)
+            else:
+                self._states[operator.id] = _STATES[type(operator)](operator, plan)
+        self._last_use = _last_use(plan)
+        self._unstarted = {o.id for o in plan.operators if isinstance(o, plans.Reduce) and not o.keys}
+        self._waiting: dict[int, dict[int, Delta]] = {}
+        self._waiting_failures: dict[int, dict[int, Failures]] = {}
+        self._errors: dict[int, dict[tuple[str, str], int]] = {}
+
+    def step(
+        self,
+        epoch: int,
+        stage: int,
+        writes: Sequence[Writes],
+        arrived: Sequence[tuple[int, Batch]],
+        shards: ShardMap,
+        shard: int,
+    ) -> list[Parcel]:
+        """Run one stage of one epoch."""
+        deltas = self._waiting.pop(epoch, {})
+        self._receive(stage, arrived, deltas)
+        owns_empty_key = owner(shards, _EMPTY_KEY_HASH) == shard
+        for operator in self._by_stage[stage]:
+            if isinstance(operator, plans.Source):
+                own = [batch for batch in writes if batch.dataset == operator.dataset]
+                deltas[operator.id] = self._sources[operator.dataset].apply(own)
+            elif isinstance(operator, plans.Sink):
+                self._views[operator.view].wait(epoch, deltas.get(operator.inputs[0], []))
+            elif not isinstance(operator, plans.Exchange):
+                inputs = [deltas.get(number, []) for number in operator.inputs]
+                if any(inputs) or operator.id in self._unstarted:
+                    self._unstarted.discard(operator.id)
+                    context = Context(self._failures(epoch, operator), owns_empty_key)
+                    deltas[operator.id] = self._states[operator.id].apply(inputs, context)
+        parcels = self._send(epoch, stage, deltas, shards)
+        waiting = {n: delta for n, delta in deltas.items() if delta and self._last_use[n] > stage}
+        if waiting:
+            self._waiting[epoch] = waiting
+        return parcels
+
+    def finish(self, epoch: int) -> dict[int, Batch]:
+        """Make `epoch` visible. Returns what changed, by view number, without empty ones."""
+        for number, failures in self._waiting_failures.pop(epoch, {}).items():
+            counts = self._errors.setdefault(number, {})
+            for reason, example, weight in failures:
+                count = counts.get((reason, example), 0) + weight
+                if count:
+                    counts[reason, example] = count
+                else:
+                    counts.pop((reason, example), None)
+        changed = {number: view.finish(epoch) for number, view in self._views.items()}
+        return {number: batch for number, batch in changed.items() if batch is not None}
+
+    def rows(self, view: int) -> Batch:
+        """This node's part of a view as of the newest finished epoch."""
+        return self._views[view].rows()
+
+    def get(self, view: int, key: Row) -> Row | None:
+        """The row of a keyed view with this key, as of the newest finished epoch."""
+        return self._views[view].get(key)
+
+    def errors(self, view: int) -> list[ErrorCount]:
+        """What this node leaves out of a view as of the newest finished epoch, sorted by operator and reason."""
+        found = []
+        for number in sorted(self._views[view].errors_of):
+            label = self.plan.operators[number].label
+            reasons: dict[str, list[tuple[str, int]]] = {}
+            for (reason, example), count in self._errors.get(number, {}).items():
+                reasons.setdefault(reason, []).append((example, count))
+            for reason in sorted(reasons):
+                smallest = min(example for example, _ in reasons[reason])
+                total = sum(count for _, count in reasons[reason])
+                found.append(ErrorCount(number, label, reason, smallest, total))
+        return found
+
+    def missed(self, dataset: int) -> int:
+        """Updates and deletes of keys that were not there, on this node, since the beginning."""
+        return self._sources[dataset].missed
+
+    def _receive(self, stage: int, arrived: Sequence[tuple[int, Batch]], deltas: dict[int, Delta]) -> None:
+        """Put what arrived where the exchanges' consumers look for it."""
+        for number, batch in arrived:
+            exchange = self._exchanges.get(number)
+            if exchange is None or exchange.stage != stage:
+                raise MalformedMessage(f"rows for operator {number}, which is no exchange into stage {stage}")
+            deltas.setdefault(number, []).extend(batch.items())
+
+    def _failures(self, epoch: int, operator: Operator) -> Failures:
+        """Where an operator reports the rows of an epoch that it leaves out."""
+        return self._waiting_failures.setdefault(epoch, {}).setdefault(operator.id, [])
+
+    def _send(self, epoch: int, stage: int, deltas: dict[int, Delta], shards: ShardMap) -> list[Parcel]:
+        """What the exchanges into the next stage send, in ascending (shard, exchange)."""
+        parcels = []
+        for operator in self._by_stage[stage + 1] if stage < self.plan.stages else ():
+            delta = deltas.get(operator.inputs[0]) if isinstance(operator, plans.Exchange) else None
+            if delta:
+                routed = self._exchanges[operator.id].route(delta, self._failures(epoch, operator), shards)
+                types = operator.row_type.types
+                parcels += [Parcel(to, operator.id, sorted_batch(types, rows)) for to, rows in routed.items()]
+        return sorted(parcels, key=lambda parcel: (parcel.shard, parcel.exchange))
+
+
+class _Exchange:
+    """Finds the shards that rows go to."""
+
+    def __init__(self, operator: plans.Exchange, plan: Plan) -> None:
+        self.stage = operator.stage
+        self._broadcast = operator.broadcast
+        self._key = Scalars(operator.key, plan.operators[operator.inputs[0]].row_type)
+        self._hash = hasher(tuple(scalar.dtype for scalar in operator.key))
+
+    def route(self, delta: Delta, failures: Failures, shards: ShardMap) -> dict[int, ZSet]:
+        """The rows for each shard that gets any. Rows whose key fails go nowhere and are counted."""
+        rows = consolidate(delta)
+        if self._broadcast:
+            return dict.fromkeys(range(len(shards.nodes)), rows) if rows else {}
+        hash_of = self._hash
+        owners: dict[Row, int] = {}
+        routed: dict[int, ZSet] = {}
+        for key, (row, weight) in by_key(list(rows.items()), self._key, failures):
+            to = owners.get(key)
+            if to is None:
+                to = owners[key] = owner(shards, hash_of(key))
+            if to in routed:
+                routed[to][row] = weight
+            else:
+                routed[to] = {row: weight}
+        return routed
+
+
+def _last_use(plan: Plan) -> list[int]:
+    """For every operator, the last stage that looks at its output; an exchange does one stage before its own."""
+    last = [0] * len(plan.operators)
+    for operator in plan.operators:
+        used = operator.stage - isinstance(operator, plans.Exchange)
+        for number in operator.inputs:
+            last[number] = max(last[number], used)
+    return last
+
+
+def _input_types(operator: Operator, plan: Plan) -> list[RowType]:
+    return [plan.operators[number].row_type for number in operator.inputs]
+
+
+_STATES: dict[type[Operator], Callable[[Any, Plan], OperatorState]] = {
+    plans.Filter: lambda o, plan: operators.Filter(o, _input_types(o, plan)),
+    plans.Project: lambda o, plan: operators.Project(o, _input_types(o, plan)),
+    plans.FlatMap: lambda o, plan: operators.FlatMap(o, _input_types(o, plan)),
+    plans.Window: lambda o, plan: operators.Window(o, _input_types(o, plan)),
+    plans.Join: lambda o, plan: Join(o, _input_types(o, plan)),
+    plans.Reduce: lambda o, plan: Reduce(o, _input_types(o, plan)),
+    plans.Top: lambda o, plan: Top(o, _input_types(o, plan)),
+    plans.Distinct: lambda _, __: operators.Distinct(),
+    plans.Union: lambda _, __: operators.Union(),
+    plans.Difference: lambda _, __: operators.Difference(),
+}

@@ -1,0 +1,216 @@
+"""Operators over deltas: the contract of all, and those that are short.
+
+A delta is a list of (row, weight) pairs in which rows may repeat; its meaning is the Z-set of its sum.
+*Linear* operators (filter, project, flat map, window, union) treat pairs one by one and need no state. The
+others keep the rows they have seen in the form they need them in, and turn the difference between their
+output before and after into a delta; the larger ones have files of their own (`join.py`, `aggregate.py`,
+`top.py`).
+
+No operator depends on the order of the pairs, nor on whether they were consolidated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dist_zero.compiler import plan
+from dist_zero.reference.functions import ScalarFailure
+from dist_zero.reference.scalar import Scalars, compile_scalar, example_text, referenced_columns
+from dist_zero.types import DATETIME_MAX_US, DATETIME_MIN_US, Row, RowType
+from dist_zero.zset import ZSet, consolidate
+
+Pair = tuple[Row, int]
+Delta = list[Pair]
+Failures = list[tuple[str, str, int]]
+"""(reason, example, weight) of rows that were left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What an operator is told at each step."""
+
+    failures: Failures
+    """Where to report the rows it leaves out."""
+    owns_empty_key: bool
+    """Whether this node owns the hash of the empty key: global aggregates are there."""
+
+
+class OperatorState(Protocol):
+    """One operator of the plan with what it remembers."""
+
+    def apply(self, inputs: Sequence[Delta], context: Context, /) -> Delta:
+        """The change of the output that these changes of the inputs make."""
+        ...
+
+
+def report(failures: Failures, scalars: Scalars, pair: Pair) -> None:
+    """Count a row on which one of `scalars` fails."""
+    reason, example = scalars.failure(pair[0])
+    failures.append((reason, example, pair[1]))
+
+
+class Filter:
+    """Rows for which the predicate is true."""
+
+    def __init__(self, operator: plan.Filter, input_types: Sequence[RowType]) -> None:
+        self._scalars = Scalars((operator.predicate,), input_types[0])
+        self._predicate = compile_scalar(operator.predicate)
+
+    def apply(self, inputs: Sequence[Delta], context: Context) -> Delta:
+        """The pairs whose row passes."""
+        predicate = self._predicate
+        passed: Delta = []
+        for pair in inputs[0]:
+            try:
+                if predicate(pair[0]):
+                    passed.append(pair)
+            except ScalarFailure:
+                report(context.failures, self._scalars, pair)
+        return passed
+
+
+class Project:
+    """Each row's scalars."""
+
+    def __init__(self, operator: plan.Project, input_types: Sequence[RowType]) -> None:
+        self._scalars = Scalars(operator.columns, input_types[0])
+
+    def apply(self, inputs: Sequence[Delta], context: Context) -> Delta:
+        """The pairs with the computed rows."""
+        evaluate = self._scalars.evaluate
+        projected: Delta = []
+        for pair in inputs[0]:
+            try:
+                projected.append((evaluate(pair[0]), pair[1]))
+            except ScalarFailure:
+                report(context.failures, self._scalars, pair)
+        return projected
+
+
+class FlatMap:
+    """Each row with each alternative behind it; a row on which any of them fails is left out altogether."""
+
+    def __init__(self, operator: plan.FlatMap, input_types: Sequence[RowType]) -> None:
+        self._alternatives = [Scalars(scalars, input_types[0]) for scalars in operator.alternatives]
+        self._all = Scalars(
+            [scalar for scalars in operator.alternatives for scalar in scalars], input_types[0]
+        )
+
+    def apply(self, inputs: Sequence[Delta], context: Context) -> Delta:
+        """One pair per row and alternative."""
+        evaluators = [scalars.evaluate for scalars in self._alternatives]
+        mapped: Delta = []
+        for pair in inputs[0]:
+            row, weight = pair
+            try:
+                mapped += [(row + evaluate(row), weight) for evaluate in evaluators]
+            except ScalarFailure:
+                report(context.failures, self._all, pair)
+        return mapped
+
+
+class Window:
+    """Each row once per window that contains its time."""
+
+    def __init__(self, operator: plan.Window, input_types: Sequence[RowType]) -> None:
+        self._at = compile_scalar(operator.at)
+        self._scalars = Scalars((operator.at,), input_types[0])
+        self._columns = referenced_columns(operator.at)
+        self._input_type = input_types[0]
+        self._size_us, self._every_us = operator.size_us, operator.every_us
+
+    def apply(self, inputs: Sequence[Delta], context: Context) -> Delta:
+        """One pair per row and window."""
+        at_of = self._at
+        windowed: Delta = []
+        for pair in inputs[0]:
+            row, weight = pair
+            try:
+                at = at_of(row)
+            except ScalarFailure:
+                report(context.failures, self._scalars, pair)
+                continue
+            if at is None:
+                continue
+            bounds = self._windows(at)
+            if bounds and (bounds[0][0] < DATETIME_MIN_US or bounds[-1][1] > DATETIME_MAX_US):
+                example = example_text(self._input_type, self._columns, row)
+                context.failures.append(("out of range", example, weight))
+                continue
+            windowed += [(row + bound, weight) for bound in bounds]
+        return windowed
+
+    def _windows(self, at: int) -> list[tuple[int, int]]:
+        """(start, end) of the windows that contain `at`, ascending: every start in (at − size, at]."""
+        size, every = self._size_us, self._every_us
+        first, last = (at - size) // every + 1, at // every
+        return [(n * every, n * every + size) for n in range(first, last + 1)]
+
+
+class Union:
+    """The sum of the inputs."""
+
+    def apply(self, inputs: Sequence[Delta], _context: Context) -> Delta:
+        """All pairs."""
+        return [pair for delta in inputs for pair in delta]
+
+
+class Distinct:
+    """Every row that is there, once."""
+
+    def __init__(self) -> None:
+        self._weights: ZSet = {}
+
+    def apply(self, inputs: Sequence[Delta], _context: Context) -> Delta:
+        """Rows that came and rows that went."""
+        changes: Delta = []
+        for row, weight in consolidate(inputs[0]).items():
+            before, after = _change(self._weights, row, weight)
+            if before != after:
+                changes.append((row, after - before))
+        return changes
+
+
+class Difference:
+    """Every row that the left input has and the right one has not, once."""
+
+    def __init__(self) -> None:
+        self._left: ZSet = {}
+        self._right: ZSet = {}
+
+    def apply(self, inputs: Sequence[Delta], _context: Context) -> Delta:
+        """Rows that came and rows that went."""
+        left, right = consolidate(inputs[0]), consolidate(inputs[1])
+        changes: Delta = []
+        for row in left | right:
+            left_before, left_after = _change(self._left, row, left.get(row, 0))
+            right_before, right_after = _change(self._right, row, right.get(row, 0))
+            before, after = left_before and not right_before, left_after and not right_after
+            if before != after:
+                changes.append((row, after - before))
+        return changes
+
+
+def _change(weights: ZSet, row: Row, weight: int) -> tuple[bool, bool]:
+    """Add to the weight of `row`; whether it was there before and is there now."""
+    before = weights.get(row, 0)
+    after = before + weight
+    if after:
+        weights[row] = after
+    else:
+        weights.pop(row, None)
+    return before > 0, after > 0
+
+
+def by_key(delta: Delta, key: Scalars, failures: Failures) -> list[tuple[Row, Pair]]:
+    """The pairs with their keys, without those whose key fails."""
+    evaluate = key.evaluate
+    keyed: list[tuple[Row, Pair]] = []
+    for pair in delta:
+        try:
+            keyed.append((evaluate(pair[0]), pair))
+        except ScalarFailure:
+            report(failures, key, pair)
+    return keyed

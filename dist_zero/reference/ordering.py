@@ -1,0 +1,130 @@
+"""Order: of values, of rows, and a collection that stays sorted.
+
+`sort_key` gives the order of `top`: nulls last in both directions, NaN greater than every number.
+`canonical_order` is the order in which rows leave a node, so that equal content is equal bytes whoever
+computed it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
+
+from dist_zero.types import DataType, Kind, Row, order_key
+
+Item = TypeVar("Item")
+
+
+class Reversed:
+    """A value that sorts the other way round; for text and bytes, which cannot be negated."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __lt__(self, other: Reversed) -> bool:
+        return bool(other.value < self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reversed) and bool(self.value == other.value)
+
+    def __hash__(self) -> int:
+        raise TypeError("sort keys are compared, never looked up")
+
+
+def sort_key(dtype: DataType, descending: bool) -> Callable[[Any], Any]:
+    """A function from a stored value to what Python sorts by, in either direction, null last in both."""
+    if not descending:
+        return order_key(dtype)
+    if dtype.kind is Kind.FLOAT:
+        return lambda v: (2, 0.0) if v is None else (1, -v) if v == v else (0, 0.0)
+    reverse = Reversed if dtype.kind in (Kind.STR, Kind.BYTES) else _negated
+    if dtype.nullable:
+        return lambda v: (1, 0) if v is None else (0, reverse(v))
+    return reverse
+
+
+def _negated(value: int) -> int:
+    return -value
+
+
+def canonical_order(types: Sequence[DataType]) -> Callable[[Row], Row] | None:
+    """The sort key that puts rows in canonical order: ascending, column by column.
+
+    None where rows sort rightly by themselves, having neither null nor NaN.
+    """
+    if not any(dtype.nullable or dtype.kind is Kind.FLOAT for dtype in types):
+        return None
+    keys = [order_key(dtype) if dtype.nullable or dtype.kind is Kind.FLOAT else None for dtype in types]
+    return lambda row: tuple([v if key is None else key(v) for key, v in zip(keys, row, strict=True)])
+
+
+class SortedItems(Generic[Item]):
+    """Distinct items in ascending order: a list of sorted chunks.
+
+    A chunk is split when it grows beyond `_CHUNK_LENGTH_MAX` and goes when it is empty, so that adding or
+    removing an item moves at most a chunk, and one entry per chunk of the two short lists beside it. The
+    first items of a million cost what those of a hundred do.
+    """
+
+    __slots__ = ("_chunks", "_lasts")
+
+    _CHUNK_LENGTH_MAX = 512
+
+    def __init__(self) -> None:
+        self._chunks: list[list[Any]] = []
+        self._lasts: list[Any] = []
+
+    def add(self, item: Item) -> None:
+        """Put `item`, which must not be there yet, in its place."""
+        if not self._chunks:
+            self._chunks.append([item])
+            self._lasts.append(item)
+            return
+        at = bisect_left(self._lasts, item)
+        if at == len(self._lasts):
+            at -= 1
+            self._chunks[at].append(item)
+            self._lasts[at] = item
+        else:
+            insort(self._chunks[at], item)
+        if len(self._chunks[at]) > self._CHUNK_LENGTH_MAX:
+            self._split(at)
+
+    def remove(self, item: Item) -> None:
+        """Take out `item`; raises `ValueError` if it is not there."""
+        at = bisect_left(self._lasts, item)
+        chunk = self._chunks[at] if at < len(self._chunks) else []
+        place = bisect_left(chunk, item)
+        if place == len(chunk) or chunk[place] != item:
+            raise ValueError("the item to remove is not in the collection")
+        del chunk[place]
+        if not chunk:
+            del self._chunks[at], self._lasts[at]
+        elif place == len(chunk):
+            self._lasts[at] = chunk[-1]
+
+    def first(self) -> Item:
+        """The smallest item; raises `IndexError` if there is none."""
+        smallest: Item = self._chunks[0][0]
+        return smallest
+
+    def last(self) -> Item:
+        """The largest item; raises `IndexError` if there is none."""
+        largest: Item = self._lasts[-1]
+        return largest
+
+    def __iter__(self) -> Iterator[Item]:
+        for chunk in self._chunks:
+            yield from chunk
+
+    def __bool__(self) -> bool:
+        return bool(self._chunks)
+
+    def _split(self, at: int) -> None:
+        chunk = self._chunks[at]
+        half = len(chunk) // 2
+        self._chunks[at : at + 1] = [chunk[:half], chunk[half:]]
+        self._lasts[at : at + 1] = [chunk[half - 1], chunk[-1]]

@@ -1,0 +1,114 @@
+"""Top: every group is kept in order, and after a change its first places are compared with those shown
+before.
+
+A change costs the logarithm of the group's size and the number of places, however large the group is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dist_zero.compiler import plan
+from dist_zero.reference.functions import ScalarFailure
+from dist_zero.reference.operators import Context, Delta, Failures, report
+from dist_zero.reference.ordering import SortedItems, sort_key
+from dist_zero.reference.scalar import Scalars
+from dist_zero.types import Row, RowType
+from dist_zero.zset import ZSet, add_pairs, consolidate
+
+_Entry = tuple[Row, Row]
+"""(what it sorts by, the row); what it sorts by ends with the tie-breaking columns and so differs for every
+row.
+"""
+
+
+class _Group:
+    """One group: its rows' weights, the rows in order, and the output rows shown just now."""
+
+    __slots__ = ("entries", "shown", "weights")
+
+    def __init__(self) -> None:
+        self.weights: ZSet = {}
+        self.entries: SortedItems[_Entry] = SortedItems()
+        self.shown: ZSet = {}
+
+
+class Top:
+    """See `ops.Top`."""
+
+    def __init__(self, operator: plan.Top, input_types: Sequence[RowType]) -> None:
+        types = input_types[0].types
+        self._count, self._rank = operator.count, operator.rank
+        self._group_size = len(operator.per)
+        self._scalars = Scalars([*operator.per, *(k.value for k in operator.order)], input_types[0])
+        self._order = [sort_key(k.value.dtype, k.descending) for k in operator.order]
+        self._tie: list[tuple[int, Callable[[Any], Any]]] = [
+            (place, sort_key(types[place], False)) for place in operator.tie
+        ]
+        self._groups: dict[Row, _Group] = {}
+
+    def apply(self, inputs: Sequence[Delta], context: Context) -> Delta:
+        """The change of the groups' first rows."""
+        touched: dict[Row, _Group] = {}
+        # What goes, goes first: the new version of a row may sort where the old one still is.
+        changed = sorted(consolidate(inputs[0]).items(), key=lambda pair: pair[1] > 0)
+        for pair in changed:
+            located = self._locate(pair[0], pair[1], context.failures)
+            if located is not None:
+                per, entry = located
+                group = self._groups.get(per)
+                if group is None:
+                    group = self._groups[per] = _Group()
+                touched[per] = group
+                _change(group, entry, pair[1])
+        changes: Delta = []
+        for per, group in touched.items():
+            shown = self._first(group)
+            changes += [(row, -weight) for row, weight in group.shown.items() if row not in shown]
+            changes += [
+                (row, w - group.shown.get(row, 0)) for row, w in shown.items() if w != group.shown.get(row)
+            ]
+            group.shown = shown
+            if not group.weights:
+                del self._groups[per]
+        return changes
+
+    def _locate(self, row: Row, weight: int, failures: Failures) -> tuple[Row, _Entry] | None:
+        """The group of a row and its entry there, or None if an expression fails on it."""
+        try:
+            values = self._scalars.evaluate(row)
+        except ScalarFailure:
+            report(failures, self._scalars, (row, weight))
+            return None
+        size = self._group_size
+        order = [key(value) for key, value in zip(self._order, values[size:], strict=True)]
+        order += [key(row[place]) for place, key in self._tie]
+        return values[:size], (tuple(order), row)
+
+    def _first(self, group: _Group) -> ZSet:
+        """The output rows of a group: a row of weight w takes w places."""
+        first: ZSet = {}
+        taken = 0
+        for _, row in group.entries:
+            weight = min(group.weights[row], self._count - taken)
+            if self._rank:
+                for rank in range(taken + 1, taken + weight + 1):
+                    first[(*row, rank)] = 1
+            else:
+                first[row] = weight
+            taken += weight
+            if taken >= self._count:
+                break
+        return first
+
+
+def _change(group: _Group, entry: _Entry, weight: int) -> None:
+    row = entry[1]
+    was_there = row in group.weights
+    add_pairs(group.weights, ((row, weight),))
+    is_there = row in group.weights
+    if is_there and not was_there:
+        group.entries.add(entry)
+    elif was_there and not is_there:
+        group.entries.remove(entry)
