@@ -1,0 +1,155 @@
+"""`dz.Program`: the datasets and views a user declares, under a name; what becomes of them is `graph()`."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from dist_zero.expr import checked, ops
+from dist_zero.expr.location import Refused, located, user_location
+from dist_zero.expr.tables import Table, describe, fresh_origins
+from dist_zero.expr.walk import check_bounds, in_order
+from dist_zero.row import Row, row_type_of, to_stored_row
+from dist_zero.types import Row as StoredRow
+from dist_zero_common.errors import DataError, SettingsError
+from dist_zero_common.ids import checked_name
+
+_COLLECTION_NAME = re.compile(r"[a-z_][a-z0-9_]{0,99}\Z")
+Sampler = Callable[[random.Random], Iterable[Any]]
+_S = TypeVar("_S", bound=Sampler)
+Transaction = list[tuple[str, StoredRow]]
+"""Rows written together: pairs of dataset name and stored row."""
+
+
+class Program:
+    """Datasets and views under one name.
+
+    The name becomes part of queues and paths: lower-case letters, digits and hyphens. Datasets and views have names of
+    lower-case letters, digits and underscores.
+    """
+
+    @located
+    def __init__(self, name: str) -> None:
+        try:
+            self.name = checked_name("program", name)
+        except (SettingsError, TypeError) as error:
+            raise Refused(str(error)) from None
+        self._datasets: dict[str, ops.Dataset] = {}
+        self._views: dict[str, ops.View] = {}
+        self._row_classes: dict[str, type[Row]] = {}
+        self._sampler: Sampler | None = None
+
+    @located
+    def dataset(
+        self,
+        name: str,
+        row: type[Row],
+        *,
+        key: str | Sequence[str] | None = None,
+        broadcast: bool = False,
+    ) -> Table:
+        """Declare a collection of rows that users change.
+
+        With a `key` (one column or several, none of them nullable) rows are put, updated and deleted by it; without,
+        they can only be appended. `broadcast`: small, and copied to every node, so that joins with it move nothing.
+        """
+        self._check_name("dataset", name)
+        if not (isinstance(row, type) and issubclass(row, Row)) or row is Row:
+            raise Refused(f"dataset {name!r} needs a row class: class Flight(dz.Row): ..., got {row!r:.80}")
+        columns = (key,) if isinstance(key, str) else None if key is None else tuple(key)
+        relation = checked.dataset(name, row_type_of(row), columns, bool(broadcast), user_location())
+        self._datasets[name] = relation
+        self._row_classes[name] = row
+        return Table(relation, fresh_origins(len(relation.row_type)), name)
+
+    @located
+    def view(self, name: str, table: Table) -> Table:
+        """Declare that `table` is to be kept, under this name; the result can be used in further views."""
+        self._check_name("view", name)
+        if not isinstance(table, Table):
+            raise Refused(f"view {name!r} needs a table, got {type(table).__name__} {table!r:.80}")
+        self._check_own(name, table._relation)
+        check_bounds([*self._datasets.values(), *(v.relation for v in self._views.values()), table._relation])
+        self._views[name] = ops.View(name, table._relation)
+        return Table(table._relation, table._origins, name)
+
+    @located
+    def sample(self, generator: _S) -> _S:
+        """Name the generator of input for runs without files, as a decorator.
+
+            @app.sample
+            def sample(rng):
+                yield payments, Payment(card=1, amount=rng.randrange(100))
+
+        It is called with a seeded `random.Random` and yields a pair (dataset, row), or a list of such pairs, which is
+        one transaction. A row may be a mapping.
+        """
+        if self._sampler is not None:
+            raise Refused(f"program {self.name!r} has a sample generator already")
+        if not callable(generator):
+            raise Refused("sample decorates a function: @app.sample, then def sample(rng): ...")
+        self._sampler = generator
+        return generator
+
+    @property
+    def has_sample(self) -> bool:
+        """Whether `generate` can be called."""
+        return self._sampler is not None
+
+    def generate(self, data_seed: int) -> Iterator[Transaction]:
+        """The transactions of the sample generator, the same for the same seed; raises `DataError` for bad rows."""
+        if self._sampler is None:
+            raise DataError(f"program {self.name!r} has no generator of input; write one under @{self.name}.sample")
+        for number, yielded in enumerate(self._sampler(random.Random(data_seed)), 1):
+            pairs = yielded if isinstance(yielded, list) else [yielded]
+            try:
+                yield [self._sampled(pair) for pair in pairs]
+            except DataError as error:
+                raise DataError(f"transaction {number} of the sample generator: {error}") from None
+
+    @property
+    def row_classes(self) -> dict[str, type[Row]]:
+        """The row class of each dataset, by the dataset's name."""
+        return dict(self._row_classes)
+
+    def graph(self) -> ops.Graph:
+        """The whole program as plain data."""
+        return ops.Graph(self.name, tuple(self._datasets.values()), tuple(self._views.values()))
+
+    def explain(self) -> str:
+        """Every level of the compiler, as text."""
+        from dist_zero.compiler.explain import explain
+
+        return explain(self.graph())
+
+    def __repr__(self) -> str:
+        return f"<program {self.name}: datasets {', '.join(self._datasets)}; views {', '.join(self._views)}>"
+
+    def _check_name(self, what: str, name: object) -> None:
+        if not isinstance(name, str) or _COLLECTION_NAME.match(name) is None:
+            raise Refused(
+                f"{name!r:.120} cannot be the name of a {what}: use up to 100 lower-case letters, digits and underscores,"
+                " not a digit first"
+            )
+        taken = "dataset" if name in self._datasets else "view" if name in self._views else None
+        if taken is not None:
+            raise Refused(f"program {self.name!r} has a {taken} {name!r} already")
+
+    def _check_own(self, name: str, relation: ops.Relation) -> None:
+        for part in in_order([relation]):
+            if isinstance(part, ops.Dataset) and self._datasets.get(part.name) is not part:
+                raise Refused(
+                    f"view {name!r} of program {self.name!r} uses {describe(part)} of another program, declared at"
+                    f" {part.location}; a view reads the datasets of its own program"
+                )
+
+    def _sampled(self, pair: object) -> tuple[str, StoredRow]:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise DataError(f"expected a pair (dataset, row), got {type(pair).__name__} {pair!r:.80}")
+        dataset, row = pair
+        name = dataset._name if isinstance(dataset, Table) else dataset
+        if not isinstance(name, str) or name not in self._datasets:
+            raise DataError(f"{name!r:.80} is no dataset; there are {', '.join(self._datasets)}")
+        return name, to_stored_row(self._datasets[name].row_type, row)
