@@ -226,7 +226,7 @@ def _checked_count(types: tuple[DataType, ...], blob: BatchBlob) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Writes:
-    """Writes of one kind to dataset number `dataset`. `columns`: which of its columns the batch has, in order.
+    """Writes of one kind to dataset number `dataset`. `columns`: which of its columns it has, in order.
 
     `transactions` and `rows` say for every row of the batch which transaction of the epoch it is from and
     which row of that: the order in which writes to one key apply. In a client's payload both are empty.

@@ -3,7 +3,8 @@
 A transaction travels as a `Payload`, which the sequencer decodes and checks wholly before it records it.
 When its epoch is handed out, `route` gives every write to the shard that owns its key (for a dataset without
 one: the hash of epoch, transaction and row), with its place: the transaction in the epoch, and the row
-counted through the whole payload. `merge_writes` then makes few blocks out of those of many small transactions.
+counted through the whole payload. `merge_writes` then makes few blocks out of those of many small
+transactions.
 """
 
 from __future__ import annotations

@@ -9,5 +9,5 @@ from collections.abc import Callable
 
 import xxhash
 
-xxh64: Callable[[bytes], int] = xxhash.xxh64_intdigest
+xxh64: Callable[[bytes | memoryview], int] = xxhash.xxh64_intdigest
 """The 64-bit hash of bytes, as a number from 0 to 2⁶⁴ − 1."""

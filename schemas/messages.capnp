@@ -1,0 +1,636 @@
+@0xd5c1a0f1e93b7a42;
+# What services, nodes and clients say to each other, and what is in the store.
+# dist_zero_common/protocol/messages.py has the same structs field by field; a test holds the two together.
+# README.md beside this file says how to change it.  Times are in microseconds since 1970-01-01 UTC; epochs,
+# sessions and versions count from 1, places from 0. Ids of sessions and subscriptions are places in the log.
+# Columns of numbers are little-endian bytes (Data), read in place.
+
+# ---- shared pieces ------------------------------------------------------------------------------------
+
+struct ShardMap {
+  # Which node owns which hashes. lasts[i] is the last hash (inclusive, 64 bits) of shard i,
+  # ascending; the last one is 2⁶⁴ − 1. nodes[i] is the name of the node that owns shard i. Versions
+  # count from 1.
+
+  version @0 :UInt32;
+  lasts @1 :List(UInt64);
+  nodes @2 :List(Text);
+}
+
+struct ColumnBlob {
+  # One column. validity: a byte per row, 1 where there is a value, empty if all have one. values:
+  # bool a byte per row; int, datetime, decimal, enum 8 bytes; float 8 bytes; str and bytes: the
+  # bytes, with offsets of row_count + 1 unsigned 8-byte positions. Little-endian.
+
+  validity @0 :Data;
+  offsets @1 :Data;
+  values @2 :Data;
+}
+
+struct BatchBlob {
+  # Rows in columns. weights: 8 bytes per row, empty if all are +1.
+
+  rowCount @0 :UInt32;
+  weights @1 :Data;
+  columns @2 :List(ColumnBlob);
+}
+
+enum WriteKind {
+  # What a write does: insert or replace; change some columns of; remove; add to a dataset without
+  # key.
+
+  put @0;
+  update @1;
+  delete @2;
+  append @3;
+}
+
+struct WritesBlob {
+  # Writes of one kind to one dataset. columns: which columns of the dataset the batch holds, in its
+  # order. Inside a client's payload transactions and rows are empty: rows count through the payload
+  # in order. In a hand-out they are 8 bytes per row: the transaction's place in the epoch, the
+  # row's place in the transaction.
+
+  dataset @0 :UInt32;
+  kind @1 :WriteKind;
+  columns @2 :List(UInt32);
+  batch @3 :BatchBlob;
+  transactions @4 :Data;
+  rows @5 :Data;
+}
+
+struct Payload {
+  # The writes of one transaction, in order.
+
+  writes @0 :List(WritesBlob);
+}
+
+# ---- clients and the sequencer ------------------------------------------------------------------------
+
+struct OpenSession {
+  # Start a session under a client name; deposes the older session of that name.
+
+  request @0 :UInt64;
+  client @1 :Text;
+  replyTo @2 :Text;
+}
+
+struct SessionOpened {
+  # committed: the last number that sessions of this client name have committed, 0 for none.
+
+  request @0 :UInt64;
+  session @1 :UInt64;
+  committed @2 :UInt64;
+  epoch @3 :UInt64;
+}
+
+struct Transaction {
+  # Transaction number (1, 2, 3 …) of a session; payload is an encoded Payload.
+
+  session @0 :UInt64;
+  number @1 :UInt64;
+  payload @2 :Data;
+  replyTo @3 :Text;
+}
+
+struct Committed {
+  # The log has this transaction, in this epoch.
+
+  session @0 :UInt64;
+  number @1 :UInt64;
+  epoch @2 :UInt64;
+}
+
+struct ResendFrom {
+  # The sequencer lacks this number of the session; please send it and what follows again.
+
+  session @0 :UInt64;
+  number @1 :UInt64;
+}
+
+struct SessionUnknown {
+  # No such session: expired, deposed, or never opened.
+
+  session @0 :UInt64;
+  reason @1 :Text;
+}
+
+struct TransactionRefused {
+  # The transaction breaks the row types or a limit; nothing of it was recorded.
+
+  session @0 :UInt64;
+  number @1 :UInt64;
+  reason @2 :Text;
+}
+
+struct Wait {
+  # The system is behind; the transaction was not kept. Send it again after this time.
+
+  session @0 :UInt64;
+  number @1 :UInt64;
+  retryAfterMs @2 :UInt32;
+}
+
+struct SnapshotRequest {
+  # Rows of these views at one epoch that includes every write committed before.
+
+  request @0 :UInt64;
+  views @1 :List(Text);
+  replyTo @2 :Text;
+}
+
+struct Subscribe {
+  # Every change of these views from some epoch on. after 0: beginning with a snapshot; else the
+  # last epoch that the asker has seen, and nodes that have forgotten what came behind it answer
+  # ChangesGone.
+
+  request @0 :UInt64;
+  views @1 :List(Text);
+  after @2 :UInt64;
+  replyTo @3 :Text;
+}
+
+struct Unsubscribe {
+  # Stop sending the changes of this subscription.
+
+  subscription @0 :UInt64;
+}
+
+struct AwaitEpoch {
+  # Tell me when every node has finished this epoch.
+
+  request @0 :UInt64;
+  epoch @1 :UInt64;
+  replyTo @2 :Text;
+}
+
+struct EpochFinished {
+  # Every node has finished epoch, which is at least the one asked for.
+
+  request @0 :UInt64;
+  epoch @1 :UInt64;
+}
+
+struct RequestRefused {
+  # The question cannot be answered, and asking again will not help.
+
+  request @0 :UInt64;
+  reason @1 :Text;
+}
+
+# ---- clients and nodes --------------------------------------------------------------------------------
+
+struct Get {
+  # One row of a keyed view, from the node that owns the key, once it has finished at_least. key:
+  # one row.
+
+  request @0 :UInt64;
+  program @1 :Text;
+  mapVersion @2 :UInt32;
+  shard @3 :UInt32;
+  view @4 :UInt32;
+  key @5 :BatchBlob;
+  atLeast @6 :UInt64;
+  replyTo @7 :Text;
+}
+
+struct Got {
+  # The row (one or none) as of epoch.
+
+  request @0 :UInt64;
+  epoch @1 :UInt64;
+  row @2 :BatchBlob;
+}
+
+struct ViewRows {
+  # Rows or changes of view number view.
+
+  view @0 :UInt32;
+  batch @1 :BatchBlob;
+}
+
+struct ErrorEntry {
+  # Rows that one operator leaves out of view number view; see dist_zero.executor.ErrorCount.
+
+  view @0 :UInt32;
+  operator @1 :UInt32;
+  label @2 :Text;
+  reason @3 :Text;
+  example @4 :Text;
+  count @5 :UInt64;
+}
+
+struct SnapshotAnswer {
+  # One node's part of a snapshot as of epoch, in parts messages numbered from 0. shards nodes
+  # answer. subscription is 0 for a snapshot request. errors and missed (by dataset number) come
+  # with part 0.
+
+  request @0 :UInt64;
+  subscription @1 :UInt64;
+  epoch @2 :UInt64;
+  mapVersion @3 :UInt32;
+  shard @4 :UInt32;
+  shards @5 :UInt32;
+  part @6 :UInt32;
+  parts @7 :UInt32;
+  views @8 :List(ViewRows);
+  errors @9 :List(ErrorEntry);
+  missed @10 :List(UInt64);
+}
+
+struct Changes {
+  # What one node's part of the subscribed views changed by in epoch; sent for every epoch, also
+  # when empty.
+
+  request @0 :UInt64;
+  subscription @1 :UInt64;
+  epoch @2 :UInt64;
+  mapVersion @3 :UInt32;
+  shard @4 :UInt32;
+  shards @5 :UInt32;
+  part @6 :UInt32;
+  parts @7 :UInt32;
+  views @8 :List(ViewRows);
+}
+
+struct AskChanges {
+  # The changes of epoch have not come: send them again.
+
+  program @0 :Text;
+  mapVersion @1 :UInt32;
+  shard @2 :UInt32;
+  subscription @3 :UInt64;
+  epoch @4 :UInt64;
+  replyTo @5 :Text;
+}
+
+struct ChangesGone {
+  # The node no longer has the changes behind epoch (or does not know the subscription): take a new
+  # snapshot.
+
+  request @0 :UInt64;
+  subscription @1 :UInt64;
+  epoch @2 :UInt64;
+}
+
+# ---- the sequencer and nodes --------------------------------------------------------------------------
+
+struct SnapshotWanted {
+  # A snapshot request as it stands in a record; views by number.
+
+  request @0 :UInt64;
+  views @1 :List(UInt32);
+  replyTo @2 :Text;
+}
+
+struct SubscriptionWanted {
+  # A subscription as it stands in a record; its id is its place in the log.
+
+  subscription @0 :UInt64;
+  request @1 :UInt64;
+  views @2 :List(UInt32);
+  after @3 :UInt64;
+  replyTo @4 :Text;
+}
+
+struct NodeWrites {
+  # The writes of an epoch whose keys shard target owns.
+
+  target @0 :UInt32;
+  writes @1 :List(WritesBlob);
+}
+
+struct HandOut {
+  # Rows of stage 1 of an epoch for all targets of one runner; targets that are not in writes get
+  # none.
+
+  program @0 :Text;
+  generation @1 :UInt64;
+  epoch @2 :UInt64;
+  mapVersion @3 :UInt32;
+  save @4 :Bool;
+  timeUs @5 :Int64;
+  targets @6 :List(UInt32);
+  writes @7 :List(NodeWrites);
+  snapshots @8 :List(SnapshotWanted);
+  subscriptions @9 :List(SubscriptionWanted);
+  unsubscriptions @10 :List(UInt64);
+}
+
+struct ExchangeBatch {
+  # Rows that operator number exchange sends.
+
+  exchange @0 :UInt32;
+  batch @1 :BatchBlob;
+}
+
+struct StageRows {
+  # Rows of a stage above 1, from one node to another, in parts messages numbered from 0.
+
+  program @0 :Text;
+  generation @1 :UInt64;
+  epoch @2 :UInt64;
+  stage @3 :UInt32;
+  mapVersion @4 :UInt32;
+  sender @5 :UInt32;
+  target @6 :UInt32;
+  part @7 :UInt32;
+  parts @8 :UInt32;
+  batches @9 :List(ExchangeBatch);
+}
+
+struct EmptyRows {
+  # Empty Rows of one epoch and stage: bit (sender × n + target) of bits (least significant first),
+  # where n is the number of shards of the map.
+
+  program @0 :Text;
+  generation @1 :UInt64;
+  epoch @2 :UInt64;
+  stage @3 :UInt32;
+  mapVersion @4 :UInt32;
+  bits @5 :Data;
+}
+
+struct Done {
+  # The node has finished every epoch up to this one.
+
+  program @0 :Text;
+  generation @1 :UInt64;
+  mapVersion @2 :UInt32;
+  shard @3 :UInt32;
+  epoch @4 :UInt64;
+}
+
+# ---- the control plane --------------------------------------------------------------------------------
+
+struct RunnerStatus {
+  # A runner as its machine's agent sees it.
+
+  runner @0 :Text;
+  incarnation @1 :UInt64;
+  alive @2 :Bool;
+}
+
+struct MachineReport {
+  # An agent's heartbeat. inbox is where it listens; labels are name=value.
+
+  machine @0 :Text;
+  incarnation @1 :UInt64;
+  inbox @2 :Text;
+  cores @3 :UInt32;
+  memoryBytes @4 :UInt64;
+  labels @5 :List(Text);
+  runners @6 :List(RunnerStatus);
+}
+
+struct StartRunner {
+  # Start this incarnation of a runner unless it, or a later one, runs.
+
+  scheduler @0 :UInt64;
+  runner @1 :Text;
+  incarnation @2 :UInt64;
+}
+
+struct StopRunner {
+  # Stop this incarnation of a runner, or an earlier one.
+
+  scheduler @0 :UInt64;
+  runner @1 :Text;
+  incarnation @2 :UInt64;
+}
+
+struct NodeStatus {
+  # A node as its runner sees it; halted: empty, or why it stands still.
+
+  program @0 :Text;
+  generation @1 :UInt64;
+  mapVersion @2 :UInt32;
+  shard @3 :UInt32;
+  incarnation @4 :UInt64;
+  finishedEpoch @5 :UInt64;
+  halted @6 :Text;
+}
+
+struct SequencerStatus {
+  # A sequencer as its runner sees it: the newest epoch in the log, and the newest that every node
+  # has finished.
+
+  program @0 :Text;
+  incarnation @1 :UInt64;
+  generation @2 :UInt64;
+  nodesInbox @3 :Text;
+  epoch @4 :UInt64;
+  finishedEpoch @5 :UInt64;
+  halted @6 :Text;
+}
+
+struct RunnerReport {
+  # A runner's heartbeat.
+
+  runner @0 :Text;
+  incarnation @1 :UInt64;
+  machine @2 :Text;
+  inbox @3 :Text;
+  nodes @4 :List(NodeStatus);
+  sequencers @5 :List(SequencerStatus);
+}
+
+struct Placement {
+  # Where the parts of a program listen. inboxes[i] belongs to shard i of the map. Higher versions
+  # replace.
+
+  scheduler @0 :UInt64;
+  program @1 :Text;
+  version @2 :UInt64;
+  generation @3 :UInt64;
+  shardMap @4 :ShardMap;
+  inboxes @5 :List(Text);
+  clientsInbox @6 :Text;
+  nodesInbox @7 :Text;
+}
+
+struct HostNode {
+  # Run this node, unless this incarnation of it, or a later one, runs. graph is an encoded
+  # GraphBlob.
+
+  scheduler @0 :UInt64;
+  program @1 :Text;
+  generation @2 :UInt64;
+  shardMap @3 :ShardMap;
+  shard @4 :UInt32;
+  incarnation @5 :UInt64;
+  graph @6 :Data;
+}
+
+struct HostSequencer {
+  # Run the program's sequencer, unless this incarnation of it, or a later one, runs.
+
+  scheduler @0 :UInt64;
+  program @1 :Text;
+  incarnation @2 :UInt64;
+  shardMap @3 :ShardMap;
+  inboxes @4 :List(Text);
+  graph @5 :Data;
+}
+
+struct DropProgram {
+  # Stop all parts of a program up to this incarnation; what is in the store stays.
+
+  scheduler @0 :UInt64;
+  program @1 :Text;
+  incarnation @2 :UInt64;
+}
+
+# ---- clients and the scheduler ------------------------------------------------------------------------
+
+struct SubmitProgram {
+  # Run this program on nodes nodes. Submitting what already runs changes nothing.
+
+  request @0 :UInt64;
+  graph @1 :Data;
+  nodes @2 :UInt32;
+  replyTo @3 :Text;
+}
+
+enum ProgramState {
+  # How far a program is.
+
+  starting @0;
+  running @1;
+  halted @2;
+}
+
+struct Locate {
+  # Where is this program?
+
+  request @0 :UInt64;
+  program @1 :Text;
+  replyTo @2 :Text;
+}
+
+struct Located {
+  # The answer to SubmitProgram and Locate. placement is None while the program is starting; note
+  # tells a person what differs from what was asked for, or why the program stands still.
+
+  request @0 :UInt64;
+  program @1 :Text;
+  state @2 :ProgramState;
+  graph @3 :Data;
+  placement @4 :Placement;
+  note @5 :Text;
+}
+
+struct RemoveProgram {
+  # Stop the program; what is in the store stays.
+
+  request @0 :UInt64;
+  program @1 :Text;
+  replyTo @2 :Text;
+}
+
+struct ProgramRemoved {
+  # The program no longer runs.
+
+  request @0 :UInt64;
+  program @1 :Text;
+}
+
+struct Message {
+  # One message of any kind.
+
+  union {
+    openSession @0 :OpenSession;
+    sessionOpened @1 :SessionOpened;
+    transaction @2 :Transaction;
+    committed @3 :Committed;
+    resendFrom @4 :ResendFrom;
+    sessionUnknown @5 :SessionUnknown;
+    transactionRefused @6 :TransactionRefused;
+    wait @7 :Wait;
+    snapshotRequest @8 :SnapshotRequest;
+    subscribe @9 :Subscribe;
+    unsubscribe @10 :Unsubscribe;
+    awaitEpoch @11 :AwaitEpoch;
+    epochFinished @12 :EpochFinished;
+    requestRefused @13 :RequestRefused;
+    get @14 :Get;
+    got @15 :Got;
+    snapshotAnswer @16 :SnapshotAnswer;
+    changes @17 :Changes;
+    askChanges @18 :AskChanges;
+    changesGone @19 :ChangesGone;
+    handOut @20 :HandOut;
+    stageRows @21 :StageRows;
+    emptyRows @22 :EmptyRows;
+    done @23 :Done;
+    machineReport @24 :MachineReport;
+    startRunner @25 :StartRunner;
+    stopRunner @26 :StopRunner;
+    runnerReport @27 :RunnerReport;
+    placement @28 :Placement;
+    hostNode @29 :HostNode;
+    hostSequencer @30 :HostSequencer;
+    dropProgram @31 :DropProgram;
+    submitProgram @32 :SubmitProgram;
+    locate @33 :Locate;
+    located @34 :Located;
+    removeProgram @35 :RemoveProgram;
+    programRemoved @36 :ProgramRemoved;
+  }
+}
+
+struct Envelope {
+  # All that is ready for one inbox. sender names the process, for logs and for what is set aside.
+
+  system @0 :Text;
+  sender @1 :Text;
+  messages @2 :List(Message);
+}
+
+# ---- objects in the store -----------------------------------------------------------------------------
+
+struct RecordedOpen {
+  # A session's beginning; its id is its place in the log (session_id).
+
+  client @0 :Text;
+  request @1 :UInt64;
+  replyTo @2 :Text;
+}
+
+struct RecordedTransaction {
+  # A committed transaction.
+
+  session @0 :UInt64;
+  number @1 :UInt64;
+  payload @2 :Data;
+}
+
+struct LogRecord {
+  # One epoch. incarnation is the sequencer's that wrote it; time_us is UTC and never goes back.
+  # expired are the sessions that end here because they were idle for too long, measured between
+  # record times.
+
+  epoch @0 :UInt64;
+  timeUs @1 :Int64;
+  generation @2 :UInt64;
+  incarnation @3 :UInt64;
+  mapVersion @4 :UInt32;
+  save @5 :Bool;
+  expired @6 :List(UInt64);
+  opens @7 :List(RecordedOpen);
+  transactions @8 :List(RecordedTransaction);
+  snapshots @9 :List(SnapshotWanted);
+  subscriptions @10 :List(SubscriptionWanted);
+  unsubscriptions @11 :List(UInt64);
+}
+
+struct Base {
+  # Where a program's log begins: base 0 holds the program and its first shard map.
+
+  epoch @0 :UInt64;
+  generation @1 :UInt64;
+  timeUs @2 :Int64;
+  shardMap @3 :ShardMap;
+  graph @4 :Data;
+}
+
