@@ -112,7 +112,7 @@ class Interpreter:
         return self._views[view].get(key)
 
     def errors(self, view: int) -> list[ErrorCount]:
-        """What this node leaves out of a view as of the newest finished epoch, sorted by operator and reason."""
+        """What this node leaves out of a view as of the newest finished epoch, by operator and reason."""
         found = []
         for number in sorted(self._views[view].errors_of):
             label = self.plan.operators[number].label
@@ -182,7 +182,7 @@ class _Exchange:
 
 
 def _last_use(plan: Plan) -> list[int]:
-    """For every operator, the last stage that looks at its output; an exchange does one stage before its own."""
+    """By operator, the last stage that looks at its output; an exchange does so one stage before its own."""
     last = [0] * len(plan.operators)
     for operator in plan.operators:
         used = operator.stage - isinstance(operator, plans.Exchange)
