@@ -177,7 +177,9 @@ class Mailbox:
         try:
             envelope = decode(Envelope, delivery.body)
             if envelope.system != self._system:
-                raise MalformedMessage(f"it belongs to the system {envelope.system!r}, not to {self._system!r}")
+                raise MalformedMessage(
+                    f"it belongs to the system {envelope.system!r}, not to {self._system!r}"
+                )
         except MalformedMessage as refused:
             self._refuse(listener, delivery.body, str(refused))
         else:

@@ -26,7 +26,9 @@ class EpochLog:
         """The epoch of the newest base."""
         names = await self._store.list(bases_prefix(self._program))
         if not names:
-            raise StoreError(f"the store has no base of the program {self._program!r}: it was never created there")
+            raise StoreError(
+                f"the store has no base of the program {self._program!r}: it was never created there"
+            )
         return number_of(names[-1])
 
     async def load(self) -> tuple[Base, list[LogRecord]]:
@@ -45,7 +47,9 @@ class EpochLog:
         """The record of `epoch`, or None when there is none."""
         record = await self._read(LogRecord, record_name(self._program, epoch))
         if record is not None and record.epoch != epoch:
-            raise StoreError(f"the record of epoch {epoch} of {self._program!r} says that it is of epoch {record.epoch}")
+            raise StoreError(
+                f"the record of epoch {epoch} of {self._program!r} says that it is of epoch {record.epoch}"
+            )
         return record
 
     async def append(self, record: LogRecord) -> tuple[LogRecord, int]:

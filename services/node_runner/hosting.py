@@ -11,10 +11,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from dist_zero.expr.graph import graph_from_bytes
+
 from dist_zero.compiler import compile
 from dist_zero.compiler.plan import Plan
 from dist_zero.executor import Executor
-from dist_zero.expr.graph import graph_from_bytes
 from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import NO_TOKEN, Mailbox, Token
@@ -140,7 +141,9 @@ class ProgramHost:
                 event = wire.rows_event(self.plan, self.shard_map, message, NO_TOKEN)
                 self._enqueue_all([(message.target, event)], message.generation, token)
             case EmptyRows():
-                self._enqueue_all(wire.empty_events(self.plan, self.shard_map, message), message.generation, token)
+                self._enqueue_all(
+                    wire.empty_events(self.plan, self.shard_map, message), message.generation, token
+                )
             case Get():
                 wire.check_map(self.shard_map, message.map_version)
                 self._ask(message.shard, wire.get_event(self.plan, message, token), token)
@@ -170,9 +173,7 @@ class ProgramHost:
             )
             self._work.append((target, event))
         for inbox, targets in elsewhere.items():
-            self._post.send(
-                inbox, wire.hand_out_message(self.program, record, effect.writes, tuple(targets))
-            )
+            self._post.send(inbox, wire.hand_out_message(self.program, record, effect.writes, tuple(targets)))
         self.work()
 
     def reader_gone(self, inbox: str) -> None:

@@ -246,7 +246,9 @@ class NodeKernel:
             known is not event.batches and _content(known) != _content(event.batches)
         ):
             name = self._map.nodes[event.sender]
-            self._halt(f"node {name} sent two different Rows for stage {event.stage}, epoch {event.epoch}", effects)
+            self._halt(
+                f"node {name} sent two different Rows for stage {event.stage}, epoch {event.epoch}", effects
+            )
 
     def _advance(self, effects: list[NodeEffect]) -> None:
         moved = True
@@ -286,7 +288,9 @@ class NodeKernel:
             parcels = self._executor.step(e, stage, writes, arrived, self._map, self._shard)
             changes = self._executor.finish(e) if stage == self._plan.stages else {}
         except Exception as error:  # whatever it is, it would come again: keep it as evidence and stand still
-            self._halt(f"epoch {e}, stage {stage}: the executor failed: {type(error).__name__}: {error}", effects)
+            self._halt(
+                f"epoch {e}, stage {stage}: the executor failed: {type(error).__name__}: {error}", effects
+            )
             return
         self._reached[stage] = e
         if stage == 1 and epoch.hand_out.save:
@@ -404,7 +408,9 @@ class NodeKernel:
     def _send_changes(
         self, wanted: SubscriptionWanted, epoch: int, reply_to: str, effects: list[NodeEffect]
     ) -> None:
-        changes = next(c for c in self._history if c.epoch == epoch) if epoch < self.finished else self._history[-1]
+        changes = (
+            next(c for c in self._history if c.epoch == epoch) if epoch < self.finished else self._history[-1]
+        )
         parts = _cut([(view, changes.by_view[view]) for view in wanted.views if view in changes.by_view])
         for i, rows in enumerate(parts):
             message = Changes(

@@ -327,7 +327,9 @@ class Sequencer:
             if waiting.payload == message.payload:
                 waiting.tokens.append(token)
                 return
-            effects.append(Answer(message.reply_to, _refused(message, "its number has been used for other writes")))
+            effects.append(
+                Answer(message.reply_to, _refused(message, "its number has been used for other writes"))
+            )
         elif self._pending_bytes + len(message.payload) > self._options.pending_bytes:
             effects.append(Answer(message.reply_to, Wait(message.session, number, retry_after_ms=200)))
         else:
@@ -377,7 +379,9 @@ class Sequencer:
         """Create the next record if something waits and the bounds allow it; else think of when to look again."""
         if self._creating or not self._fenced or self._ahead_bytes > self._options.ahead_bytes:
             return
-        record = self._record(now, save=now.monotonic - self._last_saved_at >= self._options.save_interval_seconds)
+        record = self._record(
+            now, save=now.monotonic - self._last_saved_at >= self._options.save_interval_seconds
+        )
         idle = not _says_something(record)
         if not idle:
             self._last_active_at = now.monotonic
@@ -415,7 +419,9 @@ class Sequencer:
                 for session in self._sessions.values()
                 if not session.pending and time_us - session.used_us > self._options.session_idle_us
             ),
-            opens=tuple(RecordedOpen(w.message.client, w.message.request, w.message.reply_to) for w in self._opens),
+            opens=tuple(
+                RecordedOpen(w.message.client, w.message.request, w.message.reply_to) for w in self._opens
+            ),
             transactions=tuple(self._next_transactions()),
             snapshots=tuple(self._snapshots),
             subscriptions=subscriptions,
@@ -480,7 +486,9 @@ class Sequencer:
             effects.append(Answer(pending.reply_to, committed))
         else:
             message = Transaction(transaction.session, transaction.number, pending.payload, pending.reply_to)
-            effects.append(Answer(pending.reply_to, _refused(message, "its number has been used for other writes")))
+            effects.append(
+                Answer(pending.reply_to, _refused(message, "its number has been used for other writes"))
+            )
 
     def _take_open(
         self, record: LogRecord, index: int, opened: RecordedOpen, effects: list[SequencerEffect]
@@ -552,7 +560,9 @@ class Sequencer:
 
     def _on_finished(self, event: ShardFinished, effects: list[SequencerEffect]) -> None:
         if event.epoch > self.epoch:
-            raise MalformedMessage(f"shard {event.shard} finished epoch {event.epoch}, which does not exist yet")
+            raise MalformedMessage(
+                f"shard {event.shard} finished epoch {event.epoch}, which does not exist yet"
+            )
         self._shard_finished[event.shard] = max(self._shard_finished[event.shard], event.epoch)
         self.finished = min(self._shard_finished)
         self._answer_awaiting(effects)
@@ -566,7 +576,11 @@ class Sequencer:
 
 def _says_something(record: LogRecord) -> bool:
     return bool(
-        record.opens or record.transactions or record.snapshots or record.subscriptions or record.unsubscriptions
+        record.opens
+        or record.transactions
+        or record.snapshots
+        or record.subscriptions
+        or record.unsubscriptions
     )
 
 

@@ -65,6 +65,8 @@ class HostedSequencer:
     async def start(self) -> None:
         """Load the log, write the fence, then listen. Raises `StoreError` if the log cannot be read."""
         base, records = await self._log_of_epochs.load()
+        if self._stopped:
+            return
         self._generation = base.generation
         self._sequencer = Sequencer(
             plan=self._host.plan,
@@ -144,7 +146,9 @@ class HostedSequencer:
 
     async def _append(self, effect: Append) -> None:
         there, newest_base = await self._log_of_epochs.append(effect.record)
-        self._log.debug("epoch_recorded", epoch=there.epoch, transactions=len(there.transactions), save=there.save)
+        self._log.debug(
+            "epoch_recorded", epoch=there.epoch, transactions=len(there.transactions), save=there.save
+        )
         self._handle(RecordThere(there, newest_base))
         self._host.flush()
 

@@ -233,7 +233,9 @@ class RunnerService:
                 log=self._log.bind(program=program),
             )
         elif host.shard_map != shard_map:
-            raise MalformedMessage(f"shard map {shard_map.version} of {program!r} is not the one that runs here")
+            raise MalformedMessage(
+                f"shard map {shard_map.version} of {program!r} is not the one that runs here"
+            )
         return host
 
     def _locate(self, program: str) -> None:

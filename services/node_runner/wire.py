@@ -47,7 +47,9 @@ def hand_out_events(plan: Plan, shard_map: ShardMap, message: HandOut) -> list[t
     writes: dict[int, tuple[Writes, ...]] = {}
     for part in message.writes:
         if part.target not in message.targets or part.target in writes:
-            raise MalformedMessage(f"writes for shard {part.target}, which is not, or twice, among the targets")
+            raise MalformedMessage(
+                f"writes for shard {part.target}, which is not, or twice, among the targets"
+            )
         writes[part.target] = tuple(Writes.from_blob(plan.datasets, blob) for blob in part.writes)
     for target in message.targets:
         check_shard(shard_map, target)
@@ -78,9 +80,7 @@ def rows_event(plan: Plan, shard_map: ShardMap, message: StageRows, token: Token
     check_shard(shard_map, message.target)
     if not 0 <= message.part < message.parts <= PARTS_MAX:
         raise MalformedMessage(f"part {message.part} of {message.parts}")
-    batches = tuple(
-        (each.exchange, _exchange_batch(plan, message.stage, each)) for each in message.batches
-    )
+    batches = tuple((each.exchange, _exchange_batch(plan, message.stage, each)) for each in message.batches)
     return RowsEvent(
         message.epoch, message.stage, message.sender, message.part, message.parts, batches, token
     )
@@ -110,7 +110,9 @@ def get_event(plan: Plan, message: Get, token: Token) -> GetEvent:
     check_view(plan, message.view)
     sink = view_sink(plan, message.view)
     if sink.key is None:
-        raise MalformedMessage(f"the view {plan.views[message.view].name!r} is a bag: it has no key to get by")
+        raise MalformedMessage(
+            f"the view {plan.views[message.view].name!r} is a bag: it has no key to get by"
+        )
     rows = Batch.from_blob(plan.views[message.view].row_type.select(sink.key).types, message.key).rows()
     if len(rows) != 1:
         raise MalformedMessage(f"{len(rows)} keys where one is expected")
