@@ -26,9 +26,14 @@ def record_name(program: str, epoch: int) -> str:
     return f"programs/{program}/log/{epoch:020d}"
 
 
+def scheduler_incarnations_prefix() -> str:
+    """What the names of all claims of scheduler incarnations begin with."""
+    return "scheduler/incarnations/"
+
+
 def scheduler_incarnation_name(number: int) -> str:
     """The claim of scheduler incarnation `number`."""
-    return f"scheduler/incarnations/{number:010d}"
+    return f"{scheduler_incarnations_prefix()}{number:010d}"
 
 
 def aside_name(process: str, digest: str) -> str:
