@@ -1,0 +1,217 @@
+"""Snapshots: putting the nodes' answers together, and what the caller gets.
+
+Every node answers for its shard, in parts; a part may come twice, and an answer asked for twice may come as
+of two epochs. The first epoch of which everything is here is the snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dist_zero.batch import Batch
+from dist_zero.compiler.plan import Plan, Sink
+from dist_zero.reference.ordering import sort_key
+from dist_zero.row import Row, row_class_of, row_from_stored
+from dist_zero.types import Row as StoredRow
+from dist_zero.types import RowType
+from dist_zero_common.errors import MalformedMessage, RequestError
+from dist_zero_common.protocol.messages import ErrorEntry, SnapshotAnswer, ViewRows
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+    import pyarrow
+
+
+@dataclass(frozen=True, slots=True)
+class ViewError:
+    """Rows that an operator leaves out of a view: the user's line and verb, why, how many, and one of
+    them."""
+
+    label: str
+    reason: str
+    example: str
+    count: int
+
+    def __str__(self) -> str:
+        rows = "row is" if self.count == 1 else "rows are"
+        return f"{self.count:,} {rows} left out by {self.label}: {self.reason}, for example {self.example}"
+
+
+class ViewReader:
+    """How one view's rows are read: its type, its order, its class for people."""
+
+    def __init__(self, plan: Plan, number: int) -> None:
+        self.name, self.row_type = plan.views[number].name, plan.views[number].row_type
+        sink = plan.operators[plan.views[number].sink]
+        assert isinstance(sink, Sink)
+        self.sink = sink
+        self.row_class = row_class_of(self.name, self.row_type)
+        self._order = self._order_of(sink)
+
+    def batch(self, rows: ViewRows) -> Batch:
+        """The rows or changes that a node sent, checked."""
+        return Batch.from_blob(self.row_type.types, rows.batch, self.row_type.names)
+
+    def sorted(self, rows: Iterable[StoredRow]) -> list[StoredRow]:
+        """The rows in the view's order."""
+        return sorted(rows, key=self._order)
+
+    def user_rows(self, rows: Iterable[StoredRow]) -> list[Row]:
+        """The rows as people read them: attributes, datetimes as datetimes."""
+        return [row_from_stored(self.row_class, row) for row in rows]
+
+    def _order_of(self, sink: Sink) -> Callable[[StoredRow], Any]:
+        """By the view's order, then by all columns, so that equal content is in one order whoever sent it."""
+        named = [(place, descending) for place, descending in sink.order]
+        rest = [(place, False) for place in range(len(self.row_type)) if place not in {p for p, _ in named}]
+        keys = [
+            (place, sort_key(self.row_type.types[place], descending)) for place, descending in named + rest
+        ]
+        return lambda row: [key(row[place]) for place, key in keys]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Views at one epoch. `snapshot["board"]` is the rows of a view in its order."""
+
+    epoch: int
+    """The epoch of which this is the state: it includes every write committed before the question."""
+    stored: Mapping[str, list[StoredRow]]
+    """The rows as stored values (see `dist_zero.types`), by view."""
+    row_types: Mapping[str, RowType]
+    """The row types, by view."""
+    errors: Mapping[str, list[ViewError]]
+    """What is left out of each view and why; an empty list where nothing is."""
+    missed: Mapping[str, int]
+    """By dataset: how many updates and deletes named a key that was not there."""
+    _readers: Mapping[str, ViewReader] = field(repr=False)
+
+    def __getitem__(self, view: str) -> list[Row]:
+        """The rows of a view; raises `RequestError` for one that was not asked for."""
+        return self._readers[self._known(view)].user_rows(self.stored[view])
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the views."""
+        return iter(self.stored)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def to_arrow(self, view: str) -> pyarrow.Table:
+        """A view as an Arrow table."""
+        from dist_zero.files import arrow_table
+
+        return arrow_table(self.row_types[self._known(view)], self.stored[view])
+
+    def to_pandas(self, view: str) -> pandas.DataFrame:
+        """A view as a pandas data frame; pandas has to be installed."""
+        return self.to_arrow(view).to_pandas()
+
+    def to_polars(self, view: str) -> polars.DataFrame:
+        """A view as a polars data frame; polars has to be installed."""
+        from dist_zero.files import polars_frame
+
+        return polars_frame(self.to_arrow(view))
+
+    def _known(self, view: str) -> str:
+        if view not in self.stored:
+            raise RequestError(f"no view {view!r} in this snapshot; it has {', '.join(self.stored)}")
+        return view
+
+
+class SnapshotAssembly:
+    """Collects the answers to one question, until one epoch is whole."""
+
+    def __init__(self, views: tuple[int, ...]) -> None:
+        self.views = views
+        self._parts = PartsByEpoch()
+
+    def add(self, answer: SnapshotAnswer) -> list[SnapshotAnswer] | None:
+        """Take an answer in; returns all answers of an epoch, by shard and part, once they are all here."""
+        return self._parts.add(answer)
+
+
+class PartsByEpoch:
+    """Answers by epoch, shard and part."""
+
+    def __init__(self) -> None:
+        self._epochs: dict[int, dict[tuple[int, int], SnapshotAnswer]] = {}
+
+    def add(self, answer: SnapshotAnswer) -> list[SnapshotAnswer] | None:
+        """Take one in; returns those of its epoch, sorted, if it was the one that was missing."""
+        check_part(answer)
+        parts = self._epochs.setdefault(answer.epoch, {})
+        parts.setdefault((answer.shard, answer.part), answer)
+        counts = {shard: each.parts for (shard, _), each in parts.items()}
+        if len(counts) < answer.shards or len(parts) < sum(counts.values()):
+            return None
+        return [parts[place] for place in sorted(parts)]
+
+
+def check_part(answer: Any) -> None:
+    """Refuse a part whose place is impossible: `MalformedMessage`."""
+    if not (0 <= answer.shard < answer.shards and 0 <= answer.part < answer.parts):
+        raise MalformedMessage(
+            f"part {answer.part} of {answer.parts} of shard {answer.shard} of {answer.shards} of a view"
+        )
+
+
+def snapshot_of(
+    plan: Plan, readers: Mapping[int, ViewReader], views: tuple[int, ...], answers: list[SnapshotAnswer]
+) -> Snapshot:
+    """What the answers of all shards say together."""
+    rows: dict[int, list[StoredRow]] = {view: [] for view in views}
+    for answer in answers:
+        for part in answer.views:
+            if part.view not in rows:
+                raise MalformedMessage(
+                    f"a snapshot's answer with view number {part.view}, which was not asked for"
+                )
+            rows[part.view].extend(_repeated(readers[part.view].batch(part)))
+    missed = [0] * len(plan.datasets)
+    for answer in answers:
+        for number, count in enumerate(answer.missed[: len(missed)]):
+            missed[number] += count
+    names = {view: plan.views[view].name for view in views}
+    return Snapshot(
+        epoch=answers[0].epoch,
+        stored={names[view]: readers[view].sorted(rows[view]) for view in views},
+        row_types={names[view]: plan.views[view].row_type for view in views},
+        errors={names[view]: merged_errors(view, answers) for view in views},
+        missed={dataset.name: count for dataset, count in zip(plan.datasets, missed, strict=True)},
+        _readers={names[view]: readers[view] for view in views},
+    )
+
+
+def merged_errors(view: int, answers: Iterable[SnapshotAnswer]) -> list[ViewError]:
+    """The errors of a view over all shards: counts add up, the smallest example stays."""
+    merged: dict[tuple[int, str], ErrorEntry | None] = {}
+    counts: dict[tuple[int, str], int] = {}
+    for answer in answers:
+        for entry in answer.errors:
+            if entry.view != view:
+                continue
+            place = (entry.operator, entry.reason)
+            known = merged.get(place)
+            if known is None or entry.example < known.example:
+                merged[place] = entry
+            counts[place] = counts.get(place, 0) + entry.count
+    return [
+        ViewError(entry.label, entry.reason, entry.example, counts[place])
+        for place, entry in sorted(merged.items())
+        if entry is not None
+    ]
+
+
+def _repeated(batch: Batch) -> Iterator[StoredRow]:
+    """Every row as often as its weight says."""
+    for row, weight in batch.items():
+        if weight < 0:
+            raise MalformedMessage("a view with a row of negative weight")
+        if weight == 1:
+            yield row
+        else:
+            yield from [row] * weight

@@ -1,0 +1,123 @@
+"""An open subscription: it asks for what is missing, and begins again where the past is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from dist_zero.client.watch import StoredChange, Subscription
+from dist_zero_common.protocol.messages import (
+    AskChanges,
+    Changes,
+    ChangesGone,
+    SnapshotAnswer,
+    Subscribe,
+    Unsubscribe,
+)
+
+if TYPE_CHECKING:
+    from dist_zero.client.client import Client
+
+_QUIET_SECONDS = 5.0
+"""A watch that hears nothing for so long asks whether it has missed something."""
+_GAP_SECONDS = 1.0
+"""How long it waits for the rest of an epoch of which something has come."""
+
+
+class Watch:
+    """An open subscription: an asynchronous iterator of `StoredChange`, one per epoch."""
+
+    def __init__(self, client: Client, views: tuple[int, ...], after: int) -> None:
+        self._client = client
+        self._views = views
+        self._changed = asyncio.Event()
+        self._ready: list[StoredChange] = []
+        self._error: Exception | None = None
+        self._state = self._new_state(after)
+
+    def _new_state(self, after: int) -> Subscription:
+        return Subscription(self._client.next_request(), self._views, after, self._client.readers)
+
+    @property
+    def subscription(self) -> int:
+        """The id of the subscription, 0 until it is known."""
+        return self._state.id
+
+    def subscribe(self) -> None:
+        """Ask for the subscription; it is asked for again until something comes."""
+        self._client.check()
+        self._client.watches[self._state.request] = self
+        self._send_subscribe()
+
+    def unsubscribe(self) -> None:
+        """End the subscription; nobody answers that."""
+        self._client.watches.pop(self._state.request, None)
+        if self._client.failure is None and self._state.id:
+            self._client.send(self._client.placement.clients_inbox, Unsubscribe(self._state.id))
+
+    def wake(self) -> None:
+        """Look at the client's state: it has failed."""
+        self._changed.set()
+
+    def refuse(self, error: Exception) -> None:
+        """The subscription was refused."""
+        self._error = error
+        self._changed.set()
+
+    def handle(self, message: SnapshotAnswer | Changes | ChangesGone) -> None:
+        """A message of this subscription."""
+        if isinstance(message, SnapshotAnswer):
+            self._ready += self._state.on_snapshot(message)
+        elif isinstance(message, Changes):
+            self._ready += self._state.on_changes(message)
+        else:
+            self._begin_again()
+        for stray in self._state.strays:
+            self._client.send(self._client.placement.clients_inbox, Unsubscribe(stray))
+        self._state.strays.clear()
+        self._changed.set()
+
+    def __aiter__(self) -> Watch:
+        return self
+
+    async def __anext__(self) -> StoredChange:
+        while not self._ready:
+            self._client.check()
+            if self._error is not None:
+                raise self._error
+            self._changed.clear()
+            patience = _GAP_SECONDS if self._state.newest > self._state.epoch else _QUIET_SECONDS
+            try:
+                async with asyncio.timeout(patience):
+                    await self._changed.wait()
+            except TimeoutError:
+                self._ask_for_missing()
+        return self._ready.pop(0)
+
+    def _begin_again(self) -> None:
+        """What we would go on from is forgotten: a new subscription, which begins with a snapshot."""
+        self.unsubscribe()
+        self._state = self._new_state(after=0)
+        self._client.watches[self._state.request] = self
+        self._send_subscribe()
+
+    def _send_subscribe(self) -> None:
+        names = tuple(self._client.plan.views[view].name for view in self._views)
+        message = Subscribe(self._state.request, names, self._state.after, self._client.replies)
+        self._client.send(self._client.placement.clients_inbox, message)
+
+    def _ask_for_missing(self) -> None:
+        state, placement = self._state, self._client.placement
+        if not state.id or state.epoch < 0:
+            self._send_subscribe()
+            return
+        for shard in state.missing():
+            ask = AskChanges(
+                self._client.plan.name,
+                state.map_version,
+                shard,
+                state.id,
+                state.epoch + 1,
+                self._client.replies,
+            )
+            self._client.send(placement.inboxes[shard], ask)

@@ -1,0 +1,475 @@
+"""Rows in and out of files: CSV, JSON Lines, Parquet, plain or compressed; the only importer of pyarrow.
+
+CSV and Parquet are read by pyarrow, a block at a time and by type. Where a block does not fit the row type,
+the file is read again from there line by line, which is slower and either says which line and column is
+wrong, or reads what pyarrow was too strict for. Columns that the row type does not have are passed over; a
+column that it has and the file lacks is an error.
+
+Text cells: an empty one is null where null is allowed, as is one of the given `nulls`; an empty cell of a
+text column that allows no null is the empty text. `text_values.py` says how each type is written.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from dist_zero.text_values import (
+    FALSE_TEXTS,
+    TRUE_TEXTS,
+    json_row,
+    json_value,
+    row_from_json,
+    value_from_text,
+)
+from dist_zero.types import NAN, DataType, Kind, RowType, from_stored, to_stored
+from dist_zero.types import Row as StoredRow
+from dist_zero_common.errors import DataError, InternalError
+
+FORMATS = ("csv", "jsonl", "ndjson", "parquet")
+COMPRESSIONS = {"gz": "gzip", "zst": "zstd", "bz2": "bz2", "zip": "zip"}
+BLOCK_BYTES = 2**20
+BLOCK_ROWS = 8_192
+_ROWS_LOOKED_AT = 100
+
+
+class RowFile:
+    """A file of rows to be read. `size` and `position` (bytes) tell how far reading is, for a progress
+    bar."""
+
+    def __init__(self, path: str | Path, row_type: RowType, nulls: Sequence[str] = ()) -> None:
+        """Raises `DataError` when the file is not there, or is of no kind that we know."""
+        self.path = Path(path)
+        self.format, self.compression = kind_of(self.path)
+        self._row_type, self._nulls = row_type, tuple(nulls)
+        if not self.path.is_file():
+            what = "is a directory" if self.path.is_dir() else "does not exist"
+            raise DataError(f"the file {str(self.path)!r} {what}")
+        self.size = self.path.stat().st_size
+        self.position = 0
+
+    def blocks(self) -> Iterator[list[StoredRow]]:
+        """The rows, in order, some thousands at a time. Raises `DataError` naming line or row, and column."""
+        reader = {"csv": self._csv, "parquet": self._parquet}.get(self.format, self._json_lines)
+        try:
+            yield from reader()
+        except (OSError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(f"{self.path} cannot be read: {error}") from None
+
+    # -- CSV -------------------------------------------------------------------------------------------------
+
+    def _csv(self) -> Iterator[list[StoredRow]]:
+        read = 0
+        columns = self._csv_types()
+        try:
+            with self._opened() as stream:
+                for batch in pa_csv.open_csv(stream, *self._csv_options(columns)):
+                    arrays = [batch.column(i) for i in range(len(self._row_type))]
+                    lists = [
+                        _stored_list(dtype, array)
+                        for dtype, array in zip(self._row_type.types, arrays, strict=True)
+                    ]
+                    rows = list(zip(*lists, strict=True))
+                    yield rows
+                    read += len(rows)
+        except (pa.ArrowException, _Unfit, DataError):
+            yield from self._csv_by_line(read)
+
+    def _csv_options(self, columns: dict[str, pa.DataType]) -> tuple[Any, Any, Any]:
+        return (
+            pa_csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
+            pa_csv.ParseOptions(newlines_in_values=True),
+            pa_csv.ConvertOptions(
+                column_types=columns,
+                include_columns=list(self._row_type.names),
+                null_values=["", *self._nulls],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+                true_values=list(TRUE_TEXTS),
+                false_values=list(FALSE_TEXTS),
+            ),
+        )
+
+    def _csv_types(self) -> dict[str, pa.DataType]:
+        """The types to read columns as: datetimes with or without a zone, as the first rows have them."""
+        with self._opened_text() as text:
+            reader = csv.reader(text)
+            header = next(reader, None)
+            places = self._places(header)
+            first = list(islice(reader, _ROWS_LOOKED_AT))
+        types = {}
+        for name, dtype, place in zip(self._row_type.names, self._row_type.types, places, strict=True):
+            types[name] = _CSV_TYPES.get(dtype.kind, pa.string())
+            if dtype.kind is Kind.DATETIME:
+                cells = [row[place] for row in first if place < len(row) and not self._is_null(row[place])]
+                zoned = any(cell.endswith(("Z", "z")) or "+" in cell for cell in cells)
+                types[name] = pa.timestamp("us", "UTC" if zoned else None)
+        return types
+
+    def _places(self, header: list[str] | None) -> list[int]:
+        """Where the row type's columns are in the file."""
+        if not header:
+            raise DataError(f"{self.path} is empty: its first line has to name the columns")
+        header = [name.strip() for name in header]
+        self._check_columns(header)
+        return [header.index(name) for name in self._row_type.names]
+
+    def _csv_by_line(self, skip: int) -> Iterator[list[StoredRow]]:
+        with self._opened_text() as text:
+            reader = csv.reader(text)
+            try:
+                places = self._places(next(reader, None))
+                rows = (
+                    self._csv_row(reader.line_num, cells, places)
+                    for cells in islice(reader, skip, None)
+                    if cells
+                )
+                yield from _in_blocks(rows)
+            except csv.Error as error:
+                raise DataError(f"{self.path}, line {reader.line_num:,}: {error}") from None
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{self.path}, behind line {reader.line_num:,}: not UTF-8: {error.reason}"
+                ) from None
+
+    def _csv_row(self, line: int, cells: list[str], places: list[int]) -> StoredRow:
+        if len(cells) <= max(places):
+            raise DataError(f"{self.path}, line {line:,}: {len(cells)} cells, too few for its columns")
+        row = []
+        for name, dtype, place in zip(self._row_type.names, self._row_type.types, places, strict=True):
+            try:
+                row.append(self._cell(dtype, cells[place]))
+            except DataError as error:
+                raise DataError(f"{self.path}, line {line:,}, column {name!r}: {error}") from None
+        return tuple(row)
+
+    def _cell(self, dtype: DataType, text: str) -> Any:
+        if not self._is_null(text):
+            return value_from_text(dtype, text)
+        if not text and dtype.kind is Kind.STR and not dtype.nullable:
+            return ""
+        return to_stored(dtype, None)
+
+    def _is_null(self, text: str) -> bool:
+        return not text or text in self._nulls
+
+    # -- JSON Lines ------------------------------------------------------------------------------------------
+
+    def _json_lines(self) -> Iterator[list[StoredRow]]:
+        decimals = any(dtype.kind is Kind.DECIMAL for dtype in self._row_type.types)
+        loads: Callable[[str], Any] = _loads_exactly if decimals else json.loads
+        with self._opened_text() as text:
+            yield from _in_blocks(
+                self._json_row(number, line, loads) for number, line in enumerate(text, 1) if line.strip()
+            )
+
+    def _json_row(self, number: int, line: str, loads: Callable[[str], Any]) -> StoredRow:
+        try:
+            return row_from_json(self._row_type, loads(line))
+        except json.JSONDecodeError as error:
+            problem = f"no JSON: {error.msg} at character {error.pos + 1}"
+        except DataError as error:
+            problem = str(error)
+        raise DataError(f"{self.path}, line {number:,}: {problem}")
+
+    # -- Parquet ---------------------------------------------------------------------------------------------
+
+    def _parquet(self) -> Iterator[list[StoredRow]]:
+        if self.compression is not None:
+            raise DataError(f"{self.path}: Parquet files compress themselves; unpack this one first")
+        try:
+            file = pq.ParquetFile(self.path)
+        except pa.ArrowException as error:
+            raise DataError(f"{self.path} is no Parquet file: {error}") from None
+        with file:
+            self._check_columns(file.schema_arrow.names)
+            names = list(self._row_type.names)
+            read = 0
+            total = max(1, file.metadata.num_rows)
+            for batch in file.iter_batches(BLOCK_ROWS, columns=names, use_threads=False):
+                columns = [
+                    self._arrow_column(read, name, dtype, batch.column(name))
+                    for name, dtype in zip(names, self._row_type.types, strict=True)
+                ]
+                yield list(zip(*columns, strict=True))
+                read += batch.num_rows
+                self.position = self.size * read // total
+
+    def _arrow_column(self, before: int, name: str, dtype: DataType, array: pa.Array) -> list[Any]:
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        try:
+            return _stored_list(dtype, array.cast(_parquet_type(dtype)))
+        except (pa.ArrowException, _Unfit, DataError):
+            pass
+        column = []
+        for row, value in enumerate(array.to_pylist(), before + 1):
+            try:
+                column.append(to_stored(dtype, value))
+            except DataError as error:
+                raise DataError(f"{self.path}, row {row:,}, column {name!r}: {error}") from None
+        return column
+
+    # -- opening ---------------------------------------------------------------------------------------------
+
+    def _check_columns(self, there: Sequence[str]) -> None:
+        missing = [name for name in self._row_type.names if name not in there]
+        if missing:
+            raise DataError(
+                f"{self.path} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(str, there))}"
+            )
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        """The unpacked bytes, with `position` kept."""
+        with self.path.open("rb") as raw:
+            if self.compression == "zip":
+                with zipfile.ZipFile(raw) as archive, archive.open(self._member(archive)) as member:
+                    yield _Counted(member, self, self.size / max(1, archive.getinfo(member.name).file_size))
+            elif self.compression is not None:
+                yield pa.CompressedInputStream(pa.PythonFile(_Counted(raw, self, 1.0), "r"), self.compression)
+            else:
+                yield _Counted(raw, self, 1.0)
+
+    @contextmanager
+    def _opened_text(self) -> Iterator[IO[str]]:
+        with self._opened() as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
+            yield text
+
+    def _member(self, archive: zipfile.ZipFile) -> str:
+        names = [name for name in archive.namelist() if name.lower().endswith(f".{self.format}")]
+        if len(names) != 1:
+            raise DataError(f"{self.path} holds {len(names)} .{self.format} files; it has to hold one")
+        return names[0]
+
+
+class _Unfit(Exception):
+    """A block that has to be looked at cell by cell."""
+
+
+class _Counted(io.RawIOBase):
+    """A readable file that tells a `RowFile` how far it was read."""
+
+    def __init__(self, file: IO[bytes], owner: RowFile, scale: float) -> None:
+        super().__init__()
+        self._file, self._owner, self._scale, self._read = file, owner, scale, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._read += len(data)
+        self._owner.position = int(self._read * self._scale)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def kind_of(path: Path) -> tuple[str, str | None]:
+    """The format and compression that a file's name stands for; raises `DataError` for any other name."""
+    parts = path.name.lower().split(".")[1:]
+    compression = COMPRESSIONS.get(parts[-1]) if parts else None
+    if compression is not None:
+        parts = parts[:-1]
+    if not parts or parts[-1] not in FORMATS:
+        raise DataError(
+            f"{str(path)!r}: the name has to end in one of .{', .'.join(FORMATS)}; for csv and json lines, one of"
+            f" .{', .'.join(COMPRESSIONS)} may follow"
+        )
+    return parts[-1], compression
+
+
+# ---- Arrow -------------------------------------------------------------------------------------------------
+
+
+def arrow_table(row_type: RowType, rows: Sequence[StoredRow]) -> pa.Table:
+    """Rows as an Arrow table: datetimes as timestamps in UTC, decimals as decimal128, enums as text."""
+    columns: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * len(row_type)
+    arrays = [_arrow_array(dtype, column) for dtype, column in zip(row_type.types, columns, strict=True)]
+    fields = [
+        pa.field(name, array.type, nullable=dtype.nullable)
+        for name, dtype, array in zip(row_type.names, row_type.types, arrays, strict=True)
+    ]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def polars_frame(table: pa.Table) -> Any:
+    """An Arrow table as a polars data frame."""
+    import polars
+
+    return polars.from_arrow(table)
+
+
+def write_rows(path: str | Path, row_type: RowType, rows: Sequence[StoredRow]) -> None:
+    """Write rows to a file of the kind that its name stands for. It appears whole or not at all."""
+    path = Path(path)
+    form, compression = kind_of(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        if form == "parquet":
+            if compression is not None:
+                raise DataError(
+                    f"{path}: Parquet files compress themselves; leave out the .{path.suffix[1:]}"
+                )
+            pq.write_table(arrow_table(row_type, rows), part, compression="zstd")
+        else:
+            with _writing(part, path, compression) as out:
+                _write_csv(out, row_type, rows) if form == "csv" else _write_json_lines(out, row_type, rows)
+        os.replace(part, path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_csv(out: Any, row_type: RowType, rows: Sequence[StoredRow]) -> None:
+    text = RowType(row_type.names, tuple(_csv_written_as(dtype) for dtype in row_type.types))
+    as_text = [written != dtype for written, dtype in zip(text.types, row_type.types, strict=True)]
+    if any(as_text):
+        types = row_type.types
+        rows = [
+            tuple([json_value(t, v) if as_ else v for as_, t, v in zip(as_text, types, row, strict=True)])
+            for row in rows
+        ]
+    pa_csv.write_csv(arrow_table(text, rows), out)
+
+
+def _csv_written_as(dtype: DataType) -> DataType:
+    """Datetimes and bytes are text in a CSV file; Arrow writes everything else as we do."""
+    if dtype.kind in (Kind.DATETIME, Kind.BYTES):
+        return DataType(Kind.STR, nullable=dtype.nullable)
+    return dtype
+
+
+def _write_json_lines(out: Any, row_type: RowType, rows: Sequence[StoredRow]) -> None:
+    for row in rows:
+        line = json.dumps(json_row(row_type, row), ensure_ascii=False, allow_nan=False)
+        out.write(line.encode() + b"\n")
+
+
+@contextmanager
+def _writing(part: Path, path: Path, compression: str | None) -> Iterator[Any]:
+    with part.open("wb") as raw:
+        if compression == "zip":
+            with (
+                zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive,
+                archive.open(path.stem, "w") as member,
+            ):
+                yield member
+        elif compression is not None:
+            with pa.CompressedOutputStream(pa.PythonFile(raw, "w"), compression) as packed:
+                yield packed
+        else:
+            yield raw
+
+
+def _in_blocks(rows: Iterator[StoredRow]) -> Iterator[list[StoredRow]]:
+    while block := list(islice(rows, BLOCK_ROWS)):
+        yield block
+
+
+def _loads_exactly(line: str) -> Any:
+    from decimal import Decimal
+
+    return json.loads(line, parse_float=Decimal)
+
+
+def _stored_list(dtype: DataType, array: pa.Array) -> list[Any]:
+    """A column as stored values. Raises `_Unfit` or `DataError` when a value does not fit the type."""
+    if array.null_count and not dtype.nullable:
+        raise _Unfit
+    return _TO_STORED[dtype.kind](dtype, array)
+
+
+def _plain(dtype: DataType, array: pa.Array) -> list[Any]:  # noqa: ARG001 (same shape as its neighbours)
+    return list(array.to_pylist())
+
+
+def _floats(dtype: DataType, array: pa.Array) -> list[Any]:  # noqa: ARG001
+    return [None if v is None else v + 0.0 if v == v else NAN for v in array.to_pylist()]
+
+
+def _datetimes(dtype: DataType, array: pa.Array) -> list[Any]:
+    values = list(array.cast(pa.timestamp("us")).cast(pa.int64()).to_pylist())
+    there = [v for v in values if v is not None]
+    if there:
+        from_stored(dtype, min(there))
+        from_stored(dtype, max(there))
+    return values
+
+
+def _by_text(dtype: DataType, array: pa.Array) -> list[Any]:
+    known: dict[str | None, Any] = {None: None}
+    for text in pc.unique(array).to_pylist():
+        if text is not None:
+            known[text] = value_from_text(dtype, text)
+    return [known[text] for text in array.to_pylist()]
+
+
+def _decimals(dtype: DataType, array: pa.Array) -> list[Any]:
+    if pa.types.is_string(array.type):
+        return _by_text(dtype, array)
+    return [to_stored(dtype, value) for value in array.to_pylist()]
+
+
+def _bytes(dtype: DataType, array: pa.Array) -> list[Any]:
+    return _by_text(dtype, array) if pa.types.is_string(array.type) else list(array.to_pylist())
+
+
+_TO_STORED: dict[Kind, Callable[[DataType, pa.Array], list[Any]]] = {
+    Kind.BOOL: _plain,
+    Kind.INT: _plain,
+    Kind.FLOAT: _floats,
+    Kind.STR: _plain,
+    Kind.BYTES: _bytes,
+    Kind.DATETIME: _datetimes,
+    Kind.DECIMAL: _decimals,
+    Kind.ENUM: _by_text,
+}
+
+_CSV_TYPES = {Kind.BOOL: pa.bool_(), Kind.INT: pa.int64(), Kind.FLOAT: pa.float64()}
+
+
+def _parquet_type(dtype: DataType) -> pa.DataType:
+    """The Arrow type whose values `_stored_list` takes."""
+    match dtype.kind:
+        case Kind.BYTES:
+            return pa.binary()
+        case Kind.DATETIME:
+            return pa.timestamp("us", "UTC")
+        case Kind.DECIMAL:
+            return pa.decimal128(38, dtype.scale)
+        case Kind.STR | Kind.ENUM:
+            return pa.string()
+        case kind:
+            return _CSV_TYPES[kind]
+
+
+def _arrow_array(dtype: DataType, column: Sequence[Any]) -> pa.Array:
+    match dtype.kind:
+        case Kind.DATETIME:
+            return pa.array(column, pa.int64()).cast(pa.timestamp("us", "UTC"))
+        case Kind.DECIMAL:
+            return pa.array([from_stored(dtype, v) for v in column], pa.decimal128(38, dtype.scale))
+        case Kind.ENUM:
+            return pa.array([from_stored(dtype, v) for v in column], pa.string())
+        case Kind.BOOL | Kind.INT | Kind.FLOAT | Kind.STR | Kind.BYTES:
+            return pa.array(column, _parquet_type(dtype))
+    raise InternalError(f"no Arrow type for {dtype}")
