@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -16,7 +15,6 @@ from dist_zero.types import Row as StoredRow
 from dist_zero_common.errors import DataError, SettingsError
 from dist_zero_common.ids import checked_name
 
-_COLLECTION_NAME = re.compile(r"[a-z_][a-z0-9_]{0,99}\Z")
 Sampler = Callable[[random.Random], Iterable[Any]]
 _S = TypeVar("_S", bound=Sampler)
 Transaction = list[tuple[str, StoredRow]]
@@ -101,7 +99,9 @@ class Program:
     def generate(self, data_seed: int) -> Iterator[Transaction]:
         """The transactions of the sample generator, the same for the same seed; raises `DataError` for bad rows."""
         if self._sampler is None:
-            raise DataError(f"program {self.name!r} has no generator of input; write one under @{self.name}.sample")
+            raise DataError(
+                f"program {self.name!r} has no generator of input; write one under @{self.name}.sample"
+            )
         for number, yielded in enumerate(self._sampler(random.Random(data_seed)), 1):
             pairs = yielded if isinstance(yielded, list) else [yielded]
             try:
@@ -120,19 +120,17 @@ class Program:
 
     def explain(self) -> str:
         """Every level of the compiler, as text."""
-        from dist_zero.compiler.explain import explain
+        from dist_zero import compiler
 
-        return explain(self.graph())
+        return compiler.explain(self.graph())
 
     def __repr__(self) -> str:
         return f"<program {self.name}: datasets {', '.join(self._datasets)}; views {', '.join(self._views)}>"
 
     def _check_name(self, what: str, name: object) -> None:
-        if not isinstance(name, str) or _COLLECTION_NAME.match(name) is None:
-            raise Refused(
-                f"{name!r:.120} cannot be the name of a {what}: use up to 100 lower-case letters, digits and underscores,"
-                " not a digit first"
-            )
+        if not isinstance(name, str):
+            raise Refused(f"the name of a {what} is a str, got {name!r:.80}")
+        checked.check_collection_name(what, name)
         taken = "dataset" if name in self._datasets else "view" if name in self._views else None
         if taken is not None:
             raise Refused(f"program {self.name!r} has a {taken} {name!r} already")

@@ -95,7 +95,11 @@ class Row:
         if _row_type is not None:
             cls._row_type = _row_type
             return
-        hints = {n: a for n, a in _annotations(cls).items() if n not in Row.__annotations__ and not _is_class_var(a)}
+        hints = {
+            n: a
+            for n, a in _annotations(cls).items()
+            if n not in Row.__annotations__ and not _is_class_var(a)
+        }
         columns = {name: _column(cls.__name__, name, annotation) for name, annotation in hints.items()}
         cls._row_type = checked_row_type(tuple(columns), tuple(columns.values()))
         cls._enums = {n: e for n, a in hints.items() if (e := _enum_class(a)) is not None}
@@ -111,7 +115,9 @@ class Row:
         self.__dict__.update(_user_columns(cls, stored))
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"a {type(self).__name__} does not change; make another one with {name}={value!r:.80}")
+        raise AttributeError(
+            f"a {type(self).__name__} does not change; make another one with {name}={value!r:.80}"
+        )
 
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"a {type(self).__name__} does not change; {name} cannot be deleted")
@@ -189,7 +195,9 @@ def _optional_type(annotation: object, args: tuple[Any, ...]) -> DataType:
 def _enum_type(annotation: type[enum.Enum]) -> DataType:
     members = tuple(member.name for member in annotation)
     if not members or issubclass(annotation, enum.Flag):
-        raise Refused(f"{_shown(annotation)} is no column type: an enum needs members, and flags are not supported")
+        raise Refused(
+            f"{_shown(annotation)} is no column type: an enum needs members, and flags are not supported"
+        )
     return enum_type(members)
 
 
@@ -199,7 +207,9 @@ def _annotations(cls: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(cls, localns=scope, include_extras=True)
     except NameError as error:
-        raise Refused(f"{cls.__name__}: {error}; a column's type has to be known where the class is written") from None
+        raise Refused(
+            f"{cls.__name__}: {error}; a column's type has to be known where the class is written"
+        ) from None
     except TypeError as error:
         raise Refused(f"{cls.__name__}: an annotation is no type: {error}") from None
 

@@ -6,6 +6,7 @@ wire obeys the same rules as what was written. All raise `Refused`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from dist_zero.expr import keys as key_rules
@@ -20,8 +21,18 @@ from dist_zero.types import DATETIME, INT, DataType, Kind, RowType
 JOIN_KINDS = ("inner", "left", "right", "outer", "semi", "anti")
 WINDOWS_PER_ROW_MAX = 10_000
 DURATION_US_MAX = 10_000 * 366 * 86_400 * 1_000_000
+_COLLECTION_NAME = re.compile(r"[a-z_][a-z0-9_]{0,99}\Z")
 TOP_MAX = 2**31 - 1
 ALTERNATIVES_MAX = 1_000
+
+
+def check_collection_name(what: str, name: str) -> None:
+    """Names of datasets and views: lower-case letters, digits and underscores."""
+    if _COLLECTION_NAME.match(name) is None:
+        raise Refused(
+            f"{name!r:.120} cannot be the name of a {what}: use up to 100 lower-case letters, digits and"
+            " underscores, not a digit first"
+        )
 
 
 def dataset(
@@ -68,7 +79,9 @@ def flat_map(
         _check_scalars(alternative, source.row_type)
         if len(alternative) != len(types):
             raise Refused("the alternatives of flat_map need the same columns")
-        types = [_agreed("flat_map", n, t, s.dtype) for n, t, s in zip(names, types, alternative, strict=True)]
+        types = [
+            _agreed("flat_map", n, t, s.dtype) for n, t, s in zip(names, types, alternative, strict=True)
+        ]
     row_type = checked_row_type((*source.row_type.names, *names), (*source.row_type.types, *types))
     return ops.FlatMap(row_type, None, source, tuple(alternatives), location=location)
 
@@ -79,7 +92,9 @@ def window(source: Relation, at: Scalar, size_us: int, every_us: int, location: 
     if at.dtype.kind is not Kind.DATETIME:
         raise Refused(f"window needs a datetime column, this one is {at.dtype}")
     if not (0 < size_us <= DURATION_US_MAX and 0 < every_us <= DURATION_US_MAX):
-        raise Refused("the size of a window and its every have to be longer than nothing, and below 10,000 years")
+        raise Refused(
+            "the size of a window and its every have to be longer than nothing, and below 10,000 years"
+        )
     windows = -(-size_us // every_us)
     if windows > WINDOWS_PER_ROW_MAX:
         raise Refused(
@@ -107,7 +122,9 @@ def join(
         _check_scalars((l,), left.row_type)
         _check_scalars((r,), right.row_type)
         if l.dtype.required() != r.dtype.required():
-            raise Refused(f"join of {l.dtype.required()} with {r.dtype.required()}: the types have to be equal")
+            raise Refused(
+                f"join of {l.dtype.required()} with {r.dtype.required()}: the types have to be equal"
+            )
     if condition is not None:
         both = RowType(left.row_type.names + right.row_type.names, left.row_type.types + right.row_type.types)
         _check_bool("the condition of join", condition, both)
@@ -119,7 +136,9 @@ def join(
 def check_join_kind(how: str) -> None:
     """`how` is one that there is."""
     if how not in JOIN_KINDS:
-        raise Refused(f"join has no how={how!r}{did_you_mean(how, JOIN_KINDS)}; there are {', '.join(JOIN_KINDS)}")
+        raise Refused(
+            f"join has no how={how!r}{did_you_mean(how, JOIN_KINDS)}; there are {', '.join(JOIN_KINDS)}"
+        )
 
 
 def aggregate(
@@ -132,7 +151,9 @@ def aggregate(
     """The keys, then the aggregations, under `names`. Without keys the key of the result is the empty tuple."""
     _check_scalars(keys, source.row_type)
     if not aggregations:
-        raise Refused("agg needs at least one aggregate, as n=dz.count(); for the keys alone use select and distinct")
+        raise Refused(
+            "agg needs at least one aggregate, as n=dz.count(); for the keys alone use select and distinct"
+        )
     for aggregation in aggregations:
         if aggregation.argument is not None:
             _check_scalars((aggregation.argument,), source.row_type)

@@ -160,7 +160,9 @@ class Column:
         raise program_error("`in` does not work on a column: use contains for text, is_in for several values")
 
     def __iter__(self) -> NoReturn:
-        raise program_error(f"a column has no rows to loop over while the program is being written: {_shown(self)}")
+        raise program_error(
+            f"a column has no rows to loop over while the program is being written: {_shown(self)}"
+        )
 
     @located
     def is_null(self) -> Column:
@@ -430,7 +432,9 @@ def _operand(value: Any, beside: DataType | None = None) -> Node:
     if isinstance(value, Aggregate):
         value._no_operand()
     if callable(value) and not isinstance(value, type):
-        raise Refused("a lambda stands for a column only as an argument of a verb, as in where(lambda t: t.x > 1)")
+        raise Refused(
+            "a lambda stands for a column only as an argument of a verb, as in where(lambda t: t.x > 1)"
+        )
     return nodes.constant(value, beside)
 
 
@@ -506,7 +510,9 @@ def _comparison(name: str, symbol: str, left: Any, right: Any) -> Column:
 def _logic(name: str, symbol: str, left: Any, right: Any) -> Column:
     first, second = _pair(left, right)
     if {first.dtype.kind, second.dtype.kind} != {Kind.BOOL}:
-        raise Refused(f"{_between(symbol, first, second)}; it is for bool, and binds before comparisons: {_BRACKETS}")
+        raise Refused(
+            f"{_between(symbol, first, second)}; it is for bool, and binds before comparisons: {_BRACKETS}"
+        )
     return _call(name, first, second)
 
 

@@ -60,8 +60,10 @@ def may_fail(scalar: Scalar) -> bool:
     """Whether evaluating `scalar` can fail on values that its columns' types allow."""
     if not isinstance(scalar, Call):
         return False
-    own = cast_may_fail(scalar.args[0].dtype, scalar.dtype) if scalar.name == "cast" else (
-        FUNCTIONS[scalar.name].fallible(scalar.args)
+    own = (
+        cast_may_fail(scalar.args[0].dtype, scalar.dtype)
+        if scalar.name == "cast"
+        else (FUNCTIONS[scalar.name].fallible(scalar.args))
     )
     return own or any(may_fail(a) for a in scalar.args)
 
@@ -234,7 +236,9 @@ def _length(args: Args) -> DataType:
 
 def _concat(args: Args) -> DataType:
     if not args or any(a.dtype.kind is not Kind.STR for a in args):
-        raise Refused(f"concat of {_shown(args) or 'nothing'}: it is for str; cast the others with .cast(str)")
+        raise Refused(
+            f"concat of {_shown(args) or 'nothing'}: it is for str; cast the others with .cast(str)"
+        )
     return _strict(STR, args)
 
 
@@ -283,7 +287,9 @@ def _cast(args: Args, target: DataType | None) -> DataType:
     source = args[0].dtype
     if target is None or source.required() == target.required() or target.kind not in _CASTS[source.kind]:
         possible = ", ".join(k.value for k in _CASTS[source.kind]) or "nothing"
-        raise Refused(f"cast from {source} to {target and target.required()}: {source.kind.value} can become {possible}")
+        raise Refused(
+            f"cast from {source} to {target and target.required()}: {source.kind.value} can become {possible}"
+        )
     return _strict(target.required(), args)
 
 

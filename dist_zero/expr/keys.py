@@ -50,7 +50,9 @@ def join_key(left: Relation, right: Relation, on: Pairs, how: str, names: Sequen
         to_right = dict(equated)
         if set(left_key) <= set(to_right):
             return tuple(names[size + i] for i in right_key)
-        places = [size + to_right[i] if i in to_right else i for i in left_key] + [size + i for i in right_key]
+        places = [size + to_right[i] if i in to_right else i for i in left_key] + [
+            size + i for i in right_key
+        ]
     else:
         to_left = {r: l for l, r in equated}
         if set(right_key) <= set(to_left):

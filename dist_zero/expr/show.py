@@ -9,7 +9,14 @@ from dist_zero.expr.ops import Relation, Scalar
 from dist_zero.expr.text import aggregation_text, scalar_text, sort_text
 from dist_zero.expr.walk import in_order, inputs_of
 
-_UNITS = ((86_400_000_000, "d"), (3_600_000_000, "h"), (60_000_000, "m"), (1_000_000, "s"), (1_000, "ms"), (1, "us"))
+_UNITS = (
+    (86_400_000_000, "d"),
+    (3_600_000_000, "h"),
+    (60_000_000, "m"),
+    (1_000_000, "s"),
+    (1_000, "ms"),
+    (1, "us"),
+)
 
 
 def table_text(relation: Relation, name: str | None = None) -> str:
@@ -18,7 +25,9 @@ def table_text(relation: Relation, name: str | None = None) -> str:
     lines = [f"{header}{relation.row_type}", f"key: {_key_text(relation)}"]
     order = in_order([relation])
     number = {id(r): i for i, r in enumerate(order, 1)}
-    lines += [f"  #{i} {relation_text(r, [number[id(x)] for x in inputs_of(r)])}" for i, r in enumerate(order, 1)]
+    lines += [
+        f"  #{i} {relation_text(r, [number[id(x)] for x in inputs_of(r)])}" for i, r in enumerate(order, 1)
+    ]
     return "\n".join(lines)
 
 

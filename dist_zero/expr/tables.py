@@ -200,11 +200,15 @@ class Table:
     def flat_map(self, *alternatives: Mapping[str, ColumnLike]) -> Table:
         """Each row once per alternative, followed by that alternative's columns: `{"name": column, ...}`."""
         if not alternatives or not all(isinstance(a, Mapping) and a for a in alternatives):
-            raise Refused('flat_map takes alternatives as dictionaries: flat_map({"end": t.home}, {"end": t.away})')
+            raise Refused(
+                'flat_map takes alternatives as dictionaries: flat_map({"end": t.home}, {"end": t.away})'
+            )
         names = tuple(alternatives[0])
         for alternative in alternatives:
             if set(alternative) != set(names):
-                raise Refused(f"the alternatives of flat_map need the same columns: {names} and {tuple(alternative)}")
+                raise Refused(
+                    f"the alternatives of flat_map need the same columns: {names} and {tuple(alternative)}"
+                )
         columns = [_alternative_column(self, name, [a[name] for a in alternatives]) for name in names]
         rows = tuple(tuple(column[i] for column in columns) for i in range(len(alternatives)))
         relation = checked.flat_map(self._relation, names, rows, user_location())
@@ -277,8 +281,12 @@ def as_node(table: Table, column: object, verb: str) -> Node:
     if isinstance(column, Column):
         return column._node
     if isinstance(column, Aggregate):
-        raise Refused(f"{verb} takes columns of single rows; dz.{column.function} belongs into group_by(...).agg(...)")
-    raise Refused(f"{verb} takes columns, got {type(column).__name__} {column!r:.80}; constants are dz.lit(...)")
+        raise Refused(
+            f"{verb} takes columns of single rows; dz.{column.function} belongs into group_by(...).agg(...)"
+        )
+    raise Refused(
+        f"{verb} takes columns, got {type(column).__name__} {column!r:.80}; constants are dz.lit(...)"
+    )
 
 
 def resolve_in(table: Table, node: Node) -> Scalar:
@@ -393,7 +401,10 @@ def _matched(verb: str, tables: Sequence[Table]) -> list[Table]:
         nodes.unified(f"{verb}: column {name!r}", [column_node(t, name) for t in tables])
         for name in first.row_type.names
     ]
-    return [_as_matched(t, {n: c[i] for n, c in zip(first.row_type.names, columns, strict=True)}) for i, t in enumerate(tables)]
+    return [
+        _as_matched(t, {n: c[i] for n, c in zip(first.row_type.names, columns, strict=True)})
+        for i, t in enumerate(tables)
+    ]
 
 
 def _as_matched(table: Table, columns: Mapping[str, Node]) -> Table:
