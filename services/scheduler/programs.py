@@ -1,0 +1,97 @@
+"""A program as the scheduler sees it: its graph, checked, and base 0 of its log, which says what it is for
+ever.
+
+The store decides. Whoever creates base 0 of a name first has named the program; everybody after him, this
+scheduler at its next start included, finds that base and goes by it. A scheduler that starts runs no program
+by itself: what is in the store waits until somebody submits the same program again, which then goes on from
+its log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from dist_zero.compiler import compile
+from dist_zero.expr.graph import graph_from_bytes
+from dist_zero.shards import SHARDS_MAX, even_map, validate
+from dist_zero_common.errors import DistZeroError, MalformedMessage, RequestError
+from dist_zero_common.ids import checked_name
+from dist_zero_common.protocol.codec import decode, encode
+from dist_zero_common.protocol.messages import Base
+from dist_zero_common.store.base import Store
+from dist_zero_common.store.layout import base_name
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A checked program: `fingerprint` is the same for graphs that mean the same, wherever their lines
+    are."""
+
+    program: str
+    fingerprint: str
+    graph: bytes
+    nodes: int
+
+
+def checked_submission(graph: bytes, nodes: int) -> Submission:
+    """The program in these bytes, which anybody may have sent. Raises `RequestError` with what is wrong with
+    it."""
+    if not 1 <= nodes <= SHARDS_MAX:
+        raise RequestError(f"a program runs on 1 to {SHARDS_MAX} nodes, not on {nodes}")
+    program, fingerprint = _compiled(graph)
+    return Submission(program, fingerprint, graph, nodes)
+
+
+@lru_cache(maxsize=16)
+def _compiled(graph: bytes) -> tuple[str, str]:
+    """The name and the fingerprint; kept, because clients submit again and again until their program runs."""
+    try:
+        plan = compile(graph_from_bytes(graph))
+        return checked_name("program", plan.name), plan.fingerprint
+    except DistZeroError as wrong:
+        raise RequestError(f"this is no program that can run: {wrong}") from wrong
+    except RecursionError as deep:
+        raise RequestError("this is no program that can run: its expressions are nested too deeply") from deep
+
+
+async def stored_base(store: Store, submission: Submission, now_us: int) -> Base:
+    """Base 0 of the program: the one that is there, else one that is made from the submission.
+
+    Raises `StoreError` when the store does not answer, and then it is not known whether there is a base; and
+    `RequestError` when there is one that cannot be used.
+    """
+    name = base_name(submission.program, 0)
+    data = await store.read(name)
+    if data is None:
+        shard_map = even_map(1, [f"n{number}" for number in range(1, submission.nodes + 1)])
+        base = Base(epoch=0, generation=0, time_us=now_us, shard_map=shard_map, graph=submission.graph)
+        await store.create(name, encode(base))
+        data = await store.read(name)
+    if data is None:
+        raise RequestError(f"the store took {name} and does not have it: it loses what it confirms")
+    try:
+        base = decode(Base, data)
+        validate(base.shard_map)
+    except MalformedMessage as damaged:
+        raise RequestError(f"the object {name} in the store is damaged: {damaged}") from damaged
+    return base
+
+
+def note_on(asked_nodes: int, nodes: int) -> str:
+    """What a person is told whose program runs on another number of nodes than asked for, or the empty
+    text."""
+    if asked_nodes == nodes:
+        return ""
+    return (
+        f"its log began with {nodes} nodes, and the shard map of a program cannot be changed yet: it runs on {nodes}, "
+        f"not on the {asked_nodes} asked for"
+    )
+
+
+def different_program(program: str) -> str:
+    """What a person is told who submits another program under a name that has one."""
+    return (
+        f"there is another program {program!r} already, and the datasets and views of a program that has a log cannot "
+        "be changed yet: submit this one under another name, or use another store"
+    )

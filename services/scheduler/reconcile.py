@@ -1,0 +1,361 @@
+"""From what is observed to what is desired, in two pure steps.
+
+`decide` refines what is desired by what only can be decided when something was observed: which incarnation of
+a runner a machine shall run, where the parts of a program go, and that a removed program is gone. `reconcile`
+then compares and says what has to be done *now*. It keeps no memory of what was done before: as long as the
+reports do not show it done, the same actions come out again, with the same incarnations, and repeating one
+does no harm (a receiver that runs this incarnation or a later one ignores it). How often an action is really
+repeated is for `Repeats` to say.
+
+Both look at every machine and part once. They are meant to be called when something changed, and in bundles,
+not for each report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+
+from dist_zero_common.broker.topology import sequencer_clients_inbox, sequencer_nodes_inbox
+from dist_zero_common.protocol.messages import (
+    DropProgram,
+    HostNode,
+    HostSequencer,
+    Message,
+    Placement,
+    ProgramState,
+    RunnerStatus,
+    StartRunner,
+)
+from services.scheduler.placement import Candidate, feasible, place
+from services.scheduler.state import (
+    INCARNATIONS_PER_SCHEDULER,
+    Assignment,
+    Desired,
+    MachineSeen,
+    Observed,
+    Part,
+    Removal,
+    RunnerSeen,
+    WantedProgram,
+    WantedRunner,
+    has_died,
+    inbox_of,
+    progress_of,
+    runner_name,
+)
+
+RESTART_SECONDS = 10.0
+"""A runner that ends at once after each start is started again no more often than this."""
+STUCK_SECONDS = 5.0
+"""After so long without a finished epoch, while there are some to finish, a program's placement is told
+again."""
+REPEAT_SECONDS_MIN, REPEAT_SECONDS_MAX = 1.0, 10.0
+
+ActionKey = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a command. `key` is the same for the same command, as long as it is outstanding."""
+
+    key: ActionKey
+    inbox: str
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnMachine:
+    """Obtain this machine."""
+
+    machine: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnMachine:
+    """Give this machine back; nothing runs on it."""
+
+    machine: str
+
+
+# ---- decide ------------------------------------------------------------------------------------------------
+
+
+def decide(desired: Desired, observed: Observed, now: float) -> Desired:
+    """What is desired after looking at what is observed; the same object when nothing new was decided."""
+    desired = _decide_runners(desired, observed, now)
+    desired = _decide_placements(desired, observed, now)
+    gone = [name for name, removal in desired.removals.items() if is_gone(removal, desired, observed, now)]
+    if not gone:
+        return desired
+    return replace(desired, removals={n: r for n, r in desired.removals.items() if n not in gone})
+
+
+def _decide_runners(desired: Desired, observed: Observed, now: float) -> Desired:
+    incarnation = desired.incarnation
+    decided: dict[str, WantedRunner] = {}
+    for name, machine in observed.machines.items():
+        if now - machine.at >= desired.options.silence_seconds:
+            continue
+        runner = runner_name(name)
+        wanted, status = desired.runners.get(runner), machine.runners.get(runner)
+        agent = machine.report.incarnation
+        if status is not None and status.alive:
+            if wanted is None or status.incarnation > wanted.incarnation:
+                decided[runner] = WantedRunner(name, status.incarnation, agent, now)
+        elif _needs_start(wanted, status, machine, now):
+            incarnation += 1
+            decided[runner] = WantedRunner(name, incarnation, agent, now)
+    if not decided:
+        return desired
+    return replace(desired, incarnation=incarnation, runners={**desired.runners, **decided})
+
+
+def _needs_start(
+    wanted: WantedRunner | None, status: RunnerStatus | None, machine: MachineSeen, now: float
+) -> bool:
+    """Whether a machine whose runner does not live shall start one of a new incarnation. Not, if it has yet
+    to obey."""
+    if wanted is None:
+        return True
+    if status is None:
+        return wanted.agent < machine.report.incarnation
+    return status.incarnation >= wanted.incarnation and now - wanted.since >= RESTART_SECONDS
+
+
+def _decide_placements(desired: Desired, observed: Observed, now: float) -> Desired:
+    for program in list(desired.programs.values()):
+        if program.assignment is not None:
+            continue
+        candidates = feasible(desired, observed, now)
+        patient = now - program.since < desired.options.patience_seconds
+        if not candidates or (patient and len(candidates) < desired.options.machines):
+            continue
+        desired = _placed(program, candidates, desired)
+    return desired
+
+
+def _placed(program: WantedProgram, candidates: list[Candidate], desired: Desired) -> Desired:
+    """With the program's nodes and its sequencer, the last one, on the runners that rank first."""
+    placed = place(candidates, len(program.shard_map.nodes) + 1)
+    incarnation = desired.incarnation
+    parts = []
+    for candidate in placed:
+        incarnation += 1
+        parts.append(Part(candidate.machine, candidate.runner, candidate.incarnation, incarnation))
+    nodes, sequencer = tuple(parts[:-1]), parts[-1]
+    incarnation += 1
+    placement = Placement(
+        scheduler=desired.scheduler,
+        program=program.program,
+        version=incarnation,
+        generation=program.generation,
+        shard_map=program.shard_map,
+        inboxes=tuple(inbox_of(desired.system, part) for part in nodes),
+        clients_inbox=sequencer_clients_inbox(desired.system, program.program),
+        nodes_inbox=sequencer_nodes_inbox(desired.system, program.program, sequencer.incarnation),
+    )
+    program = replace(program, assignment=Assignment(nodes, sequencer, placement))
+    return replace(desired, incarnation=incarnation, programs={**desired.programs, program.program: program})
+
+
+def with_program(desired: Desired, program: WantedProgram) -> Desired:
+    """With one more program."""
+    return replace(desired, programs={**desired.programs, program.program: program})
+
+
+def without_program(desired: Desired, program: str, now: float) -> Desired:
+    """With a removal in place of the program. The removal is for all incarnations given out so far, so that a
+    command that comes late can neither bring back what is removed nor remove what is started later."""
+    wanted = desired.programs.get(program)
+    assignment = wanted.assignment if wanted is not None else None
+    parts = tuple(assignment.runners()) if assignment is not None else ()
+    removal = Removal(program, desired.incarnation, now, parts)
+    programs = {name: other for name, other in desired.programs.items() if name != program}
+    return replace(desired, programs=programs, removals={**desired.removals, program: removal})
+
+
+def is_gone(removal: Removal, desired: Desired, observed: Observed, now: float) -> bool:
+    """Whether every runner that had a part, or reports one, has either ended, or fallen silent, or reported
+    since without it."""
+    return not _holders(removal, desired, observed, now)
+
+
+def _holders(removal: Removal, desired: Desired, observed: Observed, now: float) -> list[Part]:
+    """Runners that may still host a part of a removed program."""
+    holders = []
+    for part in removal.parts:
+        if has_died(observed, part.machine, part.runner, part.runner_incarnation):
+            continue
+        seen = observed.runners.get(part.runner)
+        heard = removal.since if seen is None else max(seen.at, removal.since)
+        if now - heard < desired.options.silence_seconds and (seen is None or seen.at <= removal.since):
+            holders.append(part)
+    for runner, seen in observed.runners.items():
+        if now - seen.at >= desired.options.silence_seconds or not _hosts(seen, removal):
+            continue
+        incarnation = seen.report.incarnation
+        if not has_died(observed, seen.report.machine, runner, incarnation):
+            holders.append(Part(seen.report.machine, runner, incarnation, 0))
+    return list({part.runner: part for part in holders}.values())
+
+
+def _hosts(runner: RunnerSeen, removal: Removal) -> bool:
+    return any(
+        program == removal.program and incarnation <= removal.incarnation
+        for program, incarnation in _hosted(runner)
+    )
+
+
+def _hosted(runner: RunnerSeen) -> Iterator[tuple[str, int]]:
+    """Every part that a runner reports: its program and its incarnation."""
+    for (program, _), node in runner.nodes.items():
+        yield program, node.incarnation
+    for program, sequencer in runner.sequencers.items():
+        yield program, sequencer.status.incarnation
+
+
+# ---- reconcile ---------------------------------------------------------------------------------------------
+
+
+def reconcile(desired: Desired, observed: Observed, now: float) -> list[Send]:
+    """The commands that are outstanding."""
+    commands = list(_start_runners(desired, observed, now))
+    for program in desired.programs.values():
+        commands += _host_program(program, desired, observed, now)
+    for removal in desired.removals.values():
+        for part in _holders(removal, desired, observed, now):
+            commands.append(_drop(desired, part, removal.program, removal.incarnation))
+    commands += _drop_strays(desired, observed, now)
+    return commands
+
+
+def reconcile_machines(desired: Desired, spawned: Collection[str]) -> list[SpawnMachine | ReturnMachine]:
+    """The machines to obtain, of those called m1 to m<count>, and the ones to give back: what the spawner has
+    beyond them and no program uses."""
+    wanted = [f"m{number}" for number in range(1, desired.options.machines + 1)]
+    used = {
+        part.machine
+        for program in desired.programs.values()
+        if program.assignment is not None
+        for part in program.assignment.runners()
+    }
+    there, kept = frozenset(spawned), used.union(wanted)
+    return [
+        *(SpawnMachine(machine) for machine in wanted if machine not in there),
+        *(ReturnMachine(machine) for machine in sorted(there) if machine not in kept),
+    ]
+
+
+def _start_runners(desired: Desired, observed: Observed, now: float) -> Iterator[Send]:
+    for runner, wanted in desired.runners.items():
+        machine = observed.machines[wanted.machine]
+        status = machine.runners.get(runner)
+        if now - machine.at >= desired.options.silence_seconds:
+            continue
+        if status is None or status.incarnation < wanted.incarnation:
+            yield Send(
+                ("start", runner, wanted.incarnation),
+                machine.report.inbox,
+                StartRunner(desired.scheduler, runner, wanted.incarnation),
+            )
+
+
+def _host_program(program: WantedProgram, desired: Desired, observed: Observed, now: float) -> Iterator[Send]:
+    """First all nodes, then the sequencer. Where everything is goes with either, and again while nothing
+    moves."""
+    assignment, progress = program.assignment, progress_of(program, desired, observed, now)
+    if assignment is None or progress.state is ProgramState.HALTED:
+        return
+    for shard in progress.missing:
+        yield _host_node(program, assignment, shard, desired)
+    if not progress.missing and progress.sequencer_missing:
+        yield _host_sequencer(program, assignment, desired)
+    stuck = progress.moved_at is not None and now - progress.moved_at >= STUCK_SECONDS
+    if progress.state is ProgramState.STARTING or stuck:
+        for part in assignment.runners():
+            yield Send(
+                ("placement", program.program, assignment.placement.version, part.runner),
+                inbox_of(desired.system, part),
+                assignment.placement,
+            )
+
+
+def _host_node(program: WantedProgram, assignment: Assignment, shard: int, desired: Desired) -> Send:
+    part = assignment.nodes[shard]
+    command = HostNode(
+        desired.scheduler,
+        program.program,
+        program.generation,
+        program.shard_map,
+        shard,
+        part.incarnation,
+        program.graph,
+    )
+    return Send(("node", program.program, shard, part.incarnation), inbox_of(desired.system, part), command)
+
+
+def _host_sequencer(program: WantedProgram, assignment: Assignment, desired: Desired) -> Send:
+    part = assignment.sequencer
+    command = HostSequencer(
+        desired.scheduler,
+        program.program,
+        part.incarnation,
+        program.shard_map,
+        assignment.placement.inboxes,
+        program.graph,
+    )
+    return Send(("sequencer", program.program, part.incarnation), inbox_of(desired.system, part), command)
+
+
+def _drop(desired: Desired, part: Part, program: str, incarnation: int) -> Send:
+    return Send(
+        ("drop", program, part.runner, part.runner_incarnation, incarnation),
+        inbox_of(desired.system, part),
+        DropProgram(desired.scheduler, program, incarnation),
+    )
+
+
+def _drop_strays(desired: Desired, observed: Observed, now: float) -> Iterator[Send]:
+    """For parts that nobody wants any more and that started late. Only what this scheduler has given out: of
+    the programs of an earlier one it knows too little to stop them."""
+    own = desired.scheduler * INCARNATIONS_PER_SCHEDULER
+    for runner, seen in observed.runners.items():
+        if now - seen.at >= desired.options.silence_seconds:
+            continue
+        part = Part(seen.report.machine, runner, seen.report.incarnation, 0)
+        strays: dict[str, int] = {}
+        for program, incarnation in _hosted(seen):
+            if own < incarnation < _oldest_wanted(program, desired) and program not in desired.removals:
+                strays[program] = max(incarnation, strays.get(program, 0))
+        for program, incarnation in strays.items():
+            yield _drop(desired, part, program, incarnation)
+
+
+def _oldest_wanted(program: str, desired: Desired) -> int:
+    """Parts of a program below this incarnation are not wanted."""
+    wanted = desired.programs.get(program)
+    if wanted is None or wanted.assignment is None:
+        return desired.incarnation + 1
+    return wanted.assignment.nodes[0].incarnation
+
+
+class Repeats:
+    """Which of the outstanding commands to send now: a new one at once, an old one after 1, 2, 4 … seconds
+    again, at most 10. Slow is not lost: the more often a command was repeated, the longer its effect is given
+    to show."""
+
+    def __init__(self) -> None:
+        self._due: dict[ActionKey, tuple[float, float]] = {}
+
+    def due(self, commands: list[Send], now: float) -> list[Send]:
+        """Those to send now. Commands that are no longer outstanding are forgotten."""
+        before, self._due = self._due, {}
+        sent = []
+        for command in commands:
+            at, pause = before.get(command.key, (now, REPEAT_SECONDS_MIN))
+            if now >= at:
+                sent.append(command)
+                at, pause = now + pause, min(2 * pause, REPEAT_SECONDS_MAX)
+            self._due[command.key] = (at, pause)
+        return sent

@@ -1,0 +1,371 @@
+"""What the scheduler wants, and what it has heard: plain data, and the functions that take in reports.
+
+*Desired* is frozen and replaced as a whole. It holds what was asked for (machines, programs) and what was
+decided for it (which incarnation of a runner, which part of a program on which runner), so that comparing it
+with *observed* is all that `reconcile` has to do. *Observed* holds the newest report of every machine and
+runner; it is changed in place, one entry per report, because copying it for each of a thousand heartbeats a
+second would cost more than all the rest.
+
+Reports may come twice, late and in another order. Within one incarnation of an agent a runner only goes from
+absent to alive to dead and from there to its next incarnation, so a report that would lead backwards is old,
+whatever the order it came in, and is refused like one of an earlier incarnation.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dist_zero_common.broker.topology import runner_inbox
+from dist_zero_common.protocol.messages import (
+    MachineReport,
+    NodeStatus,
+    Placement,
+    ProgramState,
+    RunnerReport,
+    RunnerStatus,
+    SequencerStatus,
+    ShardMap,
+)
+
+INCARNATIONS_PER_SCHEDULER = 1 << 20
+"""A scheduler with number n gives out incarnations from n × this + 1 on, so they grow over its restarts."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerOptions:
+    """`machines`: how many the spawner shall keep. Seconds: a machine or runner not heard of for
+    `silence_seconds` is silent, and nothing is placed there; a program waits for all machines, but no longer
+    than `patience_seconds`."""
+
+    machines: int = 1
+    silence_seconds: float = 10.0
+    patience_seconds: float = 30.0
+
+
+# ---- desired -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WantedRunner:
+    """The incarnation of a runner that shall run, since when, and the incarnation of the agent it was decided
+    for."""
+
+    machine: str
+    incarnation: int
+    agent: int
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where a node or sequencer is to run, and its own incarnation there."""
+
+    machine: str
+    runner: str
+    runner_incarnation: int
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Where all parts of a program run. `nodes[i]` is shard i."""
+
+    nodes: tuple[Part, ...]
+    sequencer: Part
+    placement: Placement
+
+    def runners(self) -> list[Part]:
+        """One part for each runner that has any, in the order of the shards."""
+        return list({part.runner: part for part in (*self.nodes, self.sequencer)}.values())
+
+
+@dataclass(frozen=True, slots=True)
+class WantedProgram:
+    """A program that shall run, as its base in the store has it. `since` is when it was submitted."""
+
+    program: str
+    graph: bytes
+    fingerprint: str
+    generation: int
+    shard_map: ShardMap
+    since: float
+    assignment: Assignment | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A program that shall be gone: of its parts, those up to `incarnation`. `parts` is where they were
+    placed."""
+
+    program: str
+    incarnation: int
+    since: float
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What shall be. `scheduler` is the number under which this scheduler commands, `incarnation` the newest
+    one it has given out."""
+
+    system: str
+    scheduler: int
+    incarnation: int
+    options: SchedulerOptions
+    runners: Mapping[str, WantedRunner] = field(default_factory=dict)
+    programs: Mapping[str, WantedProgram] = field(default_factory=dict)
+    removals: Mapping[str, Removal] = field(default_factory=dict)
+
+
+def nothing_desired(system: str, scheduler: int, options: SchedulerOptions) -> Desired:
+    """What a scheduler wants when it starts: machines, and no program before somebody submits it."""
+    return Desired(system, scheduler, scheduler * INCARNATIONS_PER_SCHEDULER, options)
+
+
+def runner_name(machine: str) -> str:
+    """The runner of a machine; there is one per machine."""
+    return f"{machine}-r1"
+
+
+def inbox_of(system: str, part: Part) -> str:
+    """Where the runner of a part listens."""
+    return runner_inbox(system, part.runner, part.runner_incarnation)
+
+
+# ---- observed ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSeen:
+    """The newest report of a machine's agent, and when it came."""
+
+    report: MachineReport
+    runners: Mapping[str, RunnerStatus]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class SequencerSeen:
+    """A sequencer's status; `moved_at` is when it last finished an epoch or had none to finish."""
+
+    status: SequencerStatus
+    moved_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSeen:
+    """The newest report of a runner, by what it hosts, and when it came."""
+
+    report: RunnerReport
+    nodes: Mapping[tuple[str, int], NodeStatus]
+    sequencers: Mapping[str, SequencerSeen]
+    at: float
+
+    def programs(self) -> list[str]:
+        """The programs of which it hosts a part, each once."""
+        return list(dict.fromkeys([*(program for program, _ in self.nodes), *self.sequencers]))
+
+
+@dataclass(slots=True)
+class Observed:
+    """What was reported, by the names of machines and runners."""
+
+    machines: dict[str, MachineSeen] = field(default_factory=dict)
+    runners: dict[str, RunnerSeen] = field(default_factory=dict)
+
+
+class Heard(enum.Enum):
+    """What a report was: `CHANGED` says something that matters to what runs where, `SAME` only that all goes
+    on, `STALE` is older than what is known and was refused."""
+
+    CHANGED = "changed"
+    SAME = "same"
+    STALE = "stale"
+
+
+def hear_machine(observed: Observed, report: MachineReport, now: float) -> Heard:
+    """Take in the report of a machine's agent."""
+    runners = {status.runner: status for status in report.runners}
+    known = observed.machines.get(report.machine)
+    if known is not None and _leads_back(known, report.incarnation, runners):
+        return Heard.STALE
+    observed.machines[report.machine] = MachineSeen(report, runners, now)
+    return Heard.SAME if known is not None and known.report == report else Heard.CHANGED
+
+
+def _leads_back(known: MachineSeen, incarnation: int, runners: Mapping[str, RunnerStatus]) -> bool:
+    if incarnation != known.report.incarnation:
+        return incarnation < known.report.incarnation
+    for name, before in known.runners.items():
+        after = runners.get(name)
+        if after is None or (after.incarnation, not after.alive) < (before.incarnation, not before.alive):
+            return True
+    return False
+
+
+def hear_runner(observed: Observed, report: RunnerReport, now: float) -> Heard:
+    """Take in the report of a runner. One of a machine that was never heard of is refused as stale: the
+    machine's own report comes with its next heartbeat, and the runner's with the one after."""
+    known = observed.runners.get(report.runner)
+    if report.machine not in observed.machines:
+        return Heard.STALE
+    if known is not None and report.incarnation < known.report.incarnation:
+        return Heard.STALE
+    seen = RunnerSeen(
+        report,
+        {(node.program, node.shard): node for node in report.nodes},
+        {status.program: _sequencer_seen(status, known, now) for status in report.sequencers},
+        now,
+    )
+    observed.runners[report.runner] = seen
+    return Heard.SAME if known is not None and _hosts_same(known, seen) else Heard.CHANGED
+
+
+def _sequencer_seen(status: SequencerStatus, known: RunnerSeen | None, now: float) -> SequencerSeen:
+    before = known.sequencers.get(status.program) if known is not None else None
+    if before is None or status.finished_epoch >= status.epoch:
+        return SequencerSeen(status, now)
+    moved = status.finished_epoch != before.status.finished_epoch
+    return SequencerSeen(status, now if moved else before.moved_at)
+
+
+def _hosts_same(known: RunnerSeen, seen: RunnerSeen) -> bool:
+    """Whether two reports differ in progress at most."""
+    if known.report.incarnation != seen.report.incarnation or known.nodes.keys() != seen.nodes.keys():
+        return False
+    if known.sequencers.keys() != seen.sequencers.keys():
+        return False
+    return all(
+        (node.incarnation, node.generation, node.halted)
+        == (known.nodes[place].incarnation, known.nodes[place].generation, known.nodes[place].halted)
+        for place, node in seen.nodes.items()
+    ) and all(
+        (now.status.incarnation, now.status.halted) == (before.status.incarnation, before.status.halted)
+        for program, now in seen.sequencers.items()
+        for before in (known.sequencers[program],)
+    )
+
+
+# ---- one compared with the other ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a program is: which shards are not reported, whether its sequencer is, and since when that has
+    had epochs to finish and finished none."""
+
+    state: ProgramState
+    note: str
+    missing: tuple[int, ...] = ()
+    sequencer_missing: bool = False
+    moved_at: float | None = None
+
+
+def progress_of(program: WantedProgram, desired: Desired, observed: Observed, now: float) -> Progress:
+    """How far a program is, for a person and for `reconcile`."""
+    assignment = program.assignment
+    if assignment is None:
+        ready = len(ready_machines(desired, observed, now))
+        note = f"waits for machines: {ready} of {desired.options.machines} are ready"
+        return Progress(ProgramState.STARTING, note)
+    halted = _why_halted(program.program, assignment, observed)
+    if halted:
+        return Progress(ProgramState.HALTED, halted)
+    missing = tuple(
+        shard
+        for shard, part in enumerate(assignment.nodes)
+        if not _node_runs(program.program, shard, part, observed)
+    )
+    sequencer = _sequencer_of(program.program, assignment.sequencer, observed)
+    if missing or sequencer is None:
+        reported = len(assignment.nodes) - len(missing)
+        note = f"{reported} of {len(assignment.nodes)} nodes have started"
+        return Progress(ProgramState.STARTING, note, missing, sequencer_missing=sequencer is None)
+    silent = _silent_parts(assignment, desired, observed, now)
+    return Progress(ProgramState.RUNNING, silent, moved_at=sequencer.moved_at)
+
+
+def ready_machines(desired: Desired, observed: Observed, now: float) -> list[str]:
+    """Machines, sorted, whose runner runs in the wanted incarnation and was heard of lately, as was the
+    agent."""
+    silence = desired.options.silence_seconds
+    ready = []
+    for name in sorted(observed.machines):
+        runner = runner_name(name)
+        wanted, seen = desired.runners.get(runner), observed.runners.get(runner)
+        if wanted is None or seen is None or seen.report.incarnation != wanted.incarnation:
+            continue
+        if has_died(observed, name, runner, wanted.incarnation):
+            continue
+        if now - min(observed.machines[name].at, seen.at) < silence:
+            ready.append(name)
+    return ready
+
+
+def has_died(observed: Observed, machine: str, runner: str, incarnation: int) -> bool:
+    """Whether this incarnation of a runner is known to have ended."""
+    seen = observed.machines.get(machine)
+    status = seen.runners.get(runner) if seen is not None else None
+    if status is not None and (status.incarnation, not status.alive) >= (incarnation, True):
+        return True
+    reported = observed.runners.get(runner)
+    return reported is not None and reported.report.incarnation > incarnation
+
+
+def _node_runs(program: str, shard: int, part: Part, observed: Observed) -> bool:
+    seen = observed.runners.get(part.runner)
+    status = seen.nodes.get((program, shard)) if seen is not None else None
+    return status is not None and status.incarnation >= part.incarnation
+
+
+def _sequencer_of(program: str, part: Part, observed: Observed) -> SequencerSeen | None:
+    seen = observed.runners.get(part.runner)
+    sequencer = seen.sequencers.get(program) if seen is not None else None
+    return sequencer if sequencer is not None and sequencer.status.incarnation >= part.incarnation else None
+
+
+def _why_halted(program: str, assignment: Assignment, observed: Observed) -> str:
+    """The first reason why a placed program stands still, or the empty text."""
+    for part in assignment.runners():
+        if has_died(observed, part.machine, part.runner, part.runner_incarnation):
+            return (
+                f"node runner {part.runner} (incarnation {part.runner_incarnation}) on machine {part.machine} has "
+                "ended, and its nodes with it; remove the program and submit it again to go on from its log"
+            )
+    for shard, part in enumerate(assignment.nodes):
+        seen = observed.runners.get(part.runner)
+        status = seen.nodes.get((program, shard)) if seen is not None else None
+        if status is not None and status.incarnation == part.incarnation and status.halted:
+            return f"shard {shard} on machine {part.machine} has halted: {status.halted}"
+    sequencer = _sequencer_of(program, assignment.sequencer, observed)
+    if sequencer is not None and sequencer.status.halted:
+        return (
+            f"the sequencer on machine {assignment.sequencer.machine} has halted: {sequencer.status.halted}"
+        )
+    return ""
+
+
+def silent(observed: Observed, now: float, seconds: float) -> list[str]:
+    """The machines and runners, by name, that have not been heard of for so long; a runner that has died is
+    not."""
+    machines = [name for name, seen in observed.machines.items() if now - seen.at >= seconds]
+    runners = [
+        name
+        for name, seen in observed.runners.items()
+        if now - seen.at >= seconds
+        and not has_died(observed, seen.report.machine, name, seen.report.incarnation)
+    ]
+    return sorted(machines) + sorted(runners)
+
+
+def _silent_parts(assignment: Assignment, desired: Desired, observed: Observed, now: float) -> str:
+    silent = [
+        part.runner
+        for part in assignment.runners()
+        if now - observed.runners[part.runner].at >= desired.options.silence_seconds
+    ]
+    if not silent:
+        return ""
+    return f"not heard of for {desired.options.silence_seconds:g} s: {', '.join(silent)}"
