@@ -118,11 +118,11 @@ class Program:
         """The whole program as plain data."""
         return ops.Graph(self.name, tuple(self._datasets.values()), tuple(self._views.values()))
 
-    def explain(self) -> str:
-        """Every level of the compiler, as text."""
-        from dist_zero import compiler
+    def explain(self, level: str | None = None) -> str:
+        """The levels of the compiler as text, or one of them: program, normalised, plan, partitioned."""
+        from dist_zero.compiler.explain import explain
 
-        return compiler.explain(self.graph())
+        return explain(self.graph(), level)
 
     def __repr__(self) -> str:
         return f"<program {self.name}: datasets {', '.join(self._datasets)}; views {', '.join(self._views)}>"

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dist_zero.compiler.check import check_partitioned, check_plan, check_program, check_rewritten
-from dist_zero.compiler.explain import render
 from dist_zero.compiler.fingerprint import fingerprint
 from dist_zero.compiler.lower import lower
 from dist_zero.compiler.normalise import drop_identities, erase_aliases, fold_constants, push_filters
@@ -18,9 +17,8 @@ from dist_zero.compiler.partition import partition
 from dist_zero.compiler.plan import Plan
 from dist_zero.compiler.prune import prune_columns
 from dist_zero.expr.ops import Graph
-from dist_zero_common.errors import RequestError
 
-__all__ = ["LEVELS", "compile", "explain", "levels"]
+__all__ = ["LEVELS", "compile", "levels"]
 
 REWRITES = (
     erase_aliases,
@@ -63,16 +61,3 @@ def compile(graph: Graph) -> Plan:
     *_, (_, plan) = levels(graph)
     assert isinstance(plan, Plan)
     return plan
-
-
-def explain(graph: Graph, level: str | None = None) -> str:
-    """The program at `level`, or at the four levels of `LEVELS`, for people. Raises `RequestError`."""
-    seen = dict(levels(graph))
-    if level is None:
-        return "\n\n".join(render(name, seen[behind]) for name, behind in LEVELS.items()) + "\n"
-    found = seen.get(LEVELS.get(level, level))
-    if found is None:
-        raise RequestError(
-            f"there is no level {level!r} to explain; there are {', '.join({**LEVELS, **seen})}"
-        )
-    return render(level, found) + "\n"

@@ -6,18 +6,32 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from dist_zero.compiler import plan
+from dist_zero.compiler import LEVELS, levels, plan
 from dist_zero.compiler.plan import Operator, Phase, Place, Plan, StateKind
 from dist_zero.compiler.walk import inputs, relations
 from dist_zero.expr import ops
 from dist_zero.expr.ops import Graph, Relation, Scalar, SortKey
 from dist_zero.expr.text import aggregation_text, scalar_text, sort_text
 from dist_zero.types import RowType
+from dist_zero_common.errors import RequestError
 
 COLUMNS_WIDTH = 90
 TEXT_WIDTH_MAX = 84
 
 Names = Sequence[str]
+
+
+def explain(graph: Graph, level: str | None = None) -> str:
+    """The program at `level`, or at the four levels of `LEVELS`, for people. Raises `RequestError`."""
+    seen = dict(levels(graph))
+    if level is None:
+        return "\n\n".join(render(name, seen[behind]) for name, behind in LEVELS.items()) + "\n"
+    found = seen.get(LEVELS.get(level, level))
+    if found is None:
+        raise RequestError(
+            f"there is no level {level!r} to explain; there are {', '.join({**LEVELS, **seen})}"
+        )
+    return render(level, found) + "\n"
 
 
 def render(title: str, level: Graph | Plan) -> str:

@@ -3,7 +3,8 @@
 An operator counts the rows that one of its expressions fails on. So the rows that reach an expression that
 may fail have to stay the same rows, its own line has to stay its own, and it has to be computed even where
 nobody asks for its value. Every rule below moves or drops only what cannot fail, past what cannot fail. With
-that understood, each is a law of relations, written beside it."""
+that understood, each is a law of relations, written beside it.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +124,7 @@ def _with_filters(relation: Relation, went: dict[int, list[Scalar]], location: s
 def _inputs_of(relation: Relation) -> tuple[Relation, ...]:
     if isinstance(relation, ops.Join):
         return (relation.left, relation.right)
-    assert isinstance(relation, ops.Project | ops.Window | ops.FlatMap)
+    assert isinstance(relation, ops.Project | ops.FlatMap)
     return (relation.input,)
 
 
@@ -133,7 +134,7 @@ def _target(part: Scalar, below: Relation) -> tuple[int, Scalar] | None:
     if isinstance(below, ops.Project):
         if all(isinstance(below.columns[i], ColumnRef) for i in used):
             return 0, substitute(part, lambda ref: below.columns[ref.index])
-    elif isinstance(below, ops.Window | ops.FlatMap):
+    elif isinstance(below, ops.FlatMap):
         if all(i < len(below.input.row_type) for i in used):
             return 0, part
     elif isinstance(below, ops.Join):
