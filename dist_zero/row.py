@@ -182,7 +182,10 @@ def annotation_type(annotation: object) -> DataType:
     raise Refused(f"{_shown(annotation)} is no column type; {_HINTS.get(_bare(annotation), _WANTED)}")
 
 
-_WANTED = "use bool, int, float, str, bytes, datetime, Annotated[Decimal, dz.scale(n)] or an Enum class, or one of them | None"
+_WANTED = (
+    "use bool, int, float, str, bytes, datetime, Annotated[Decimal, dz.scale(n)] or an Enum class,"
+    " or one of these | None"
+)
 
 
 def _optional_type(annotation: object, args: tuple[Any, ...]) -> DataType:

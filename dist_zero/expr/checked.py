@@ -118,12 +118,12 @@ def join(
     check_join_kind(how)
     if not on:
         raise Refused("join needs at least one equality between a column of the left and one of the right")
-    for l, r in on:
-        _check_scalars((l,), left.row_type)
-        _check_scalars((r,), right.row_type)
-        if l.dtype.required() != r.dtype.required():
+    for a, b in on:
+        _check_scalars((a,), left.row_type)
+        _check_scalars((b,), right.row_type)
+        if a.dtype.required() != b.dtype.required():
             raise Refused(
-                f"join of {l.dtype.required()} with {r.dtype.required()}: the types have to be equal"
+                f"join of {a.dtype.required()} with {b.dtype.required()}: the types have to be equal"
             )
     if condition is not None:
         both = RowType(left.row_type.names + right.row_type.names, left.row_type.types + right.row_type.types)
@@ -272,5 +272,5 @@ def _agreed(verb: str, name: str, left: DataType, right: DataType) -> DataType:
 def _agreed_row_type(verb: str, left: RowType, right: RowType) -> RowType:
     if left.names != right.names:
         raise Refused(f"{verb} needs the same columns, got {left} and {right}")
-    types = (_agreed(verb, n, l, r) for n, l, r in zip(left.names, left.types, right.types, strict=True))
+    types = (_agreed(verb, n, a, b) for n, a, b in zip(left.names, left.types, right.types, strict=True))
     return RowType(left.names, tuple(types))

@@ -1,7 +1,7 @@
 """What a user holds of a column: `Column`, aggregates, orders, and the functions that make them.
 
-Operands that are no columns are constants, text too: `t.origin == "JFK"`. Text names a column where a verb of a table
-or an aggregate asks for one: `group_by("origin")`, `dz.mean("dep_delay")`; those are looked up when the verb takes them.
+Operands that are no columns are constants, text too: `t.origin == "JFK"`. Text names a column where a verb of a
+table or an aggregate asks for one, `group_by("origin")`, `dz.mean("dep_delay")`, and is looked up by the verb.
 """
 
 from __future__ import annotations

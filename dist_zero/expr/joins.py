@@ -93,10 +93,10 @@ def _parts(left: Table, right: Table, on: Any) -> tuple[list[str], list[Node]]:
 
 
 def _key_pair(left: Table, right: Table, name: str) -> Pair:
-    l, r = column_node(left, name), column_node(right, name)
-    if nodes.common_type(l.dtype, r.dtype) is None:
-        raise Refused(f"join on {name!r}: it is {l.dtype} on the left and {r.dtype} on the right")
-    first, second = nodes.unified(f"join on {name!r}", [l, r])
+    a, b = column_node(left, name), column_node(right, name)
+    if nodes.common_type(a.dtype, b.dtype) is None:
+        raise Refused(f"join on {name!r}: it is {a.dtype} on the left and {b.dtype} on the right")
+    first, second = nodes.unified(f"join on {name!r}", [a, b])
     return (
         nodes.resolve(first, lambda f: f.index, left.row_type),
         nodes.resolve(second, lambda f: f.index, right.row_type),
@@ -108,10 +108,10 @@ def _equality(scalar: Scalar, size: int) -> Pair | None:
     if not isinstance(scalar, Call) or scalar.name != "eq":
         return None
     first, second = scalar.args
-    for l, r in ((first, second), (second, first)):
-        of_left, of_right = columns_used(l), columns_used(r)
+    for a, b in ((first, second), (second, first)):
+        of_left, of_right = columns_used(a), columns_used(b)
         if of_left and of_right and max(of_left) < size <= min(of_right):
-            return l, _shifted(r, size)
+            return a, _shifted(b, size)
     return None
 
 
@@ -181,8 +181,8 @@ def _merged(table: Table, sides: _Sides, merged: list[str], how: How) -> Table:
     for i, name in enumerate(row_type.names[:size]):
         columns[name] = (refs[i], table._origins[i])
     for name in merged:
-        l, r = sides.left.row_type.index(name), size + sides.right.row_type.index(name)
-        columns[name] = _merged_column(refs[l], refs[r], table._origins[l], table._origins[r], how.kind)
+        a, b = sides.left.row_type.index(name), size + sides.right.row_type.index(name)
+        columns[name] = _merged_column(refs[a], refs[b], table._origins[a], table._origins[b], how.kind)
     dropped = {size + sides.right.row_type.index(n) for n in merged}
     for i in range(size, len(row_type)):
         if i not in dropped:
@@ -195,7 +195,7 @@ def _merged(table: Table, sides: _Sides, merged: list[str], how: How) -> Table:
 def _merged_column(
     left: ColumnRef, right: ColumnRef, of_left: tuple[Origin, ...], of_right: tuple[Origin, ...], kind: str
 ) -> tuple[Scalar, tuple[Origin, ...]]:
-    """A column that both sides have, once, and whose values it surely holds: those of the side that is never missing."""
+    """A column that both sides have, once: the values of the side that is never missing, and whose they are."""
     same_type = left.dtype.required() == right.dtype.required()
     if kind == "inner":
         return left, of_left + of_right if same_type else of_left

@@ -54,7 +54,7 @@ def join_key(left: Relation, right: Relation, on: Pairs, how: str, names: Sequen
             size + i for i in right_key
         ]
     else:
-        to_left = {r: l for l, r in equated}
+        to_left = {b: a for a, b in equated}
         if set(right_key) <= set(to_left):
             return tuple(names[i] for i in left_key)
         places = left_key + [to_left.get(i, size + i) for i in right_key]
@@ -63,7 +63,7 @@ def join_key(left: Relation, right: Relation, on: Pairs, how: str, names: Sequen
 
 def _equated(on: Pairs) -> list[tuple[int, int]]:
     """The pairs of plain columns that are joined on, as places on each side."""
-    return [(l.index, r.index) for l, r in on if isinstance(l, ColumnRef) and isinstance(r, ColumnRef)]
+    return [(a.index, b.index) for a, b in on if isinstance(a, ColumnRef) and isinstance(b, ColumnRef)]
 
 
 def _passed_on(places: Sequence[int], names: Sequence[str], scalars: Sequence[Scalar]) -> Key:
@@ -83,15 +83,15 @@ def _merged_outer_key(join: Join, names: Sequence[str], scalars: Sequence[Scalar
     if len(equated) != len(join.on):
         return None
     merged: list[str] = []
-    for l, r in equated:
-        if left.row_type.types[l].nullable or right.row_type.types[r].nullable:
+    for a, b in equated:
+        if left.row_type.types[a].nullable or right.row_type.types[b].nullable:
             return None
-        name = _coalesced(l, size + r, names, scalars)
+        name = _coalesced(a, size + b, names, scalars)
         if name is None:
             return None
         merged.append(name)
-    rest = [i for k in left.key if (i := left.row_type.index(k)) not in {l for l, _ in equated}]
-    rest += [size + i for k in right.key if (i := right.row_type.index(k)) not in {r for _, r in equated}]
+    rest = [i for k in left.key if (i := left.row_type.index(k)) not in {a for a, _ in equated}]
+    rest += [size + i for k in right.key if (i := right.row_type.index(k)) not in {b for _, b in equated}]
     remaining = _passed_on(rest, names, scalars)
     return None if remaining is None else tuple(dict.fromkeys((*merged, *remaining)))
 

@@ -94,7 +94,7 @@ def _row_details(relation: Relation) -> str:
 
 def _join_details(relation: ops.Join) -> str:
     left, right = relation.left.row_type.names, relation.right.row_type.names
-    pairs = [f"{scalar_text(l, left)} == {scalar_text(r, right)}" for l, r in relation.on]
+    pairs = [f"{scalar_text(a, left)} == {scalar_text(b, right)}" for a, b in relation.on]
     if relation.condition is not None:
         # names of both sides may be equal, so those of the right are told apart as they are in the result
         shown = relation.row_type.names if len(relation.row_type) > len(left) else left + right

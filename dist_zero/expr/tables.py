@@ -308,7 +308,8 @@ def place_by_origin(field: Field, origins: Origins, row_type: RowType, what: str
     source = describe(field.relation)
     if not places:
         raise Refused(
-            f"column {field.name!r} ({field.dtype}) of {source} is not in {what}, or was changed on the way; it has {row_type}"
+            f"column {field.name!r} ({field.dtype}) of {source} is not in {what}, or was changed on the way;"
+            f" it has {row_type}"
         )
     found = " and ".join(repr(row_type.names[i]) for i in places)
     raise Refused(

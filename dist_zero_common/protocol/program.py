@@ -200,7 +200,7 @@ class SortBlob:
 
 @dataclass(frozen=True, slots=True)
 class TopBlob:
-    """The first `count` rows by `order` in each group of equal `per`; `rank`: name of the column of places, or empty."""
+    """The first `count` rows by `order` per group of equal `per`; `rank`: name of the column of places, or empty."""
 
     input: int
     count: int
