@@ -45,7 +45,10 @@ class ErrorCount:
 class Executor(Protocol):
     """One node's plan, state and views. `shard` below is this node's own place in the map it is given."""
 
-    plan: Plan
+    @property
+    def plan(self) -> Plan:
+        """What it runs."""
+        ...
 
     def step(
         self,

@@ -11,11 +11,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from dist_zero.expr.graph import graph_from_bytes
-
 from dist_zero.compiler import compile
 from dist_zero.compiler.plan import Plan
 from dist_zero.executor import Executor
+from dist_zero.expr.graph import decode_graph
 from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import NO_TOKEN, Mailbox, Token
@@ -74,7 +73,7 @@ class ProgramHost:
         log: Logger,
     ) -> None:
         """Compiles the program. Raises `MalformedMessage` if the graph is no program."""
-        self.program, self.plan, self.shard_map = program, compile(graph_from_bytes(graph)), shard_map
+        self.program, self.plan, self.shard_map = program, compile(decode_graph(graph)), shard_map
         self.nodes: dict[int, HostedNode] = {}
         self.inboxes: tuple[str, ...] = ()
         self.nodes_inbox = ""

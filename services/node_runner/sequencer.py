@@ -228,7 +228,8 @@ class Sequencer:
         self._handed_out = base_epoch
         self._shard_finished = [base_epoch] * len(shard_map.nodes)
         self._time_us = 0
-        self._sessions: dict[int, _Session] = {}
+        self._sessions: dict[int, _Session] = {}  # the one used longest ago first
+        self._writing: dict[int, _Session] = {}  # those with pending transactions
         self._by_client: dict[str, _Session] = {}
         self._opens: deque[_OpenWanted] = deque()
         self._opened: dict[tuple[str, str, int], SessionOpened] = {}
@@ -339,6 +340,7 @@ class Sequencer:
                 effects.append(Answer(message.reply_to, _refused(message, str(wrong))))
             else:
                 session.pending[number] = _Pending(message.payload, writes, message.reply_to, [token])
+                self._writing[session.id] = session
                 self._pending_bytes += len(message.payload)
                 self._ask_for_gap(session, message, effects)
                 return
@@ -414,11 +416,7 @@ class Sequencer:
             incarnation=self._incarnation,
             map_version=self._map.version,
             save=save,
-            expired=tuple(
-                session.id
-                for session in self._sessions.values()
-                if not session.pending and time_us - session.used_us > self._options.session_idle_us
-            ),
+            expired=tuple(self._expired(time_us)),
             opens=tuple(
                 RecordedOpen(w.message.client, w.message.request, w.message.reply_to) for w in self._opens
             ),
@@ -428,10 +426,17 @@ class Sequencer:
             unsubscriptions=tuple(self._unsubscribes),
         )
 
+    def _expired(self, time_us: int) -> Iterator[int]:
+        for session in self._sessions.values():
+            if time_us - session.used_us <= self._options.session_idle_us:
+                return
+            if not session.pending:
+                yield session.id
+
     def _next_transactions(self) -> Iterator[RecordedTransaction]:
         """What waits and follows without a gap, up to the size of a record."""
         size = 0
-        for session in self._sessions.values():
+        for session in self._writing.values():
             number = session.committed + 1
             while (pending := session.pending.get(number)) is not None:
                 size += len(pending.payload)
@@ -470,7 +475,7 @@ class Sequencer:
     def _take_transaction(
         self, record: LogRecord, transaction: RecordedTransaction, effects: list[SequencerEffect]
     ) -> None:
-        session = self._sessions[transaction.session]
+        session = self._sessions[transaction.session] = self._sessions.pop(transaction.session)
         session.committed, session.used_us = transaction.number, record.time_us
         session.recent[transaction.number] = (record.epoch, _hash(transaction.payload))
         if len(session.recent) > _REMEMBERED_NUMBERS:
@@ -478,6 +483,8 @@ class Sequencer:
         pending = session.pending.pop(transaction.number, None)
         if pending is None:
             return
+        if not session.pending:
+            del self._writing[session.id]
         self._pending_bytes -= len(pending.payload)
         effects.append(SettleMessages(tuple(pending.tokens)))
         if pending.payload == transaction.payload:
@@ -517,6 +524,7 @@ class Sequencer:
     def _dismiss(self, session: _Session, reason: str, effects: list[SequencerEffect]) -> None:
         """The session ends, and what it has pending will not be recorded."""
         del self._sessions[session.id], self._by_client[session.client]
+        self._writing.pop(session.id, None)
         for pending in session.pending.values():
             self._pending_bytes -= len(pending.payload)
             effects.append(Answer(pending.reply_to, SessionUnknown(session.id, reason)))

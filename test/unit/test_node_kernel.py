@@ -232,7 +232,7 @@ def test_failing_executor_halts_with_the_evidence() -> None:
     def fail(*_: object) -> list[Parcel]:
         raise ZeroDivisionError("boom")
 
-    net.executors[0].step = fail  # type: ignore[method-assign]
+    net.executors[0].step = fail  # type: ignore[method-assign, assignment]
     net.hand_out(2, [put((2, 7))])
     net.run()
     assert net.kernels[0].finished == 1
