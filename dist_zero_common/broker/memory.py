@@ -294,7 +294,7 @@ class MemoryConnection:
                 confirm.exception()  # a publisher that was cancelled meanwhile does not ask any more
 
     def _arrival(self, world: SimWorld, queue: str) -> float:
-        """When a message sent now reaches the queue: behind its sender's earlier ones, unless it overtakes."""
+        """When a message sent now arrives: behind its sender's earlier ones, unless it overtakes them."""
         weather, rng = world.weather, world.rng("broker")
         link = self._links.get(queue)
         if link is None:
