@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from dist_zero.compiler import compile
-from dist_zero.expr.graph import graph_from_bytes
+from dist_zero.expr.graph import decode_graph, fingerprint
 from dist_zero.shards import SHARDS_MAX, even_map, validate
 from dist_zero_common.errors import DistZeroError, MalformedMessage, RequestError
 from dist_zero_common.ids import checked_name
@@ -39,16 +39,16 @@ def checked_submission(graph: bytes, nodes: int) -> Submission:
     it."""
     if not 1 <= nodes <= SHARDS_MAX:
         raise RequestError(f"a program runs on 1 to {SHARDS_MAX} nodes, not on {nodes}")
-    program, fingerprint = _compiled(graph)
-    return Submission(program, fingerprint, graph, nodes)
+    return Submission(*_compiled(graph), graph, nodes)
 
 
 @lru_cache(maxsize=16)
 def _compiled(graph: bytes) -> tuple[str, str]:
     """The name and the fingerprint; kept, because clients submit again and again until their program runs."""
     try:
-        plan = compile(graph_from_bytes(graph))
-        return checked_name("program", plan.name), plan.fingerprint
+        decoded = decode_graph(graph)
+        compile(decoded)
+        return checked_name("program", decoded.name), fingerprint(decoded)
     except DistZeroError as wrong:
         raise RequestError(f"this is no program that can run: {wrong}") from wrong
     except RecursionError as deep:

@@ -25,7 +25,6 @@ from dist_zero_common.broker.base import Broker
 from dist_zero_common.broker.topology import queue_of, scheduler_inbox
 from dist_zero_common.clock import Clock
 from dist_zero_common.errors import (
-    MalformedMessage,
     OperatorError,
     RequestError,
     SettingsError,
@@ -34,6 +33,7 @@ from dist_zero_common.errors import (
 from dist_zero_common.ids import checked_name
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token
+from dist_zero_common.protocol.dispatch import Handlers, Role, check_handlers, dispatch
 from dist_zero_common.protocol.messages import (
     Locate,
     Located,
@@ -87,6 +87,7 @@ ROUND_SECONDS = 1.0
 REST_SECONDS = 0.05
 MACHINES_SECONDS_MIN, MACHINES_SECONDS_MAX = 1.0, 60.0
 REQUESTS_REMEMBERED = 10_000
+ROLES = (Role.SCHEDULER,)
 
 BEING_REMOVED = "it is being removed, and may start again when that is done"
 
@@ -124,13 +125,14 @@ class SchedulerService:
         self._removers: dict[str, list[RemoveProgram]] = {}
         self._removed: _Recent = _Recent(REQUESTS_REMEMBERED)
         self._tasks: asyncio.TaskGroup
-        self._handlers: dict[type[Message], Callable[..., None]] = {
+        self._handlers: Handlers[None] = {
             MachineReport: self._on_machine_report,
             RunnerReport: self._on_runner_report,
             SubmitProgram: self._on_submit_program,
             Locate: self._on_locate,
             RemoveProgram: self._on_remove_program,
         }
+        check_handlers(ROLES, self._handlers)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -238,10 +240,7 @@ class SchedulerService:
     # -- messages ------------------------------------------------------------------------------------------
 
     def _on_message(self, message: Message, token: Token) -> None:
-        handler = self._handlers.get(type(message))
-        if handler is None:
-            raise MalformedMessage(f"{type(message).__name__} is not for a scheduler")
-        handler(message)
+        dispatch(ROLES, self._handlers, message)
         self.post.settle(token)
 
     def _on_unroutable(self, inbox: str) -> None:

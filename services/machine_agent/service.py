@@ -1,0 +1,167 @@
+"""The machine agent's shell: announces its machine, and starts, watches and stops node runners on it as it is told.
+
+It reports every second and at once when something has changed. A report carries the agent's incarnation, which is the
+time at which it started: of two agents that one machine has had, the later one counts. (A machine whose clock is set
+back between two starts is not believed before that time has come again.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+
+from dist_zero_common.broker.base import Broker
+from dist_zero_common.broker.topology import agent_inbox, queue_of, scheduler_inbox
+from dist_zero_common.clock import Clock
+from dist_zero_common.errors import MalformedMessage, OperatorError, SettingsError
+from dist_zero_common.ids import checked_name
+from dist_zero_common.log import Logger
+from dist_zero_common.mailbox import Mailbox, Token
+from dist_zero_common.protocol.dispatch import Handlers, Role, check_handlers, dispatch
+from dist_zero_common.protocol.messages import MachineReport, Message, StartRunner, StopRunner
+from services.machine_agent.launchers.base import Launcher
+from services.machine_agent.state import (
+    AgentState,
+    RunnerState,
+    on_command,
+    on_ended,
+    on_started,
+    statuses,
+)
+
+HEARTBEAT_SECONDS = 1.0
+ROLES = (Role.AGENT,)
+
+
+class AgentService:
+    """One agent."""
+
+    def __init__(
+        self,
+        *,
+        system: str,
+        machine: str,
+        broker: Broker,
+        clock: Clock,
+        launcher: Launcher,
+        cores: int,
+        memory_bytes: int,
+        labels: Sequence[str],
+        log: Logger,
+    ) -> None:
+        """`labels` are `name=value`."""
+        self.counters: Counter[str] = Counter()
+        self._system, self._machine, self._launcher = system, checked_name("machine", machine), launcher
+        self._cores, self._memory_bytes, self._labels = cores, memory_bytes, tuple(labels)
+        self._inbox = agent_inbox(system, machine)
+        self._incarnation = clock.now_us()
+        self._log = log.bind(system=system, machine=machine, agent_incarnation=self._incarnation)
+        self._state = AgentState()
+        self._commanded, self._changed = asyncio.Event(), asyncio.Event()
+        self.post = Mailbox(
+            broker,
+            system=system,
+            sender=f"agent-{machine}",
+            set_aside=self._set_aside,
+            on_unroutable=self._on_unroutable,
+        )
+        self._handlers: Handlers[None] = {StartRunner: self._on_command, StopRunner: self._on_command}
+        check_handlers(ROLES, self._handlers)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.post.run())
+            await self.post.listen(queue_of(self._inbox), self._on_message)
+            self._log.info("agent_started", cores=self._cores, memory_bytes=self._memory_bytes)
+            tasks.create_task(self._obey())
+            while True:
+                self._watch()
+                self._report()
+                await self._wait_changed(HEARTBEAT_SECONDS)
+
+    async def _wait_changed(self, seconds: float) -> None:
+        """Wait for a change, but not longer than this."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+        self._changed.clear()
+
+    def _report(self) -> None:
+        report = MachineReport(
+            machine=self._machine,
+            incarnation=self._incarnation,
+            inbox=self._inbox,
+            cores=self._cores,
+            memory_bytes=self._memory_bytes,
+            labels=self._labels,
+            runners=statuses(self._state),
+        )
+        self.post.send(scheduler_inbox(self._system), report)
+
+    def _watch(self) -> None:
+        """Notice runners that have ended by themselves."""
+        for status in statuses(self._state):
+            if status.alive and not self._launcher.alive(status.runner, status.incarnation):
+                self._log.error("runner_died", runner=status.runner, incarnation=status.incarnation)
+                self._state = on_ended(self._state, status.runner, status.incarnation)
+
+    async def _obey(self) -> None:
+        """Do what commands have made of the state, one runner after the other, until there is nothing left to do."""
+        while True:
+            await self._commanded.wait()
+            self._commanded.clear()
+            for name in list(self._state.runners):
+                await self._converge(name, self._state.runners[name])
+            self._changed.set()
+
+    async def _converge(self, name: str, runner: RunnerState) -> None:
+        if runner.is_settled():
+            return
+        try:
+            await self._launcher.stop(name)
+            if not runner.wanted:
+                self._log.info("runner_stopped", runner=name, incarnation=runner.incarnation)
+                self._state = on_ended(self._state, name, runner.incarnation)
+                return
+            await self._launcher.start(name, runner.incarnation)
+        except OperatorError as failed:
+            self._log.error(
+                "launcher_failed", runner=name, incarnation=runner.incarnation, reason=str(failed)
+            )
+            self._state = on_ended(self._state, name, runner.incarnation)
+        else:
+            self._log.info("runner_started", runner=name, incarnation=runner.incarnation)
+            self._state = on_started(self._state, name, runner.incarnation)
+
+    # -- messages ------------------------------------------------------------------------------------------
+
+    def _on_message(self, message: Message, token: Token) -> None:
+        dispatch(ROLES, self._handlers, message)
+        self.post.settle(token)
+
+    def _on_command(self, command: StartRunner | StopRunner) -> None:
+        try:
+            checked_name("runner", command.runner)
+        except SettingsError as wrong:
+            raise MalformedMessage(str(wrong)) from wrong
+        state = on_command(self._state, command)
+        if state is None:
+            self.counters["commands_refused"] += 1
+            self._log.warning("command_refused", scheduler=command.scheduler, newest=self._state.scheduler)
+            return
+        if state.runners != self._state.runners:
+            self._commanded.set()
+        else:
+            self._changed.set()  # the scheduler asks again: it has not heard
+        self._state = state
+
+    def _on_unroutable(self, inbox: str) -> None:
+        self._log.debug("inbox_gone", inbox=inbox)
+
+    def _set_aside(self, queue: str, body: bytes, reason: str) -> None:
+        """An agent has no store: what it cannot understand goes into its log, as far as a line of it holds."""
+        self._log.warning("message_set_aside", queue=queue, reason=reason, bytes=len(body), body=body)
