@@ -326,7 +326,7 @@ def _float_sum(values: list[tuple[float, int]]) -> float:
     try:
         return canonical_float(float(total))
     except OverflowError:
-        return math.copysign(math.inf, total)
+        return math.inf if total > 0 else -math.inf
 
 
 def _value_key(dtype: DataType) -> Callable[[Any], Any]:
