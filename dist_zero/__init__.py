@@ -11,20 +11,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from dist_zero.expr.columns import (
-    Column,
-    asc,
-    coalesce,
-    concat,
-    count,
-    desc,
-    lit,
-    max,
-    mean,
-    min,
-    sum,
-    when,
-)
+from dist_zero.expr.aggregates import asc, count, desc, max, mean, min, sum
+from dist_zero.expr.columns import Column, coalesce, concat, lit, when
 from dist_zero.expr.tables import Table
 from dist_zero.program import Program
 from dist_zero.row import Row, scale

@@ -1,4 +1,4 @@
-"""What a user holds of a column: `Column`, aggregates, orders, and the functions that make them.
+"""What a user holds of a column: `Column`, and the functions that make one.
 
 Operands that are no columns are constants, text too: `t.origin == "JFK"`. Text names a column where a verb of a
 table or an aggregate asks for one, `group_by("origin")`, `dz.mean("dep_delay")`, and is looked up by the verb.
@@ -6,21 +6,17 @@ table or an aggregate asks for one, `group_by("origin")`, `dz.mean("dep_delay")`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 from dist_zero.expr import nodes
+from dist_zero.expr.aggregates import Aggregate
 from dist_zero.expr.location import Refused, located, program_error
 from dist_zero.expr.nodes import Node, apply, converted, unified
 from dist_zero.expr.text import scalar_text
 from dist_zero.row import annotation_type
 from dist_zero.types import BOOL, FLOAT, INT, STR, DataType, Kind, decimal_type
-
-if TYPE_CHECKING:
-    from dist_zero.expr.tables import Table
-
-ColumnLike: TypeAlias = "Column | str | Callable[[Table], Column]"
 
 _BRACKETS = "put each side in parentheses: (a > 1) & (b < 2)"
 
@@ -358,69 +354,6 @@ def when(condition: Column) -> Then:
     return Then((), _condition(condition))
 
 
-# ---- aggregates and orders ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Aggregate:
-    """`function` over the rows of a group, for `group_by(...).agg(name=...)`; the columns are looked up there."""
-
-    function: str
-    argument: ColumnLike | None
-    where: ColumnLike | None
-
-    def _no_operand(self, *_: object) -> NoReturn:
-        raise program_error(
-            f"dz.{self.function}(...) is no column yet: give it a name in agg(...), then compute with with_columns"
-        )
-
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _no_operand
-    __floordiv__ = __mod__ = __neg__ = __lt__ = __le__ = __gt__ = __ge__ = __and__ = __or__ = _no_operand
-
-
-def count(column: ColumnLike | None = None, *, where: ColumnLike | None = None) -> Aggregate:
-    """How many rows, or with a column how many values that are not null."""
-    return Aggregate("count", column, where)
-
-
-def sum(column: ColumnLike, *, where: ColumnLike | None = None) -> Aggregate:
-    """The exact sum of the values, rounded once if they are floats; null of no values."""
-    return Aggregate("sum", column, where)
-
-
-def mean(column: ColumnLike, *, where: ColumnLike | None = None) -> Aggregate:
-    """The sum divided by the count, a float; null of no values."""
-    return Aggregate("mean", column, where)
-
-
-def min(column: ColumnLike, *, where: ColumnLike | None = None) -> Aggregate:
-    """The smallest value; null of no values."""
-    return Aggregate("min", column, where)
-
-
-def max(column: ColumnLike, *, where: ColumnLike | None = None) -> Aggregate:
-    """The largest value; NaN counts as larger than every number; null of no values."""
-    return Aggregate("max", column, where)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Order:
-    """A column to sort by, and the direction."""
-
-    column: ColumnLike
-    descending: bool
-
-
-def desc(column: ColumnLike) -> Order:
-    """Largest first, nulls last."""
-    return Order(column, True)
-
-
-def asc(column: ColumnLike) -> Order:
-    """Smallest first, nulls last; what a plain column means as well."""
-    return Order(column, False)
-
-
 # ---- operands ----------------------------------------------------------------------------------------------
 
 
@@ -430,7 +363,7 @@ def _operand(value: Any, beside: DataType | None = None) -> Node:
     if isinstance(value, When | Then):
         raise Refused("this dz.when(...) is not finished: end it with .then(...).otherwise(...)")
     if isinstance(value, Aggregate):
-        value._no_operand()
+        value.no_operand()
     if callable(value) and not isinstance(value, type):
         raise Refused(
             "a lambda stands for a column only as an argument of a verb, as in where(lambda t: t.x > 1)"

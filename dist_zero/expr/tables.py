@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from dist_zero.expr import checked, nodes
+from dist_zero.expr.aggregates import Aggregate, ColumnLike, Order
 from dist_zero.expr.checked import unknown_column
-from dist_zero.expr.columns import Aggregate, Column, ColumnLike, Order
+from dist_zero.expr.columns import Column
 from dist_zero.expr.functions import aggregate_type
 from dist_zero.expr.location import Refused, located, user_location
 from dist_zero.expr.nodes import Field, Node, Origin
