@@ -8,9 +8,10 @@ it is and hold a checksum of the rest, so that damage is noticed before anything
     bytes 8-15    XXH64 of the rest
 
 all little-endian. Whatever is wrong with bytes that came from elsewhere, `decode` raises `MalformedMessage`
-and nothing else. The library checks pointers and counts as it follows them; it may read four times the size
-of a message (a message can point to the same bytes again and again) and descend 16 levels. Every field is
-copied out once, and nothing of the message is held on to."""
+and nothing else. The library checks pointers and counts as it follows them. Every field is copied out once, so
+reading a good message touches each of its bytes once; a bad one can point to the same bytes again and again,
+and is refused when twice its size has been read, or when it is nested more than 16 deep.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ _T = TypeVar("_T")
 _SEAL = struct.Struct("<2sHIQ")
 _MAGIC = b"DZ"
 _NESTING_MAX = 16
-_TRAVERSAL_FACTOR = 4
+_TRAVERSAL_FACTOR = 2
 _TRAVERSAL_WORDS_MIN = 64
 
 

@@ -3,7 +3,7 @@ class.
 
 Fields are snake_case in the class and camelCase in the schema. Annotations may be int, bool, float, str,
 bytes, enums, dataclasses, unions of dataclasses (a struct that is one union, its members named after the
-classes), `X | None` of a dataclass or union (null is an absent struct), and `tuple[X, ...]` of any of these.
+classes), `X | None` of a dataclass or union (null is an absent struct), and `tuple[X, ...]` of any but enums.
 
 The result is a `StructCodec` per class: two functions made of closures that hold the schema's field objects,
 for looking those up by name is most of the cost. They are compiled when first used, since classes may contain
@@ -16,7 +16,7 @@ import dataclasses
 import enum
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -67,6 +67,10 @@ class StructCodecs:
             return self._modules[name]
         except KeyError:
             raise InternalError(f"no schema has a struct {name}") from None
+
+    def struct_names(self) -> list[str]:
+        """The names of all structs of the schemas."""
+        return list(self._modules)
 
     def of_class(self, cls: type) -> StructCodec:
         """The codec of a dataclass."""
@@ -174,44 +178,24 @@ class StructCodecs:
                     builder._set_by_field(field, list(values))
 
             return write_plain
-        write_into = self._elements_writer(element, field.schema)
+        codec = self._of_value(element, field.schema.elementType)
 
         def write(builder: Any, values: tuple[Any, ...]) -> None:
             if values:
-                write_into(builder._init_by_field(field, len(values)), values)
+                slots = builder._init_by_field(field, len(values))
+                for place, value in enumerate(values):
+                    codec.write(slots[place], value)
 
         return write
-
-    def _elements_writer(self, element: Any, list_schema: Any) -> Write:
-        """Writes the values of a list into the list's builder."""
-        if element in _PLAIN:
-            return _write_items
-        if _is_enum(element):
-            numbers = _enum_numbers(element, list_schema.elementType)
-            return lambda builder, values: _write_items(builder, [numbers[value] for value in values])
-        inner = _element(element)
-        if inner is not None:
-            write_inner = self._elements_writer(inner, list_schema.elementType)
-
-            def write_lists(builder: Any, values: tuple[Any, ...]) -> None:
-                for place, items in enumerate(values):
-                    write_inner(builder.init(place, len(items)), items)
-
-            return write_lists
-        codec = self._of_value(element, list_schema.elementType)
-
-        def write_structs(builder: Any, values: tuple[Any, ...]) -> None:
-            for place, value in enumerate(values):
-                codec.write(builder[place], value)
-
-        return write_structs
 
     def _field_reader(self, what: str, hint: Any, field: Any) -> Read:
         """A function from the reader of a struct to the value of its `field`; `what` is for messages."""
         inner, optional = _without_none(hint)
-        if _element(inner) is not None or _is_enum(inner):
-            convert = self._converter(inner, field.schema)
-            return lambda reader: convert(reader._get_by_field(field))
+        element = _element(inner)
+        if element is not None:
+            return self._list_reader(element, field)
+        if _is_enum(inner):
+            return _enum_reader(what, inner, field)
         codec = self._of_value(inner, field.schema)
 
         def read(reader: Any) -> Any:
@@ -223,19 +207,11 @@ class StructCodecs:
 
         return read
 
-    def _converter(self, hint: Any, schema: Any) -> Read:
-        """A function from what the library returns for a list, enum or struct to its value."""
-        element = _element(hint)
-        if element is not None:
-            if element in _PLAIN:
-                return tuple
-            convert = self._converter(element, schema.elementType)
-            return lambda items: tuple([convert(item) for item in items])
-        if _is_enum(hint):
-            members = {number: member for member, number in _enum_numbers(hint, schema).items()}
-            return lambda value: members[value.raw]
-        codec = self._of_value(hint, schema)
-        return lambda reader: codec.read(reader)
+    def _list_reader(self, element: Any, field: Any) -> Read:
+        if element in _PLAIN:
+            return lambda reader: tuple(reader._get_by_field(field))
+        codec = self._of_value(element, field.schema.elementType)
+        return lambda reader: tuple([codec.read(item) for item in reader._get_by_field(field)])
 
 
 def camel_case(name: str) -> str:
@@ -252,11 +228,6 @@ def lower_camel(name: str) -> str:
 def struct_name(schema: Any) -> str:
     """The name of a struct, given its schema."""
     return str(schema.node.displayName).rpartition(":")[2]
-
-
-def _write_items(builder: Any, values: Iterable[Any]) -> None:
-    for place, value in enumerate(values):
-        builder[place] = value
 
 
 def _is_union(hint: Any) -> bool:
@@ -280,6 +251,18 @@ def _without_none(hint: Any) -> tuple[Any, bool]:
         return hint, False
     members = tuple(argument for argument in arguments if argument is not type(None))
     return typing.Union[members], True  # noqa: UP007 (of a tuple)
+
+
+def _enum_reader(what: str, cls: type[enum.Enum], field: Any) -> Read:
+    members = {number: member for member, number in _enum_numbers(cls, field.schema).items()}
+
+    def read(reader: Any) -> enum.Enum:
+        number = reader._get_by_field(field).raw
+        if number not in members:
+            raise MalformedMessage(f"{what}: no {cls.__name__} has the number {number}")
+        return members[number]
+
+    return read
 
 
 def _enum_numbers(cls: type[enum.Enum], schema: Any) -> dict[enum.Enum, int]:
