@@ -8,11 +8,12 @@ when the caller has chosen a `client_id`. A broker connection that ends fails wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from dist_zero.batch import Batch
 from dist_zero.client.session import Outcome, Session
@@ -65,13 +66,17 @@ from dist_zero_common.protocol.messages import (
     Wait,
 )
 
+if TYPE_CHECKING:
+    from dist_zero.system import System
+
 ANSWER_SECONDS_MAX = 300.0
 """How long any question waits for its answer before it is an error."""
+LOAD_ROWS = 1_000
+"""Rows per transaction when files are loaded."""
 _ASK_AGAIN_SECONDS = 2.0
 _ASK_AGAIN_SECONDS_MAX = 20.0
 _STARTING_SECONDS = 0.05
 
-Answer = TypeVar("Answer")
 Compile = Callable[[bytes], Plan]
 
 
@@ -95,6 +100,8 @@ class Client:
     placement: Placement
     note: str
     """What differs from what was asked for, in words, or nothing."""
+    system: System
+    """Of an embedded database: the system, to connect further clients to."""
 
     def __init__(
         self, options: ClientOptions, *, broker: Broker, clock: Clock, compile_graph: Compile, log: Logger
@@ -276,6 +283,17 @@ class Client:
         for ticket in tickets:
             await ticket
         return total
+
+    async def load_file(self, dataset: str, path: str | Path, *, nulls: Iterable[str] = ()) -> int:
+        """Write the rows of a file (CSV, JSON Lines or Parquet, by its name), 1,000 per transaction; returns how many.
+
+        `nulls`: texts that stand for null, as `NA`. What was committed before an error in the file stays.
+        """
+        from dist_zero.files import RowFile  # pyarrow takes a while, and not everybody needs it
+
+        row_type = self.new_transaction().row_type(dataset)
+        file = RowFile(path, row_type, tuple(nulls))
+        return await self.load(dataset, in_batches(file.blocks(), LOAD_ROWS))
 
     async def flush(self) -> int:
         """Wait until all that this client has written is visible everywhere; returns an epoch of which it
@@ -637,6 +655,19 @@ class ViewHandle:
     async def errors(self) -> list[Any]:
         """The rows that are left out of it, by reason."""
         return list((await self.client.snapshot(self.name)).errors[self.name])
+
+
+def in_batches(blocks: Iterable[list[StoredRow]], size: int) -> Iterator[list[StoredRow]]:
+    """The same rows in the same order, `size` at a time, the last ones fewer."""
+    waiting: list[StoredRow] = []
+    for block in blocks:
+        waiting += block
+        whole = len(waiting) // size * size
+        for start in range(0, whole, size):
+            yield waiting[start : start + size]
+        del waiting[:whole]
+    if waiting:
+        yield waiting
 
 
 def _only_error(error: BaseException) -> BaseException:

@@ -76,6 +76,10 @@ class Transaction:
         kind = WriteKind.APPEND if plan.key is None else WriteKind.PUT
         self._add(number, kind, tuple(range(len(plan.row_type))), rows)
 
+    def row_type(self, dataset: str) -> RowType:
+        """The row type of a dataset; raises `RequestError` if there is none of the name."""
+        return self._dataset(dataset)[1].row_type
+
     def payload(self) -> bytes:
         """The transaction as it travels. Raises `DataError` when it is larger than a transaction may be."""
         return encode_payload(

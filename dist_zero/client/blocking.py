@@ -1,0 +1,196 @@
+"""The plain face of the client: the same methods, which return when it is done.
+
+An event loop runs in a thread of its own; every call hands its work there and waits. It may be used from
+several threads, and from a notebook, where a loop runs already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from types import TracebackType
+from typing import Any, TypeVar
+
+from dist_zero.client.client import Client
+from dist_zero.client.snapshot import Snapshot, ViewError
+from dist_zero.client.watch import Change
+from dist_zero.client.writes import Key, RowLike, Transaction
+from dist_zero.row import Row
+from dist_zero_common.errors import OperatorError
+
+Result = TypeVar("Result")
+
+
+class BlockingClient:
+    """A program to write to and to read from, without asyncio; use `with`. `Client` says what each method
+    does."""
+
+    def __init__(self, connect: Callable[[], AbstractAsyncContextManager[Client]]) -> None:
+        """`connect` makes what is entered, in the thread of the loop, to get the client."""
+        self._connect = connect
+        self._client: Client
+        self._loop: asyncio.AbstractEventLoop
+        self._thread = threading.Thread(target=self._run, name="dist-zero client", daemon=True)
+        self._entered = threading.Event()
+        self._leave: asyncio.Event
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> BlockingClient:
+        self._thread.start()
+        self._entered.wait()
+        if self._error is not None:
+            self._thread.join()
+            raise self._error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._leave.set)
+        self._thread.join()
+        if self._error is not None and error is None:
+            raise self._error
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    def put(self, dataset: str, rows: RowLike | Iterable[RowLike]) -> int:
+        """Insert rows, or replace those with their keys, in one transaction. Returns its epoch once
+        committed."""
+        return self._wait(self._client.put(dataset, rows))
+
+    def append(self, dataset: str, rows: RowLike | Iterable[RowLike]) -> int:
+        """Add rows to a dataset without a key, in one transaction."""
+        return self._wait(self._client.append(dataset, rows))
+
+    def update(self, dataset: str, key: Key, **columns: Any) -> int:
+        """Change columns of the row with this key."""
+        return self._wait(self._client.update(dataset, key, **columns))
+
+    def delete(self, dataset: str, *keys: Key) -> int:
+        """Remove the rows with these keys, in one transaction."""
+        return self._wait(self._client.delete(dataset, *keys))
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Writes to any datasets that become visible together; committed when the block ends, unless it
+        raises."""
+        transaction = self._client.new_transaction()
+        yield transaction
+        self._wait(self._client.write(transaction))
+
+    def load(self, dataset: str, path: str, *, nulls: Iterable[str] = ()) -> int:
+        """Write the rows of a file; returns how many."""
+        return self._wait(self._client.load_file(dataset, path, nulls=nulls))
+
+    def flush(self) -> int:
+        """Wait until all that this client has written is visible everywhere."""
+        return self._wait(self._client.flush())
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def __getitem__(self, view: str) -> list[Row]:
+        """The rows of a view, in its order, with every write committed before."""
+        return self._wait(self._client.rows(view))
+
+    def get(self, view: str, key: Key) -> Row | None:
+        """The row of a view with this key."""
+        return self._wait(self._client.get(view, key))
+
+    def snapshot(self, *views: str) -> Snapshot:
+        """These views (none named: all) as of one epoch."""
+        return self._wait(self._client.snapshot(*views))
+
+    def watch(self, view: str, *, after: int = 0) -> Iterator[Change]:
+        """Every change of a view: first its rows, then one `Change` per epoch that changed it."""
+        changes = self._wait(self._started(view, after))
+        try:
+            while True:
+                try:
+                    yield self._wait(_next(changes))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self._wait(_close(changes))
+
+    def view(self, name: str) -> BlockingView:
+        """A handle on one view."""
+        self._client.view(name)
+        return BlockingView(self, name)
+
+    @property
+    def note(self) -> str:
+        """What differs from what was asked for, in words, or nothing."""
+        return self._client.note
+
+    @property
+    def committed(self) -> int:
+        """The last transaction number that is committed under this client's name."""
+        return self._client.committed
+
+    # -- the thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._live())
+        except BaseException as error:  # raised again in the caller's thread
+            self._error = error
+        finally:
+            self._entered.set()
+
+    async def _live(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._leave = asyncio.Event()
+        async with self._connect() as self._client:
+            self._entered.set()
+            await self._leave.wait()
+
+    def _wait(self, work: Coroutine[Any, Any, Result]) -> Result:
+        if not self._thread.is_alive():
+            work.close()
+            raise OperatorError("this database is closed: use it inside its with block")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    async def _started(self, view: str, after: int) -> AsyncIterator[Change]:
+        return self._client.watch(view, after=after)
+
+
+class BlockingView:
+    """One view of a client's program."""
+
+    def __init__(self, client: BlockingClient, name: str) -> None:
+        self.name = name
+        self._client = client
+
+    def rows(self) -> list[Row]:
+        """Its rows, in its order."""
+        return self._client[self.name]
+
+    def get(self, key: Key) -> Row | None:
+        """The row with this key."""
+        return self._client.get(self.name, key)
+
+    def watch(self, *, after: int = 0) -> Iterator[Change]:
+        """Its changes; see `Client.watch`."""
+        return self._client.watch(self.name, after=after)
+
+    @property
+    def errors(self) -> list[ViewError]:
+        """The rows that are left out of it, by reason."""
+        return list(self._client.snapshot(self.name).errors[self.name])
+
+
+async def _next(changes: AsyncIterator[Change]) -> Change:
+    return await anext(changes)
+
+
+async def _close(changes: AsyncIterator[Change]) -> None:
+    close = getattr(changes, "aclose", None)
+    if close is not None:
+        await close()

@@ -1,0 +1,289 @@
+"""Whole systems inside one process: scheduler, machines, runners, store and clients, over the in-memory
+broker.
+
+`SimulatedSystem` lives in a simulation (`dist_zero_common.sim`): virtual time, a network with weather,
+everything from one seed. `EmbeddedSystem` lives on the real clock. Both run the services that other modes
+run, unmodified. A service that fails takes the system down: whatever waits for an answer raises its error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from dist_zero import compiler
+from dist_zero.client.blocking import BlockingClient
+from dist_zero.client.client import Client, ClientOptions
+from dist_zero.expr.graph import decode_graph, encode_graph
+from dist_zero_common.broker.memory import MemoryBroker
+from dist_zero_common.clock import Clock, RealClock
+from dist_zero_common.errors import InternalError, OperatorError, SettingsError
+from dist_zero_common.ids import checked_name
+from dist_zero_common.log import get_logger
+from dist_zero_common.sim.world import SimWorld
+from dist_zero_common.store.base import Store
+from dist_zero_common.store.directory import DirectoryStore
+from dist_zero_common.store.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from dist_zero.program import Program
+    from services.node_runner.sequencer import SequencerOptions
+
+MACHINE_CORES = 2
+MACHINE_BYTES = 4 * 2**30
+
+
+class System:
+    """All services of one system, as tasks of this loop; use `async with`."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        broker: MemoryBroker,
+        store: Store,
+        clock: Clock,
+        machines: int,
+        sequencer: SequencerOptions | None = None,
+    ) -> None:
+        """`machines`: how many there are from the beginning."""
+        if machines < 1:
+            raise SettingsError(f"{machines} machines: a system has at least one")
+        self.name = checked_name("system", name)
+        self.broker, self.store, self.clock = broker, store, clock
+        self._machines, self._sequencer = machines, sequencer
+        self._log = get_logger("system", clock, system=name)
+        self._clients: list[Client] = []
+        self._connections = 0
+        self._services: asyncio.Task[None]
+
+    async def __aenter__(self) -> System:
+        self._services = asyncio.create_task(self._serve(), name=f"system {self.name}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._services.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._services
+        await self.store.close()
+
+    @asynccontextmanager
+    async def connect(
+        self, program: Program | str, *, nodes: int = 1, client_id: str | None = None
+    ) -> AsyncIterator[Client]:
+        """A client of a program, which is submitted on `nodes` nodes if it is given whole; a name finds one
+        that runs.
+
+        `client_id` names its sessions, see `dz.connect`.
+        """
+        if nodes < 1:
+            raise SettingsError(f"{nodes} nodes: a program has at least one")
+        if client_id is not None:
+            checked_name("client", client_id)
+        self._connections += 1
+        name = program if isinstance(program, str) else program.name
+        options = ClientOptions(
+            system=self.name,
+            connection=f"client-{self._connections}",
+            program=checked_name("program", name),
+            graph=None if isinstance(program, str) else encode_graph(program.graph()),
+            nodes=nodes,
+            client_id=client_id,
+        )
+        client = Client(
+            options,
+            broker=self.broker.connect(options.connection),
+            clock=self.clock,
+            compile_graph=lambda graph: compiler.compile(decode_graph(graph)),
+            log=get_logger("client", self.clock, client=options.connection, program=name),
+        )
+        self._clients.append(client)
+        try:
+            if self._services.done():
+                self._on_end()
+            async with client:
+                yield client
+        finally:
+            self._clients.remove(client)
+
+    def fail(self, error: BaseException) -> None:
+        """A service has failed: every client raises `error` from now on."""
+        self._log.exception("service_failed", error)
+        for client in self._clients:
+            client.fail(error)
+
+    # -- the services ----------------------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        from services.scheduler.service import SchedulerService
+        from services.scheduler.spawners.simulated import SimulatedSpawner
+        from services.scheduler.state import SchedulerOptions
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                scheduler = SchedulerService(
+                    system=self.name,
+                    broker=self.broker.connect("scheduler"),
+                    store=self.store,
+                    clock=self.clock,
+                    spawner=SimulatedSpawner(tasks, self._run_machine, self._log),
+                    log=get_logger("scheduler", self.clock),
+                    options=SchedulerOptions(machines=self._machines),
+                )
+                await scheduler.run()
+        except Exception as error:
+            self.fail(only_error(error))
+        else:
+            self._on_end()
+
+    def _on_end(self) -> None:
+        self.fail(OperatorError(f"the services of system {self.name!r} have ended"))
+
+    async def _run_machine(self, machine: str) -> None:
+        from services.machine_agent.launchers.in_process import InProcessLauncher
+        from services.machine_agent.service import AgentService
+
+        async def run_runner(runner: str, incarnation: int) -> None:
+            await self._run_runner(machine, runner, incarnation)
+
+        log = get_logger("machine-agent", self.clock)
+        try:
+            async with InProcessLauncher(run_runner, log) as launcher:
+                agent = AgentService(
+                    system=self.name,
+                    machine=machine,
+                    broker=self.broker.connect(f"agent-{machine}"),
+                    clock=self.clock,
+                    launcher=launcher,
+                    cores=MACHINE_CORES,
+                    memory_bytes=MACHINE_BYTES,
+                    labels=(),
+                    log=log,
+                )
+                await agent.run()
+        except Exception as error:
+            self.fail(only_error(error))
+            raise
+
+    async def _run_runner(self, machine: str, runner: str, incarnation: int) -> None:
+        from services.node_runner.service import RunnerService
+
+        service = RunnerService(
+            system=self.name,
+            runner=runner,
+            incarnation=incarnation,
+            machine=machine,
+            broker=self.broker.connect(f"runner-{runner}-{incarnation}"),
+            store=self.store,
+            clock=self.clock,
+            log=get_logger("node-runner", self.clock),
+            options=self._sequencer,
+        )
+        try:
+            await service.run()
+        except Exception as error:
+            self.fail(only_error(error))
+            raise
+
+
+class SimulatedSystem(System):
+    """A system inside the simulation `world`. `store`: a directory to keep the log in, or None for memory."""
+
+    def __init__(
+        self,
+        world: SimWorld,
+        *,
+        machines: int = 1,
+        store: str | Path | None = None,
+        name: str = "local",
+        sequencer: SequencerOptions | None = None,
+    ) -> None:
+        self.world = world
+        super().__init__(
+            name,
+            broker=MemoryBroker(world),
+            store=MemoryStore(world=world) if store is None else DirectoryStore(store, threads=False),
+            clock=world.clock,
+            machines=machines,
+            sequencer=sequencer,
+        )
+
+
+class EmbeddedSystem(System):
+    """A system in this process, on the real clock. `store`: a directory to keep the log in, or None for
+    memory."""
+
+    def __init__(self, *, machines: int = 1, store: str | Path | None = None, name: str = "local") -> None:
+        super().__init__(
+            name,
+            broker=MemoryBroker(),
+            store=MemoryStore() if store is None else DirectoryStore(store),
+            clock=RealClock(),
+            machines=machines,
+        )
+
+
+class Embedded:
+    """What `dz.embedded` gives: `async with` it for a `Client`, `with` it for a `BlockingClient`."""
+
+    def __init__(self, program: Program, store: str | Path | None, nodes: int, client_id: str | None) -> None:
+        self._program, self._store, self._nodes, self._client_id = program, store, nodes, client_id
+        self._entered: AbstractAsyncContextManager[Client]
+        self._blocking: BlockingClient
+
+    async def __aenter__(self) -> Client:
+        self._entered = self._opened()
+        return await self._entered.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return await self._entered.__aexit__(kind, error, traceback)
+
+    def __enter__(self) -> BlockingClient:
+        self._blocking = BlockingClient(self._opened)
+        return self._blocking.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._blocking.__exit__(kind, error, traceback)
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Client]:
+        async with (
+            EmbeddedSystem(store=self._store) as system,
+            system.connect(self._program, nodes=self._nodes, client_id=self._client_id) as client,
+        ):
+            client.system = system
+            yield client
+
+
+def embedded(
+    program: Program, store: str | Path | None = None, *, nodes: int = 1, client_id: str | None = None
+) -> Embedded:
+    """The whole system in this process, for notebooks and small services.
+
+        with dz.embedded(app, store="./data") as db:
+            db.put("scores", {"player": "ann", "points": 7})
+            print(db["board"])
+
+    `async with` gives the same with `await`. `store`: a directory that keeps the program's log, so that the
+    next start goes on where this one ended; None keeps everything in memory. `client_id`: see `dz.connect`.
+    """
+    return Embedded(program, store, nodes, client_id)
+
+
+def only_error(error: BaseException) -> BaseException:
+    """The error in groups of one; of several, the first that says something about itself."""
+    while isinstance(error, BaseExceptionGroup):
+        if not error.exceptions:
+            raise InternalError("an empty group of errors") from error
+        error = error.exceptions[0]
+    return error
