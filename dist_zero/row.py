@@ -130,6 +130,9 @@ class Row:
     def __hash__(self) -> int:
         return hash(self._stored)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return row_from_stored, (type(self), self._stored)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in vars(self).items())})"
 
@@ -304,7 +307,7 @@ def _stored_columns(what: str, row_type: RowType, values: Mapping[str, Any], *, 
 
 
 def _unknown(what: str, row_type: RowType, name: object) -> DataError:
-    return DataError(f"{what} has no column {name!r}{did_you_mean(name, row_type.names)}; it has {row_type}")
+    return DataError(f"{what} has no column {name!r}.{did_you_mean(name, row_type.names)} It has {row_type}")
 
 
 def _user_columns(cls: type[Row], stored: StoredRow) -> dict[str, Any]:

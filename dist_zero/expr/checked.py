@@ -15,6 +15,7 @@ from dist_zero.expr.functions import aggregate_type
 from dist_zero.expr.location import Refused, did_you_mean
 from dist_zero.expr.nodes import common_type
 from dist_zero.expr.ops import Aggregation, Call, ColumnRef, Relation, Scalar, SortKey
+from dist_zero.expr.text import scalar_text
 from dist_zero.row import checked_row_type
 from dist_zero.types import DATETIME, INT, DataType, Kind, RowType
 
@@ -90,7 +91,8 @@ def window(source: Relation, at: Scalar, size_us: int, every_us: int, location: 
     """The input's columns, then window_start and window_end."""
     _check_scalars((at,), source.row_type)
     if at.dtype.kind is not Kind.DATETIME:
-        raise Refused(f"window needs a datetime column, this one is {at.dtype}")
+        shown = scalar_text(at, source.row_type.names)
+        raise Refused(f"window needs a datetime column, {shown} is {at.dtype}")
     if not (0 < size_us <= DURATION_US_MAX and 0 < every_us <= DURATION_US_MAX):
         raise Refused(
             "the size of a window and its every have to be longer than nothing, and below 10,000 years"
@@ -137,7 +139,7 @@ def check_join_kind(how: str) -> None:
     """`how` is one that there is."""
     if how not in JOIN_KINDS:
         raise Refused(
-            f"join has no how={how!r}{did_you_mean(how, JOIN_KINDS)}; there are {', '.join(JOIN_KINDS)}"
+            f"join has no how={how!r}.{did_you_mean(how, JOIN_KINDS)} There are {', '.join(JOIN_KINDS)}"
         )
 
 
@@ -224,7 +226,7 @@ def alias(source: Relation, name: str, location: str) -> ops.Alias:
 
 def unknown_column(name: object, row_type: RowType, what: str) -> str:
     """The message for a column that is not there."""
-    return f"there is no column {name!r} in {what}{did_you_mean(name, row_type.names)}; it has {row_type}"
+    return f"there is no column {name!r} in {what}.{did_you_mean(name, row_type.names)} It has {row_type}"
 
 
 def _check_scalars(scalars: Sequence[Scalar], row_type: RowType) -> None:
@@ -247,7 +249,8 @@ def _check_scalars(scalars: Sequence[Scalar], row_type: RowType) -> None:
 def _check_bool(what: str, scalar: Scalar, row_type: RowType) -> None:
     _check_scalars((scalar,), row_type)
     if scalar.dtype.kind is not Kind.BOOL:
-        raise Refused(f"{what} needs a bool, this is {scalar.dtype}")
+        shown = scalar_text(scalar, row_type.names)
+        raise Refused(f"{what} needs a condition (bool), {shown} is {scalar.dtype}")
 
 
 def _join_row_type(left: RowType, right: RowType, how: str, right_names: tuple[str, ...]) -> RowType:

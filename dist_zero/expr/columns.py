@@ -174,7 +174,9 @@ class Column:
     def is_in(self, *values: Any) -> Column:
         """Whether the value is one of these constants, given one by one or as one list."""
         listed = list(values[0]) if len(values) == 1 and _is_listed(values[0]) else list(values)
-        if not listed or any(isinstance(v, Column) for v in listed):
+        if not listed:
+            raise Refused("is_in needs at least one value")
+        if any(isinstance(v, Column) for v in listed):
             raise Refused("is_in takes constants; compare with columns by == and |")
         given = [nodes.constant(v, self._node.dtype) for v in listed]
         column, *literals = unified("is_in", [self._node, *given])
@@ -183,9 +185,7 @@ class Column:
     @located
     def between(self, low: Any, high: Any) -> Column:
         """Whether `low <= value <= high`."""
-        return _logic(
-            "and", "&", _comparison("ge", "between", self, low), _comparison("le", "between", self, high)
-        )
+        return _logic("and", "&", _comparison("ge", ">=", self, low), _comparison("le", "<=", self, high))
 
     @located
     def cast(self, to: Any) -> Column:

@@ -13,7 +13,7 @@ from dist_zero.expr.functions import columns_used, result_type
 from dist_zero.expr.location import Refused
 from dist_zero.expr.nodes import Field, Node, Origin
 from dist_zero.expr.ops import Call, ColumnRef, Literal, Scalar
-from dist_zero.expr.tables import Origins, Table, column_node, describe, place_by_origin
+from dist_zero.expr.tables import Origins, Table, column_node, describe, passed_on, place_of
 from dist_zero.expr.text import scalar_text
 from dist_zero.types import DataType, Kind, RowType
 
@@ -31,15 +31,12 @@ class _Sides:
 
     def place(self, field: Field) -> int:
         """Where `field` is among the columns of both sides."""
-        is_left, is_right = field.relation is self.left._relation, field.relation is self.right._relation
-        if is_left and is_right:
+        if field.relation is self.left._relation is self.right._relation:
             raise Refused(
                 f"column {field.name!r} is ambiguous: {describe(field.relation)} is joined with itself; name one side,"
                 " as other = t.alias('other'), and join with that"
             )
-        if is_left or is_right:
-            return field.index + (len(self.left.row_type) if is_right else 0)
-        return place_by_origin(field, self.origins, self.row_type, "either side of this join")
+        return place_of(field, self.origins, self.row_type, "either side of this join")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +142,10 @@ def _built(sides: _Sides, pairs: list[Pair], merged: list[str], rest: list[Scala
     condition = functools.reduce(lambda a, b: _call("and", a, b), rest) if rest else None
     if how.kind in ("semi", "anti"):
         relation = checked.join(left, right, pairs, condition, how.kind, (), how.location)
-        return Table(relation, sides.left._origins)
+        return Table(relation, passed_on(sides.left._origins))
     right_names = _right_names(left.row_type.names, right.row_type, merged, how.suffix)
     relation = checked.join(left, right, pairs, condition, how.kind, right_names, how.location)
-    table = Table(relation, sides.origins)
+    table = Table(relation, passed_on(sides.origins))
     return _merged(table, sides, merged, how) if merged else table
 
 
@@ -177,7 +174,7 @@ def _free(name: str, taken: set[str]) -> str:
 def _merged(table: Table, sides: _Sides, merged: list[str], how: How) -> Table:
     row_type, size = table.row_type, len(sides.left.row_type)
     refs = [ColumnRef(i, t) for i, t in enumerate(row_type.types)]
-    columns: dict[str, tuple[Scalar, tuple[Origin, ...]]] = {}
+    columns: dict[str, tuple[Scalar, Origin]] = {}
     for i, name in enumerate(row_type.names[:size]):
         columns[name] = (refs[i], table._origins[i])
     for name in merged:
@@ -189,23 +186,23 @@ def _merged(table: Table, sides: _Sides, merged: list[str], how: How) -> Table:
             columns[row_type.names[i]] = (refs[i], table._origins[i])
     scalars = [scalar for scalar, _ in columns.values()]
     relation = checked.project(table._relation, tuple(columns), scalars, how.location)
-    return Table(relation, tuple(origins for _, origins in columns.values()))
+    return Table(relation, tuple(origin for _, origin in columns.values()))
 
 
 def _merged_column(
-    left: ColumnRef, right: ColumnRef, of_left: tuple[Origin, ...], of_right: tuple[Origin, ...], kind: str
-) -> tuple[Scalar, tuple[Origin, ...]]:
+    left: ColumnRef, right: ColumnRef, of_left: Origin, of_right: Origin, kind: str
+) -> tuple[Scalar, Origin]:
     """A column that both sides have, once: the values of the side that is never missing, and whose they are."""
     same_type = left.dtype.required() == right.dtype.required()
     if kind == "inner":
-        return left, of_left + of_right if same_type else of_left
+        return left, Origin(of_left, of_right) if same_type else of_left
     if kind == "left":
         return left, of_left
     if kind == "right":
         return right, of_right
     wider = nodes.common_type(left.dtype, right.dtype)
     assert wider is not None
-    return _call("coalesce", _cast(left, wider), _cast(right, wider)), (Origin(),)
+    return _call("coalesce", _cast(left, wider), _cast(right, wider)), Origin()
 
 
 def _cast(ref: ColumnRef, dtype: DataType) -> Scalar:

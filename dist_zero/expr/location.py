@@ -59,9 +59,9 @@ def located(function: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 def did_you_mean(name: object, candidates: Iterable[str]) -> str:
-    """`; did you mean 'x'?` if one of `candidates` is close to `name`, or nothing."""
+    """` Did you mean 'x'?` if one of `candidates` is close to `name`, or nothing."""
     close = difflib.get_close_matches(str(name), list(candidates), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def _shown_path(path: str) -> str:

@@ -2,9 +2,9 @@
 
 A node is a `Field` (a column of some table), a constant, or an operation on nodes. It has its type from the start, so
 a mistake is refused on the line that makes it. When a verb of a table takes the expression, `resolve` turns it into
-an `ops.Scalar` over that table's columns: a field is looked up by its *origins*, marks that follow a value through
-every verb that passes it on unchanged. Types are derived again on the way, because an outer join may since have made
-a column nullable.
+an `ops.Scalar` over that table's columns: a field is looked up by its *origin*, a mark that later columns descend from
+as long as every verb passed the value on unchanged. Types are derived again on the way, because an outer join may
+since have made a column nullable.
 """
 
 from __future__ import annotations
@@ -43,9 +43,25 @@ SIZE_MAX = 10_000
 
 
 class Origin:
-    """The identity of a value: columns that share one hold the same value in the rows made of the same row."""
+    """The identity of a table's column; `parents` are the columns of its inputs whose value it holds unchanged."""
 
-    __slots__ = ()
+    __slots__ = ("parents",)
+
+    def __init__(self, *parents: Origin) -> None:
+        self.parents = parents
+
+    def descends_from(self, ancestor: Origin) -> bool:
+        """Whether the value is that of `ancestor`, through however many verbs."""
+        seen: set[int] = set()
+        waiting = [self]
+        while waiting:
+            origin = waiting.pop()
+            if origin is ancestor:
+                return True
+            if id(origin) not in seen:
+                seen.add(id(origin))
+                waiting.extend(origin.parents)
+        return False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +71,7 @@ class Field:
     relation: Relation
     index: int
     name: str
-    origins: tuple[Origin, ...]
+    origin: Origin
     dtype: DataType
 
 

@@ -23,7 +23,7 @@ from dist_zero.expr.text import scalar_text
 from dist_zero.types import RowType
 from dist_zero_common.errors import ProgramError
 
-Origins = tuple[tuple[Origin, ...], ...]
+Origins = tuple[Origin, ...]
 _DURATION = re.compile(r"\s*(\d{1,18})\s*(us|ms|s|m|h|d)\s*\Z")
 _UNIT_US = {
     "us": 1,
@@ -97,7 +97,7 @@ class Table:
         for condition in conditions[1:]:
             predicate = nodes.apply("and", predicate, as_node(self, condition, "where"))
         relation = checked.filter_(self._relation, resolve_in(self, predicate), user_location())
-        return Table(relation, self._origins)
+        return Table(relation, passed_on(self._origins))
 
     @located
     def select(self, *columns: ColumnLike, **computed: ColumnLike) -> Table:
@@ -155,7 +155,7 @@ class Table:
         every_us = size_us if every is None else _duration_us(every)
         scalar = resolve_in(self, as_node(self, at, "window"))
         relation = checked.window(self._relation, scalar, size_us, every_us, user_location())
-        return Table(relation, self._origins + fresh_origins(2))
+        return Table(relation, passed_on(self._origins) + fresh_origins(2))
 
     @located
     def top(
@@ -173,29 +173,26 @@ class Table:
         order = [_sort_key(self, part) for part in _listed(by)]
         groups = [resolve_in(self, as_node(self, part, "per")) for part in _listed(per)]
         relation = checked.top(self._relation, n, order, groups, rank, user_location())
-        return Table(relation, self._origins if rank is None else self._origins + fresh_origins(1))
+        return Table(relation, passed_on(self._origins) + fresh_origins(0 if rank is None else 1))
 
     @located
     def distinct(self) -> Table:
         """Every row once."""
-        return Table(checked.distinct(self._relation, user_location()), self._origins)
+        return Table(checked.distinct(self._relation, user_location()), passed_on(self._origins))
 
     @located
     def union(self, *others: Table) -> Table:
         """The rows of all; equal rows stay as often as they are there. Columns are matched by name."""
         tables = _matched("union", (self, *others))
         relation = checked.union([t._relation for t in tables], user_location())
-        shared = (
-            tuple(o for o in origins if all(o in t._origins[i] for t in tables[1:]))
-            for i, origins in enumerate(tables[0]._origins)
-        )
-        return Table(relation, tuple(kept or (Origin(),) for kept in shared))
+        return Table(relation, fresh_origins(len(relation.row_type)))
 
     @located
     def difference(self, other: Table) -> Table:
         """The rows, once each, that `other` does not have. Columns are matched by name."""
         left, right = _matched("difference", (self, other))
-        return Table(checked.difference(left._relation, right._relation, user_location()), left._origins)
+        relation = checked.difference(left._relation, right._relation, user_location())
+        return Table(relation, passed_on(left._origins))
 
     @located
     def flat_map(self, *alternatives: Mapping[str, ColumnLike]) -> Table:
@@ -213,7 +210,7 @@ class Table:
         columns = [_alternative_column(self, name, [a[name] for a in alternatives]) for name in names]
         rows = tuple(tuple(column[i] for column in columns) for i in range(len(alternatives)))
         relation = checked.flat_map(self._relation, names, rows, user_location())
-        return Table(relation, self._origins + fresh_origins(len(names)))
+        return Table(relation, passed_on(self._origins) + fresh_origins(len(names)))
 
     def __str__(self) -> str:
         from dist_zero.expr.show import table_text
@@ -240,7 +237,7 @@ class Grouping:
         aggregations = [_aggregation(self._table, n, a, bool(keys)) for n, a in aggregates.items()]
         names = (*self._keys, *aggregates)
         relation = checked.aggregate(self._table._relation, names, keys, aggregations, user_location())
-        origins = tuple(_origins_of(self._table, s) for s in keys) + fresh_origins(len(aggregations))
+        origins = tuple(_origin_of(self._table, s) for s in keys) + fresh_origins(len(aggregations))
         return Table(relation, origins)
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -252,7 +249,12 @@ class Grouping:
 
 def fresh_origins(count: int) -> Origins:
     """Origins for columns whose values are new."""
-    return tuple((Origin(),) for _ in range(count))
+    return tuple(Origin() for _ in range(count))
+
+
+def passed_on(origins: Origins) -> Origins:
+    """Origins for columns that hold the values of these."""
+    return tuple(Origin(origin) for origin in origins)
 
 
 def describe(relation: Relation) -> str:
@@ -261,7 +263,7 @@ def describe(relation: Relation) -> str:
         return f"dataset {relation.name!r}"
     if isinstance(relation, Alias):
         return f"alias {relation.name!r}"
-    return f"the {type(relation).__name__.lower()} of {relation.location}"
+    return f"the table made at {relation.location}"
 
 
 def column_node(table: Table, name: str) -> Field:
@@ -296,14 +298,13 @@ def resolve_in(table: Table, node: Node) -> Scalar:
 
 
 def _place(table: Table, field: Field) -> int:
-    if field.relation is table._relation:
-        return field.index
-    return place_by_origin(field, table._origins, table.row_type, describe(table._relation))
+    return place_of(field, table._origins, table.row_type, describe(table._relation))
 
 
-def place_by_origin(field: Field, origins: Origins, row_type: RowType, what: str) -> int:
-    """The one column that holds `field`'s value, which comes from another table."""
-    places = [i for i, own in enumerate(origins) if any(o in own for o in field.origins)]
+def place_of(field: Field, origins: Origins, row_type: RowType, what: str) -> int:
+    """The one column that is `field`, or else the one that holds its value."""
+    places = [i for i, own in enumerate(origins) if own is field.origin]
+    places = places or [i for i, own in enumerate(origins) if own.descends_from(field.origin)]
     if len(places) == 1:
         return places[0]
     source = describe(field.relation)
@@ -324,8 +325,8 @@ def _no_attribute(table: Table, name: str) -> NoSuchColumn:
     return NoSuchColumn(f"{user_location()}: {message}")
 
 
-def _origins_of(table: Table, scalar: Scalar) -> tuple[Origin, ...]:
-    return table._origins[scalar.index] if isinstance(scalar, ColumnRef) else (Origin(),)
+def _origin_of(table: Table, scalar: Scalar) -> Origin:
+    return Origin(table._origins[scalar.index]) if isinstance(scalar, ColumnRef) else Origin()
 
 
 def _named(
@@ -350,7 +351,7 @@ def _named(
 def _projection(table: Table, columns: Mapping[str, Node]) -> Table:
     scalars = [resolve_in(table, node) for node in columns.values()]
     relation = checked.project(table._relation, tuple(columns), scalars, user_location())
-    return Table(relation, tuple(_origins_of(table, s) for s in scalars))
+    return Table(relation, tuple(_origin_of(table, s) for s in scalars))
 
 
 def _sort_key(table: Table, part: object) -> SortKey:
@@ -378,7 +379,8 @@ def _aggregation(table: Table, name: str, aggregate: object, has_keys: bool) -> 
     try:
         dtype = aggregate_type(aggregate.function, argument, where is not None, has_keys)
     except Refused as refused:
-        raise Refused(f"agg({name}=...): {refused}") from None
+        shown = scalar_text(argument, table.row_type.names) if argument is not None else ""
+        raise Refused(f"agg({name}=dz.{aggregate.function}({shown})): {refused}") from None
     return Aggregation(aggregate.function, argument, where, dtype)
 
 
