@@ -23,14 +23,13 @@ Names = Sequence[str]
 
 def explain(graph: Graph, level: str | None = None) -> str:
     """The program at `level`, or at the four levels of `LEVELS`, for people. Raises `RequestError`."""
-    seen = dict(levels(graph))
     if level is None:
+        seen = dict(levels(graph))
         return "\n\n".join(render(name, seen[behind]) for name, behind in LEVELS.items()) + "\n"
-    found = seen.get(LEVELS.get(level, level))
+    found = next((at for name, at in levels(graph) if name == LEVELS.get(level, level)), None)
     if found is None:
-        raise RequestError(
-            f"there is no level {level!r} to explain; there are {', '.join({**LEVELS, **seen})}"
-        )
+        names = dict.fromkeys((*LEVELS, *(name for name, _ in levels(graph))))
+        raise RequestError(f"there is no level {level!r} to explain; there are {', '.join(names)}")
     return render(level, found) + "\n"
 
 

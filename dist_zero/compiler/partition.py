@@ -38,7 +38,7 @@ from dist_zero.compiler.sharding import (
     sharding_of,
     sink_key,
     sink_sharding,
-    top_is_whole,
+    whole,
 )
 from dist_zero.compiler.walk import all_columns
 from dist_zero.expr.functions import may_fail
@@ -138,7 +138,7 @@ class _Partition:
             for by in expressible(self.known[side], join.left_key if side == left else join.right_key):
                 if by and _may_exchange(by, other_key):
                     return by
-        return _whole(join.left_key)
+        return whole(join.left_key)
 
     def _is_small(self, place: int) -> bool:
         """Whether this is a dataset declared `broadcast`, perhaps filtered and projected."""
@@ -225,15 +225,10 @@ def _listed(known: Facts) -> tuple[Shard, ...]:
     return () if isinstance(known, Place) else known
 
 
-def _whole(keys: Shard) -> Shard:
-    """All of a key, as scalars over it."""
-    return tuple(ColumnRef(i, key.dtype) for i, key in enumerate(keys))
-
-
 def _may_exchange(by: Shard, keys: Shard) -> bool:
     """Whether rows may be exchanged by this function of an operator's keys without moving an error: it cannot
     fail, or it begins as the operator does."""
-    return not any(map(may_fail, apply(by, keys))) or same(by, _whole(keys)[: len(by)])
+    return not any(map(may_fail, apply(by, keys))) or same(by, whole(keys)[: len(by)])
 
 
 def _top_hints(lowered: Plan) -> dict[int, Shard]:

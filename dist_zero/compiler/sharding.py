@@ -192,9 +192,25 @@ def top_is_whole(operator: plan.Top, known: Facts) -> bool:
 
 
 def common_key(join: plan.Join, known: Sequence[Facts]) -> Shard | None:
-    """A function of the join key, as scalars over it, by which both sides are sharded."""
-    right = expressible(known[1], join.right_key)
-    return next((f for f in expressible(known[0], join.left_key) if holds(right, f)), None)
+    """A function of the join key, as scalars over it, by which both sides are sharded.
+
+    Where a side's key has one scalar twice, a sharding by it is several functions of the key; so each
+    function that either side suggests, and the whole key, is tried on both.
+    """
+    suggested = (
+        *expressible(known[0], join.left_key),
+        *expressible(known[1], join.right_key),
+        whole(join.left_key),
+    )
+    for by in suggested:
+        if holds(known[0], apply(by, join.left_key)) and holds(known[1], apply(by, join.right_key)):
+            return by
+    return None
+
+
+def whole(key: Shard) -> Shard:
+    """All of a key, as scalars over it."""
+    return tuple(ColumnRef(i, scalar.dtype) for i, scalar in enumerate(key))
 
 
 def common_fact(known: Sequence[Facts]) -> Shard | None:
