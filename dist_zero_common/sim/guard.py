@@ -71,7 +71,8 @@ def _bans() -> list[_Ban]:
         _Ban(uuid, "uuid1", "uuid.uuid1", _CHANCE),
         _Ban(uuid, "uuid4", "uuid.uuid4", _CHANCE),
         _Ban(threading.Thread, "start", "threading.Thread.start", _THREADS, through=thread_ways),
-        _Ban(socket.socket, "__init__", "socket.socket", _NETWORK, to_everybody=True),
+        _Ban(socket.socket, "__init__", "socket.socket", _NETWORK, ("socket.",), to_everybody=True),
+        _Ban(socket, "getaddrinfo", "socket.getaddrinfo", _NETWORK, ("socket.",), to_everybody=True),
     ]
 
 
