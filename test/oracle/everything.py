@@ -87,6 +87,10 @@ def program() -> dz.Program:
         "with_shops",
         sales.join(shops, on="shop").select("number", "town", sum=sales["quantity"] + shops["bias"]),
     )
+    other = events.alias("other")
+    larger = (events["kind"] == other["kind"]) & (events["value"] > other["value"])
+    for how in ("inner", "outer", "semi", "anti"):
+        app.view(f"bags_{how}", events.join(other, on=larger, how=how))
     by_colour = sales.group_by("colour").agg(
         n=dz.count(),
         with_amount=dz.count("amount"),
