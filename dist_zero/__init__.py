@@ -16,6 +16,7 @@ from dist_zero.expr.columns import Column, coalesce, concat, lit, when
 from dist_zero.expr.tables import Table
 from dist_zero.program import Program
 from dist_zero.row import Row, scale
+from dist_zero.sample import Delete, Update
 from dist_zero_common.errors import (
     DataError,
     DistZeroError,
@@ -27,11 +28,13 @@ from dist_zero_common.errors import (
 
 if TYPE_CHECKING:
     from dist_zero.client import connect
+    from dist_zero.files import read_rows
     from dist_zero.system import embedded
 
 __all__ = [
     "Column",
     "DataError",
+    "Delete",
     "DistZeroError",
     "OperatorError",
     "Program",
@@ -39,6 +42,7 @@ __all__ = [
     "RequestError",
     "Row",
     "Table",
+    "Update",
     "UserError",
     "asc",
     "coalesce",
@@ -51,12 +55,13 @@ __all__ = [
     "max",
     "mean",
     "min",
+    "read_rows",
     "scale",
     "sum",
     "when",
 ]
 
-_LAZY = {"connect": "dist_zero.client", "embedded": "dist_zero.system"}
+_LAZY = {"connect": "dist_zero.client", "embedded": "dist_zero.system", "read_rows": "dist_zero.files"}
 """Names whose modules bring in the runtime, which a program that is only declared does not need."""
 
 

@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from dist_zero.row import Row, row_from_stored, row_type_of
 from dist_zero.text_values import (
     FALSE_TEXTS,
     TRUE_TEXTS,
@@ -35,9 +36,20 @@ from dist_zero.text_values import (
     row_from_json,
     value_from_text,
 )
-from dist_zero.types import NAN, DataType, Kind, RowType, from_stored, to_stored
+from dist_zero.types import (
+    DATETIME_MAX_US,
+    DATETIME_MIN_US,
+    NAN,
+    DataType,
+    Kind,
+    RowType,
+    from_stored,
+    to_stored,
+)
 from dist_zero.types import Row as StoredRow
 from dist_zero_common.errors import DataError, InternalError
+
+SomeRow = TypeVar("SomeRow", bound=Row)
 
 FORMATS = ("csv", "jsonl", "ndjson", "parquet")
 COMPRESSIONS = {"gz": "gzip", "zst": "zstd", "bz2": "bz2", "zip": "zip"}
@@ -282,6 +294,16 @@ class _Counted(io.RawIOBase):
         return len(data)
 
 
+def read_rows(path: str | Path, row_class: type[SomeRow], nulls: Sequence[str] = ()) -> Iterator[SomeRow]:
+    """The rows of a CSV, JSON Lines or Parquet file, one by one, as instances of a row class.
+
+    `nulls`: texts that stand for null. Raises `DataError` naming the line and the column.
+    """
+    for block in RowFile(path, row_type_of(row_class), nulls).blocks():
+        for row in block:
+            yield row_from_stored(row_class, row)
+
+
 def kind_of(path: Path) -> tuple[str, str | None]:
     """The format and compression that a file's name stands for; raises `DataError` for any other name."""
     parts = path.name.lower().split(".")[1:]
@@ -381,7 +403,19 @@ def _writing(part: Path, path: Path, compression: str | None) -> Iterator[Any]:
 
 
 def _in_blocks(rows: Iterator[StoredRow]) -> Iterator[list[StoredRow]]:
-    while block := list(islice(rows, BLOCK_ROWS)):
+    """Lists of rows; those before a bad one come before its error."""
+    block: list[StoredRow] = []
+    try:
+        for row in rows:
+            block.append(row)
+            if len(block) == BLOCK_ROWS:
+                yield block
+                block = []
+    except DataError:
+        if block:
+            yield block
+        raise
+    if block:
         yield block
 
 
@@ -406,12 +440,11 @@ def _floats(dtype: DataType, array: pa.Array) -> list[Any]:  # noqa: ARG001
     return [None if v is None else v + 0.0 if v == v else NAN for v in array.to_pylist()]
 
 
-def _datetimes(dtype: DataType, array: pa.Array) -> list[Any]:
+def _datetimes(dtype: DataType, array: pa.Array) -> list[Any]:  # noqa: ARG001
     values = list(array.cast(pa.timestamp("us")).cast(pa.int64()).to_pylist())
     there = [v for v in values if v is not None]
-    if there:
-        from_stored(dtype, min(there))
-        from_stored(dtype, max(there))
+    if there and not DATETIME_MIN_US <= min(there) <= max(there) <= DATETIME_MAX_US:
+        raise _Unfit
     return values
 
 

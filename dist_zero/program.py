@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -11,14 +12,15 @@ from dist_zero.expr.location import Refused, located, user_location
 from dist_zero.expr.tables import Table, describe, fresh_origins
 from dist_zero.expr.walk import check_bounds, in_order
 from dist_zero.row import Row, row_type_of, to_stored_row
+from dist_zero.sample import Delete, Update
 from dist_zero.types import Row as StoredRow
 from dist_zero_common.errors import DataError, SettingsError
 from dist_zero_common.ids import checked_name
 
-Sampler = Callable[[random.Random], Iterable[Any]]
+Sampler = Callable[..., Iterable[Any]]
 _S = TypeVar("_S", bound=Sampler)
-Transaction = list[tuple[str, StoredRow]]
-"""Rows written together: pairs of dataset name and stored row."""
+Transaction = list[tuple[str, StoredRow | Update | Delete]]
+"""Writes made together: pairs of dataset name and stored row, or change of a row."""
 
 
 class Program:
@@ -82,7 +84,9 @@ class Program:
                 yield payments, Payment(card=1, amount=rng.randrange(100))
 
         It is called with a seeded `random.Random` and yields a pair (dataset, row), or a list of such pairs, which is
-        one transaction. A row may be a mapping.
+        one transaction. A row may be a mapping; `dz.Update` or `dz.Delete` in its place change a row that is there. A
+        text is a line for whoever looks on. A generator with a second parameter, `everything`, is called with true
+        there when all of its data is asked for, and may otherwise stop where it suffices for a look.
         """
         if self._sampler is not None:
             raise Refused(f"program {self.name!r} has a sample generator already")
@@ -96,13 +100,22 @@ class Program:
         """Whether `generate` can be called."""
         return self._sampler is not None
 
-    def generate(self, data_seed: int) -> Iterator[Transaction]:
-        """The transactions of the sample generator, the same for the same seed; raises `DataError` for bad rows."""
+    def generate(self, data_seed: int, *, everything: bool = False) -> Iterator[Transaction | str]:
+        """The transactions of the sample generator, the same for the same seed, and its lines for people; raises
+        `DataError` for bad rows, and when there is no more than it gives anyway and `everything` is asked for."""
         if self._sampler is None:
             raise DataError(
                 f"program {self.name!r} has no generator of input; write one under @{self.name}.sample"
             )
-        for number, yielded in enumerate(self._sampler(random.Random(data_seed)), 1):
+        arguments: dict[str, Any] = {}
+        if "everything" in inspect.signature(self._sampler).parameters:
+            arguments["everything"] = everything
+        elif everything:
+            raise DataError(f"the sample generator of program {self.name!r} has one size: it takes no `everything`")
+        for number, yielded in enumerate(self._sampler(random.Random(data_seed), **arguments), 1):
+            if isinstance(yielded, str):
+                yield yielded
+                continue
             pairs = yielded if isinstance(yielded, list) else [yielded]
             try:
                 yield [self._sampled(pair) for pair in pairs]
@@ -143,11 +156,13 @@ class Program:
                     f" {part.location}; a view reads the datasets of its own program"
                 )
 
-    def _sampled(self, pair: object) -> tuple[str, StoredRow]:
+    def _sampled(self, pair: object) -> tuple[str, StoredRow | Update | Delete]:
         if not isinstance(pair, tuple) or len(pair) != 2:
             raise DataError(f"expected a pair (dataset, row), got {type(pair).__name__} {pair!r:.80}")
         dataset, row = pair
         name = dataset._name if isinstance(dataset, Table) else dataset
         if not isinstance(name, str) or name not in self._datasets:
             raise DataError(f"{name!r:.80} is no dataset; there are {', '.join(self._datasets)}")
+        if isinstance(row, Update | Delete):
+            return name, row
         return name, to_stored_row(self._datasets[name].row_type, row)

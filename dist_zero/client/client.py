@@ -402,23 +402,30 @@ class Client:
 
     # -- questions -------------------------------------------------------------------------------------------
 
-    async def _ask(self, question: Callable[[int], tuple[str, Message]], what: str) -> Message:
-        """Ask until answered. Raises `RequestError` when refused, `OperatorError` when nobody answers."""
+    async def _ask(
+        self,
+        question: Callable[[int], tuple[str, Message]],
+        what: str,
+        patience: float = _ASK_AGAIN_SECONDS,
+    ) -> Message:
+        """Ask until answered, first again after `patience` seconds. Raises `RequestError` when refused,
+        `OperatorError` when nobody answers."""
         request = self.next_request()
 
         def send() -> None:
             inbox, message = question(request)
             self._mailbox.send(inbox, message)
 
-        answer: Message = await self._asked(request, send, what)
+        answer: Message = await self._asked(request, send, what, patience)
         return answer
 
-    async def _asked(self, request: int, send: Callable[[], None], what: str) -> Any:
+    async def _asked(
+        self, request: int, send: Callable[[], None], what: str, patience: float = _ASK_AGAIN_SECONDS
+    ) -> Any:
         """Send, and send again, until `request` is answered."""
         self.check()
         answer = self._answers[request] = asyncio.get_running_loop().create_future()
         give_up_at = self._clock.monotonic() + ANSWER_SECONDS_MAX
-        patience = _ASK_AGAIN_SECONDS
         try:
             while self._clock.monotonic() < give_up_at:
                 send()
@@ -443,7 +450,8 @@ class Client:
 
         give_up_at = self._clock.monotonic() + ANSWER_SECONDS_MAX
         while self._clock.monotonic() < give_up_at:
-            located = await self._ask(question, f"where program {options.program!r} is")
+            # The scheduler may be starting too, and what is sent before it listens is lost.
+            located = await self._ask(question, f"where program {options.program!r} is", _STARTING_SECONDS)
             assert isinstance(located, Located)
             if located.state is ProgramState.HALTED:
                 raise OperatorError(f"program {options.program!r} stands still: {located.note}")
@@ -588,7 +596,7 @@ class Client:
             watch = next((each for each in self.watches.values() if each.subscription == of), None)
         if watch is not None:
             watch.handle(message)
-        elif isinstance(message, Changes):
+        elif isinstance(message, Changes) and self.readers:
             self.send(self.placement.clients_inbox, Unsubscribe(message.subscription))
 
     def _answer(self, request: int, answer: object) -> None:
