@@ -38,6 +38,7 @@ from dist_zero.compiler.sharding import (
     sharding_of,
     sink_key,
     sink_sharding,
+    top_is_whole,
     whole,
 )
 from dist_zero.compiler.walk import all_columns
