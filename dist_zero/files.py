@@ -73,11 +73,25 @@ class RowFile:
         self.size = self.path.stat().st_size
         self.position = 0
 
+    def check(self) -> None:
+        """Raise `DataError` now if the file cannot be read at all or lacks a column."""
+        with self._read_errors():
+            if self.format == "csv":
+                self._csv_types()
+            elif self.format == "parquet":
+                self._opened_parquet().close()
+            self.position = 0
+
     def blocks(self) -> Iterator[list[StoredRow]]:
         """The rows, in order, some thousands at a time. Raises `DataError` naming line or row, and column."""
         reader = {"csv": self._csv, "parquet": self._parquet}.get(self.format, self._json_lines)
-        try:
+        with self._read_errors():
             yield from reader()
+
+    @contextmanager
+    def _read_errors(self) -> Iterator[None]:
+        try:
+            yield
         except (OSError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"{self.path} cannot be read: {error}") from None
 
@@ -200,14 +214,7 @@ class RowFile:
     # -- Parquet ---------------------------------------------------------------------------------------------
 
     def _parquet(self) -> Iterator[list[StoredRow]]:
-        if self.compression is not None:
-            raise DataError(f"{self.path}: Parquet files compress themselves; unpack this one first")
-        try:
-            file = pq.ParquetFile(self.path)
-        except pa.ArrowException as error:
-            raise DataError(f"{self.path} is no Parquet file: {error}") from None
-        with file:
-            self._check_columns(file.schema_arrow.names)
+        with self._opened_parquet() as file:
             names = list(self._row_type.names)
             read = 0
             total = max(1, file.metadata.num_rows)
@@ -219,6 +226,16 @@ class RowFile:
                 yield list(zip(*columns, strict=True))
                 read += batch.num_rows
                 self.position = self.size * read // total
+
+    def _opened_parquet(self) -> Any:
+        if self.compression is not None:
+            raise DataError(f"{self.path}: Parquet files compress themselves; unpack this one first")
+        try:
+            file = pq.ParquetFile(self.path)
+        except pa.ArrowException as error:
+            raise DataError(f"{self.path} is no Parquet file: {error}") from None
+        self._check_columns(file.schema_arrow.names)
+        return file
 
     def _arrow_column(self, before: int, name: str, dtype: DataType, array: pa.Array) -> list[Any]:
         if pa.types.is_dictionary(array.type):

@@ -27,6 +27,7 @@ from dist_zero_common.log import get_logger
 from dist_zero_common.sim.world import SimWorld
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.directory import DirectoryStore
+from dist_zero_common.store.layout import scheduler_incarnations_prefix
 from dist_zero_common.store.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -58,10 +59,11 @@ class System:
         self._machines, self._sequencer = machines, sequencer
         self._log = get_logger("system", clock, system=name)
         self._clients: list[Client] = []
-        self._connections = 0
+        self._connections = self._starts = 0  # together they name a connection, also among those of earlier starts
         self._services: asyncio.Task[None]
 
     async def __aenter__(self) -> System:
+        self._starts = len(await self.store.list(scheduler_incarnations_prefix()))
         self._services = asyncio.create_task(self._serve(), name=f"system {self.name}")
         return self
 
@@ -90,7 +92,7 @@ class System:
         name = program if isinstance(program, str) else program.name
         options = ClientOptions(
             system=self.name,
-            connection=f"client-{self._connections}",
+            connection=f"client-{self._starts}-{self._connections}",
             program=checked_name("program", name),
             graph=None if isinstance(program, str) else encode_graph(program.graph()),
             nodes=nodes,

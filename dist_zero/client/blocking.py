@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -80,7 +81,7 @@ class BlockingClient:
         yield transaction
         self._wait(self._client.write(transaction))
 
-    def load(self, dataset: str, path: str, *, nulls: Iterable[str] = ()) -> int:
+    def load_file(self, dataset: str, path: str | Path, *, nulls: Sequence[str] = ()) -> int:
         """Write the rows of a file; returns how many."""
         return self._wait(self._client.load_file(dataset, path, nulls=nulls))
 

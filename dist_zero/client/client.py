@@ -8,7 +8,7 @@ when the caller has chosen a `client_id`. A broker connection that ends fails wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dist_zero.batch import Batch
+from dist_zero.client.loading import Loaded, OnProgress, load, load_file
 from dist_zero.client.session import Outcome, Session
 from dist_zero.client.snapshot import Snapshot, SnapshotAssembly, ViewReader, snapshot_of
 from dist_zero.client.watch import Change, change_for_people
@@ -71,8 +72,6 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS_MAX = 300.0
 """How long any question waits for its answer before it is an error."""
-LOAD_ROWS = 1_000
-"""Rows per transaction when files are loaded."""
 _ASK_AGAIN_SECONDS = 2.0
 _ASK_AGAIN_SECONDS_MAX = 20.0
 _STARTING_SECONDS = 0.05
@@ -133,7 +132,6 @@ class Client:
         self._failure: BaseException | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.readers: dict[int, ViewReader] = {}
-        self._loaded = 0
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -255,45 +253,25 @@ class Client:
         return ticket
 
     async def load(
-        self,
-        dataset: str,
-        batches: Iterable[list[StoredRow]],
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> int:
-        """Write batches of stored rows, one transaction each, as fast as they are taken. Returns how many
-        rows.
+        self, transactions: Iterable[Transaction], on_progress: OnProgress | None = None
+    ) -> Loaded:
+        """Write transactions as fast as they are taken. With a `client_id`, a load that was killed goes on
+        where it stopped when the same transactions are offered again; a client that loads writes nothing
+        else."""
+        return await load(self, transactions, on_progress)
 
-        With a `client_id` a load that was killed goes on where it stopped: it must offer the same batches in
-        the same order again, and those that are committed already are passed over. `on_progress` hears the
-        rows of each batch, and how many of them were passed over.
-        """
-        await self._open_session()
-        tickets: list[Awaitable[int]] = []
-        total = 0
-        for batch in batches:
-            self._loaded += 1
-            total += len(batch)
-            skipped = self._loaded <= self._session.resumed_after
-            if not skipped:
-                transaction = self.new_transaction()
-                transaction.write_stored(dataset, batch)
-                tickets.append(await self.write_soon(transaction))
-            if on_progress is not None:
-                on_progress(len(batch), len(batch) if skipped else 0)
-        for ticket in tickets:
-            await ticket
-        return total
-
-    async def load_file(self, dataset: str, path: str | Path, *, nulls: Iterable[str] = ()) -> int:
-        """Write the rows of a file (CSV, JSON Lines or Parquet, by its name), 1,000 per transaction; returns how many.
+    async def load_file(self, dataset: str, path: str | Path, *, nulls: Sequence[str] = ()) -> int:
+        """Write the rows of a file (CSV, JSON Lines or Parquet, by its name), 1,000 per transaction; returns
+        how many.
 
         `nulls`: texts that stand for null, as `NA`. What was committed before an error in the file stays.
         """
-        from dist_zero.files import RowFile  # pyarrow takes a while, and not everybody needs it
+        return (await load_file(self, dataset, path, nulls)).rows
 
-        row_type = self.new_transaction().row_type(dataset)
-        file = RowFile(path, row_type, tuple(nulls))
-        return await self.load(dataset, in_batches(file.blocks(), LOAD_ROWS))
+    async def committed_before(self) -> int:
+        """The last transaction number that earlier sessions of this client name have committed."""
+        await self._open_session()
+        return self._session.resumed_after
 
     async def flush(self) -> int:
         """Wait until all that this client has written is visible everywhere; returns an epoch of which it
@@ -663,19 +641,6 @@ class ViewHandle:
     async def errors(self) -> list[Any]:
         """The rows that are left out of it, by reason."""
         return list((await self.client.snapshot(self.name)).errors[self.name])
-
-
-def in_batches(blocks: Iterable[list[StoredRow]], size: int) -> Iterator[list[StoredRow]]:
-    """The same rows in the same order, `size` at a time, the last ones fewer."""
-    waiting: list[StoredRow] = []
-    for block in blocks:
-        waiting += block
-        whole = len(waiting) // size * size
-        for start in range(0, whole, size):
-            yield waiting[start : start + size]
-        del waiting[:whole]
-    if waiting:
-        yield waiting
 
 
 def _only_error(error: BaseException) -> BaseException:

@@ -21,9 +21,14 @@ def base_name(program: str, epoch: int) -> str:
     return f"{bases_prefix(program)}{epoch:020d}"
 
 
+def records_prefix(program: str) -> str:
+    """Where the records of `program` are."""
+    return f"programs/{program}/log/"
+
+
 def record_name(program: str, epoch: int) -> str:
     """The record of `epoch`."""
-    return f"programs/{program}/log/{epoch:020d}"
+    return f"{records_prefix(program)}{epoch:020d}"
 
 
 def scheduler_incarnations_prefix() -> str:

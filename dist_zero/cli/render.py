@@ -1,0 +1,124 @@
+"""What people read: tables of views, what is left out of them, and the line of numbers at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dist_zero.client.snapshot import Snapshot, ViewError
+from dist_zero.text_values import json_row
+from dist_zero.types import DataType, Kind, RowType, Stored, datetime_from_us, from_stored
+from dist_zero.types import Row as StoredRow
+
+CELL_LENGTH_MAX = 60
+_WIDTH_OF_FILES = 1_000
+_NUMBERS = (Kind.INT, Kind.FLOAT, Kind.DECIMAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a run took."""
+
+    nodes: int
+    machines: int
+    seed: int
+    rows: int
+    rows_passed_over: int
+    transactions: int
+    epochs: int
+    messages: int
+    message_bytes: int
+    virtual_seconds: float
+    real_seconds: float
+    history: str
+
+
+def console_for(stderr: bool = False) -> Console:
+    """A console that folds tables for a terminal only: in a file, lines are as long as they need to be."""
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_WIDTH_OF_FILES)
+
+
+def view_table(name: str, row_type: RowType, rows: Sequence[StoredRow], limit: int) -> Table:
+    """The first `limit` rows of a view."""
+    count = _counted(len(rows), "row")
+    table = Table(
+        title=Text.assemble((name, "bold"), "  ", (count, "dim")), title_justify="left", title_style=""
+    )
+    for column, dtype in zip(row_type.names, row_type.types, strict=True):
+        table.add_column(column, justify="right" if dtype.kind in _NUMBERS else "left", overflow="fold")
+    for row in rows[:limit]:
+        table.add_row(*(shown(dtype, value) for dtype, value in zip(row_type.types, row, strict=True)))
+    if len(rows) > limit:
+        table.caption = f"… {len(rows) - limit:,} more"
+        table.caption_justify = "left"
+    return table
+
+
+def shown(dtype: DataType, value: Stored) -> Text:
+    """A value for people: floats shortened, datetimes without what is zero, long texts cut."""
+    if value is None:
+        return Text("–", "dim")
+    if isinstance(value, float):
+        return Text(shown_float(value))
+    if dtype.kind is Kind.DATETIME:
+        assert isinstance(value, int)
+        moment = datetime_from_us(value)
+        return Text(
+            f"{moment:%Y-%m-%d %H:%M}" if value % 60_000_000 == 0 else str(moment.replace(tzinfo=None))
+        )
+    text = str(from_stored(dtype, value))
+    return Text(text if len(text) <= CELL_LENGTH_MAX else text[: CELL_LENGTH_MAX - 1] + "…")
+
+
+def shown_float(value: float) -> str:
+    """Two digits behind the point, more for small numbers, none lost to a column of zeros."""
+    if value != value or value in (float("inf"), float("-inf")):
+        return str(value)
+    if value == 0 or 0.01 <= abs(value) < 1e15:
+        return f"{value:.2f}"
+    return f"{value:.3g}"
+
+
+def error_lines(errors: Sequence[ViewError]) -> list[Text]:
+    """What a view leaves out, one line per reason."""
+    return [Text(f"! {error}", "yellow") for error in errors]
+
+
+def stats_line(stats: Stats) -> str:
+    """The numbers of a run in a line."""
+    parts = [
+        f"{stats.rows:,} rows in {stats.transactions:,} transactions",
+        f"{stats.epochs:,} epochs",
+        f"{stats.messages:,} messages",
+        f"{_counted(stats.nodes, 'node')} on {_counted(stats.machines, 'machine')}",
+        f"{stats.virtual_seconds:,.1f} s virtual, {stats.real_seconds:,.1f} s real",
+    ]
+    return " · ".join(parts)
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
+def json_result(program: str, snapshot: Snapshot, stats: Stats, checked: bool | None) -> dict[str, Any]:
+    """What `--json` prints: every row, exactly."""
+    result: dict[str, Any] = {
+        "program": program,
+        "views": {
+            name: [json_row(snapshot.row_types[name], row) for row in rows]
+            for name, rows in snapshot.stored.items()
+        },
+        "errors": {
+            name: [asdict(error) for error in errors] for name, errors in snapshot.errors.items() if errors
+        },
+        "stats": asdict(stats),
+    }
+    if checked is not None:
+        result["equals_recomputation"] = checked
+    return result

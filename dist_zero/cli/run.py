@@ -1,0 +1,299 @@
+"""`dist-zero run`: a whole system in this process, in simulated time, from the input to the views."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+from rich.text import Text
+
+from dist_zero.cli.render import Stats, console_for, error_lines, json_result, stats_line, view_table
+from dist_zero.client.client import Client
+from dist_zero.client.loading import Loaded, file_transactions
+from dist_zero.client.snapshot import Snapshot
+from dist_zero.client.writes import Transaction
+from dist_zero.files import RowFile, kind_of, write_rows
+from dist_zero.program import Program
+from dist_zero.sample import Delete, Update
+from dist_zero.system import SimulatedSystem, System
+from dist_zero.testing import log_of, recomputed_differences
+from dist_zero_common.checksum import xxh64
+from dist_zero_common.errors import DataError, RequestError
+from dist_zero_common.sim.loop import run_simulation
+from dist_zero_common.sim.world import SimWorld
+
+_STEPS_PER_REFRESH = 20
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What `dist-zero run` was asked for; see its help."""
+
+    nodes: int = 1
+    machines: int = 1
+    seed: int = 0
+    data_seed: int = 0
+    weather: str = "faithful"
+    loads: tuple[tuple[str, Path], ...] = ()
+    nulls: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
+    outs: tuple[tuple[str, Path], ...] = ()
+    store: Path | None = None
+    rows_shown: int = 20
+    as_json: bool = False
+    check: bool = False
+    everything: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    snapshot: Snapshot
+    loaded: Loaded
+    note: str
+    virtual_seconds: float
+    differences: list[str] | None
+
+
+def run(program: Program, options: RunOptions) -> bool:
+    """Run it and print what was asked for. Returns false when a check failed."""
+    _check_names(program, options)
+    files = [(dataset, _row_file(program, dataset, path, options)) for dataset, path in options.loads]
+    world = SimWorld(options.seed, options.weather)
+    loader = _Loader(program, options, files)
+    started = time.perf_counter()
+    with loader.progress:
+        outcome = run_simulation(_live(program, options, world, loader))
+    stats = _stats(options, world, outcome, time.perf_counter() - started)
+    for view, path in options.outs:
+        write_rows(path, outcome.snapshot.row_types[view], outcome.snapshot.stored[view])
+    _print(program, options, outcome, stats)
+    return not outcome.differences
+
+
+def _check_names(program: Program, options: RunOptions) -> None:
+    """Find out what is misspelt before anything runs."""
+    graph = program.graph()
+    views = {view.name for view in graph.views}
+    for view in [*options.views, *(view for view, _ in options.outs)]:
+        if view not in views:
+            raise RequestError(f"no view {view!r} in program {program.name!r}; there are {_listed(views)}")
+    datasets = {dataset.name for dataset in graph.datasets}
+    for dataset, _ in options.loads:
+        if dataset not in datasets:
+            raise RequestError(
+                f"no dataset {dataset!r} in program {program.name!r}; there are {_listed(datasets)}"
+            )
+    for _, path in options.outs:
+        kind_of(path)
+        if not path.parent.is_dir():
+            raise DataError(f"{path} cannot be written: there is no directory {path.parent}")
+    if not views:
+        raise RequestError(f"program {program.name!r} has no view to show")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _row_file(program: Program, dataset: str, path: Path, options: RunOptions) -> RowFile:
+    row_type = next(d.row_type for d in program.graph().datasets if d.name == dataset)
+    file = RowFile(path, row_type, options.nulls)
+    file.check()
+    return file
+
+
+# ---- inside the simulation ---------------------------------------------------------------------------------
+
+
+async def _live(program: Program, options: RunOptions, world: SimWorld, loader: _Loader) -> _Outcome:
+    async with SimulatedSystem(world, machines=options.machines, store=options.store) as system:
+        await loader.load(system)
+        async with system.connect(program, nodes=options.nodes) as client:
+            snapshot = await client.snapshot(*_wanted(program, options))
+            differences = None
+            if options.check:
+                log = await log_of(system.store, program.name)
+                differences = recomputed_differences(
+                    program.graph(),
+                    client.plan,
+                    log,
+                    snapshot.epoch,
+                    dict(snapshot.stored),
+                    dict(snapshot.errors),
+                )
+            return _Outcome(snapshot, loader.loaded, client.note, system.clock.monotonic(), differences)
+
+
+def _wanted(program: Program, options: RunOptions) -> tuple[str, ...]:
+    """The views to show, and those to write; all of them if neither is said."""
+    named = [*options.views, *(view for view, _ in options.outs)]
+    return tuple(dict.fromkeys(named)) or tuple(view.name for view in program.graph().views)
+
+
+class _Loader:
+    """Brings the input in: the files, or where there is none the sample."""
+
+    def __init__(self, program: Program, options: RunOptions, files: list[tuple[str, RowFile]]) -> None:
+        self.loaded = Loaded(0, 0, 0)
+        self.console = console_for(stderr=True)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            MofNCompleteColumn() if not files else TextColumn("{task.fields[rows]:,} rows"),
+            console=self.console,
+            auto_refresh=False,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._program, self._options, self._files = program, options, files
+        self._steps = 0
+
+    async def load(self, system: System) -> None:
+        """Write all input."""
+        for dataset, file in self._files:
+            name = f"load-{_content_hash(dataset, file.path):016x}" if self._options.store else None
+            task = self.progress.add_task(f"loading {dataset}", total=file.size, rows=0)
+            async with self._client(system, name) as client:
+                transactions = self._followed(task, file_transactions(client, dataset, file.blocks()), file)
+                self._add(await client.load(transactions))
+            self.progress.remove_task(task)
+        if not self._files and self._program.has_sample:
+            await self._load_sample(system)
+
+    async def _load_sample(self, system: System) -> None:
+        options = self._options
+        size = "-all" if options.everything else ""
+        name = f"sample-{options.data_seed}{size}" if options.store else None
+        task = self.progress.add_task("loading the sample", total=None, rows=0)
+        async with self._client(system, name) as client:
+            self._add(await client.load(self._followed(task, self._sampled(client), None)))
+        self.progress.remove_task(task)
+
+    def _sampled(self, client: Client) -> Iterator[Transaction]:
+        options = self._options
+        for pairs in self._program.generate(options.data_seed, everything=options.everything):
+            if isinstance(pairs, str):
+                self.console.print(Text(pairs, "dim"))
+            else:
+                yield sampled_transaction(client, pairs)
+
+    def _followed(
+        self, task: TaskID, transactions: Iterable[Transaction], file: RowFile | None
+    ) -> Iterator[Transaction]:
+        """The same transactions; the progress bar moves with them."""
+        rows = 0
+        for transaction in transactions:
+            yield transaction
+            rows += transaction.row_count
+            self._steps += 1
+            if self._steps % _STEPS_PER_REFRESH == 0:
+                self.progress.update(task, completed=file.position if file else rows, rows=rows)
+                self.progress.refresh()
+
+    @asynccontextmanager
+    async def _client(self, system: System, name: str | None) -> AsyncIterator[Client]:
+        async with system.connect(self._program, nodes=self._options.nodes, client_id=name) as client:
+            yield client
+
+    def _add(self, loaded: Loaded) -> None:
+        before = self.loaded
+        self.loaded = Loaded(
+            before.rows + loaded.rows,
+            before.transactions + loaded.transactions,
+            before.rows_passed_over + loaded.rows_passed_over,
+        )
+
+
+def sampled_transaction(client: Client, pairs: Sequence[tuple[str, object]]) -> Transaction:
+    """A transaction of a sample generator."""
+    transaction = client.new_transaction()
+    for dataset, what in pairs:
+        if isinstance(what, Delete):
+            transaction.delete(dataset, what.key)
+        elif isinstance(what, Update):
+            transaction.update(dataset, what.key, **what.columns)
+        else:
+            assert isinstance(what, tuple)
+            transaction.write_stored(dataset, [what])
+    return transaction
+
+
+def _content_hash(dataset: str, path: Path) -> int:
+    """Of the dataset's name and the file's content: the same file loaded again is the same load."""
+    digest = xxh64(dataset.encode())
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest = xxh64(digest.to_bytes(8, "little") + block)
+    return digest
+
+
+# ---- what is printed ---------------------------------------------------------------------------------------
+
+
+def _stats(options: RunOptions, world: SimWorld, outcome: _Outcome, real_seconds: float) -> Stats:
+    published = world.history.counters.get("publish")
+    return Stats(
+        nodes=options.nodes,
+        machines=options.machines,
+        seed=options.seed,
+        rows=outcome.loaded.rows,
+        rows_passed_over=outcome.loaded.rows_passed_over,
+        transactions=outcome.loaded.transactions,
+        epochs=outcome.snapshot.epoch,
+        messages=published.records if published else 0,
+        message_bytes=published.bytes if published else 0,
+        virtual_seconds=round(outcome.virtual_seconds, 6),
+        real_seconds=round(real_seconds, 3),
+        history=world.history.digest(),
+    )
+
+
+def _print(program: Program, options: RunOptions, outcome: _Outcome, stats: Stats) -> None:
+    aside = console_for(stderr=True)
+    if outcome.note:
+        aside.print(Text(outcome.note, "yellow"))
+    if options.as_json:
+        checked = None if outcome.differences is None else not outcome.differences
+        json.dump(json_result(program.name, outcome.snapshot, stats, checked), sys.stdout, ensure_ascii=False)
+        sys.stdout.write("\n")
+    else:
+        _print_views(console_for(), options, outcome)
+        if not (options.loads or program.has_sample or outcome.snapshot.epoch > 1):
+            aside.print(
+                Text("there was no input: name files with --load, or write a generator under @app.sample")
+            )
+        _print_stats(console_for(), stats)
+    for line in outcome.differences or ():
+        aside.print(Text(line, "bold red"))
+    if outcome.differences == [] and not options.as_json:
+        console_for().print(Text("the views equal their recomputation from the log", "green"))
+
+
+def _print_views(console: Console, options: RunOptions, outcome: _Outcome) -> None:
+    snapshot = outcome.snapshot
+    for name in options.views or list(snapshot):
+        console.print(view_table(name, snapshot.row_types[name], snapshot.stored[name], options.rows_shown))
+        for line in error_lines(snapshot.errors[name]):
+            console.print(line)
+        console.print()
+    for dataset, missed in snapshot.missed.items():
+        if missed:
+            console.print(
+                Text(f"! {missed:,} updates or deletes of {dataset} named a key that was not there", "yellow")
+            )
+
+
+def _print_stats(console: Console, stats: Stats) -> None:
+    if stats.rows_passed_over:
+        console.print(
+            Text(f"{stats.rows_passed_over:,} rows of the same input were in the store already", "dim")
+        )
+    console.print(Text(stats_line(stats), "dim"))
