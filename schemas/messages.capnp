@@ -384,11 +384,13 @@ struct MachineReport {
 }
 
 struct StartRunner {
-  # Start this incarnation of a runner unless it, or a later one, runs.
+  # Start this incarnation of a runner unless it, or a later one, runs. Meant for this incarnation of
+  # the agent alone.
 
   scheduler @0 :UInt64;
   runner @1 :Text;
   incarnation @2 :UInt64;
+  agent @3 :UInt64;
 }
 
 struct StopRunner {

@@ -438,11 +438,13 @@ class MachineReport:
 
 @dataclass(frozen=True, slots=True)
 class StartRunner:
-    """Start this incarnation of a runner unless it, or a later one, runs."""
+    """Start this incarnation of a runner unless it, or a later one, runs. Meant for this incarnation of the `agent`
+    alone: one that was started since knows nothing of what ran here before, and refuses it."""
 
     scheduler: int
     runner: str
     incarnation: int
+    agent: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ class AgentService:
         self._inbox = agent_inbox(system, machine)
         self._incarnation = clock.now_us()
         self._log = log.bind(system=system, machine=machine, agent_incarnation=self._incarnation)
-        self._state = AgentState()
+        self._state = AgentState(self._incarnation)
         self._commanded, self._changed = asyncio.Event(), asyncio.Event()
         self.post = Mailbox(
             broker,
@@ -151,7 +151,7 @@ class AgentService:
         state = on_command(self._state, command)
         if state is None:
             self.counters["commands_refused"] += 1
-            self._log.warning("command_refused", scheduler=command.scheduler, newest=self._state.scheduler)
+            self._log.warning("command_refused", command=command, newest=self._state.scheduler)
             return
         if state.runners != self._state.runners:
             self._commanded.set()

@@ -30,15 +30,19 @@ class RunnerState:
 
 @dataclass(frozen=True, slots=True)
 class AgentState:
-    """`scheduler` is the largest number of a scheduler that has commanded here."""
+    """`incarnation` is the agent's own, `scheduler` the largest number of a scheduler that has commanded here."""
 
+    incarnation: int
     scheduler: int = 0
     runners: Mapping[str, RunnerState] = field(default_factory=dict)
 
 
 def on_command(state: AgentState, command: StartRunner | StopRunner) -> AgentState | None:
-    """The state after a command, or None when it is refused as one of a deposed scheduler."""
+    """The state after a command, or None when it is refused: it is one of a deposed scheduler, or to start what an
+    earlier agent of this machine may have started already."""
     if command.scheduler < state.scheduler:
+        return None
+    if isinstance(command, StartRunner) and command.agent != state.incarnation:
         return None
     state = replace(state, scheduler=command.scheduler)
     starts = isinstance(command, StartRunner)

@@ -32,7 +32,6 @@ from services.scheduler.state import (
     INCARNATIONS_PER_SCHEDULER,
     Assignment,
     Desired,
-    MachineSeen,
     Observed,
     Part,
     Removal,
@@ -100,10 +99,13 @@ def _decide_runners(desired: Desired, observed: Observed, now: float) -> Desired
         runner = runner_name(name)
         wanted, status = desired.runners.get(runner), machine.runners.get(runner)
         agent = machine.report.incarnation
-        if status is not None and status.alive:
-            if wanted is None or status.incarnation > wanted.incarnation:
-                decided[runner] = WantedRunner(name, status.incarnation, agent, now)
-        elif _needs_start(wanted, status, machine, now):
+        if (
+            status is not None
+            and status.alive
+            and (wanted is None or status.incarnation > wanted.incarnation)
+        ):
+            decided[runner] = WantedRunner(name, status.incarnation, agent, now)
+        elif _needs_start(wanted, status, agent, now):
             incarnation += 1
             decided[runner] = WantedRunner(name, incarnation, agent, now)
     if not decided:
@@ -111,16 +113,14 @@ def _decide_runners(desired: Desired, observed: Observed, now: float) -> Desired
     return replace(desired, incarnation=incarnation, runners={**desired.runners, **decided})
 
 
-def _needs_start(
-    wanted: WantedRunner | None, status: RunnerStatus | None, machine: MachineSeen, now: float
-) -> bool:
-    """Whether a machine whose runner does not live shall start one of a new incarnation. Not, if it has yet
-    to obey."""
+def _needs_start(wanted: WantedRunner | None, status: RunnerStatus | None, agent: int, now: float) -> bool:
+    """Whether a runner of a new incarnation shall start. Not where one lives, or the agent has yet to obey; but an
+    agent that was started since will never obey, because it may be that the one before it did."""
     if wanted is None:
         return True
-    if status is None:
-        return wanted.agent < machine.report.incarnation
-    return status.incarnation >= wanted.incarnation and now - wanted.since >= RESTART_SECONDS
+    if status is None or status.incarnation < wanted.incarnation:
+        return wanted.agent < agent
+    return not status.alive and now - wanted.since >= RESTART_SECONDS
 
 
 def _decide_placements(desired: Desired, observed: Observed, now: float) -> Desired:
@@ -257,7 +257,7 @@ def _start_runners(desired: Desired, observed: Observed, now: float) -> Iterator
             yield Send(
                 ("start", runner, wanted.incarnation),
                 machine.report.inbox,
-                StartRunner(desired.scheduler, runner, wanted.incarnation),
+                StartRunner(desired.scheduler, runner, wanted.incarnation, wanted.agent),
             )
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 
@@ -480,7 +481,7 @@ def test_hostile_messages_are_set_aside_and_services_go_on() -> None:
         RunnerReport("m1-r1", 1 << 40, "m1", inbox, (), ()),
         RunnerReport("m1-r1", 1 << 40, "m2", runner_inbox(SYSTEM, "m1-r1", 1 << 40), (), ()),
     ]
-    to_agent: list[Message] = [Done("games", 0, 1, 0, 3), StartRunner(1, "no name", 1)]
+    to_agent: list[Message] = [Done("games", 0, 1, 0, 3), StartRunner(1, "no name", 1, 1)]
 
     async def scenario(control: ControlPlane, client: Client) -> None:
         await asyncio.sleep(5)
@@ -569,13 +570,12 @@ def test_silence_is_noticed_and_said() -> None:
         def cut(name: str, body: bytes) -> int:
             return 0 if name == queue and b"m2-r1" in body else accept(name, body)
 
-        broker.accept = cut  # type: ignore[method-assign]
-        await asyncio.sleep(15)
-        assert observed.runners["m2-r1"].at < control.world.clock.monotonic() - 10
-        located = await client.locate("games")
+        with patch.object(broker, "accept", cut):
+            await asyncio.sleep(15)
+            assert observed.runners["m2-r1"].at < control.world.clock.monotonic() - 10
+            located = await client.locate("games")
         assert isinstance(located, Located) and located.state is ProgramState.RUNNING
         assert located.note == "not heard of for 10 s: m2-r1"
-        broker.accept = accept  # type: ignore[method-assign]
         await asyncio.sleep(5)
 
     _, events = simulate(scenario)
