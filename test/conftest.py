@@ -1,8 +1,22 @@
-"""Settings of all tests. Hypothesis has no deadline per example, for a busy machine is no error."""
+"""Hypothesis profiles: `short` in `make test`, the same examples each time; `long` searches, in `make test-long`.
+
+A test that says how many examples it wants itself has that many in both.
+"""
 
 from __future__ import annotations
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("dist-zero", deadline=None, max_examples=60)
-settings.load_profile("dist-zero")
+# No deadline: how long an example takes says something about this machine only. No database: a search that found
+# something prints how to run it again, and the next run must not depend on this one.
+settings.register_profile(
+    "short",
+    deadline=None,
+    max_examples=60,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "long", deadline=None, max_examples=2_000, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
