@@ -10,7 +10,9 @@ lists all that are known. None known means UNKNOWN. Two rules carry everything:
 - If the left is sharded by f(its join key) and the right by the same f(its join key), partners are on one
   node.
 
-The empty sharding (all on one node) is computed from any columns, and so needs no case of its own.
+The empty sharding (all on one node) is computed from any columns, and so needs no case of its own. A sharding
+by a constant is on one node as well, but on another one: a global aggregate, which shows a row even of no
+input, has to be where the empty sharding is.
 
 Comparison ignores nullability, as hashes do.
 """
@@ -163,7 +165,9 @@ def need(operator: Operator, known: Sequence[Facts]) -> str | None:
         together = isinstance(known[1], Place) or common_key(operator, known) is not None
         return None if together else "rows with equal join keys on one node"
     if isinstance(operator, plan.Reduce) and operator.phase is not Phase.PARTIAL:
-        return None if expressible(known[0], operator.keys) else "rows of one group on one node"
+        by_keys = expressible(known[0], operator.keys)
+        together = bool(by_keys) if operator.keys else holds(known[0], ())
+        return None if together else "rows of one group on one node"
     if isinstance(operator, plan.Distinct):
         return None if known[0] else "equal rows on one node"
     if isinstance(operator, plan.Difference):

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler import compile
-from dist_zero.compiler.plan import Plan
+from dist_zero.compiler.plan import Plan, Sink
 from dist_zero.executor import ErrorCount
+from dist_zero.hashing import hasher
 from dist_zero.reference.evaluate import Evaluated, LeftOut, Oracle
 from dist_zero.reference.history import Datasets
 from dist_zero.reference.interpreter import Interpreter
-from dist_zero.shards import even_map
+from dist_zero.reference.scalar import compile_tuple
+from dist_zero.shards import even_map, owner
 from dist_zero.types import DataType, RowType, check_stored
 from dist_zero.writes import route
 from dist_zero.zset import ZSet, add_into
@@ -107,6 +109,7 @@ def run(plan: Plan, epochs: Sequence[Epoch], node_count: int, seed: int) -> Outc
     running = Running(plan, epochs, even_map(1, [f"n{i}" for i in range(node_count)]), random.Random(seed))
     while running.advance():
         pass
+    running.check_places()
     return running.outcome()
 
 
@@ -177,6 +180,20 @@ class Running:
             pieces += [(exchange, part) for part in parts if len(part)]
         self.chance.shuffle(pieces)
         return pieces
+
+    def check_places(self) -> None:
+        """Every row is on the node that owns the hash of the view's sharding, and is found there by its
+        key."""
+        for number, view in enumerate(self.plan.views):
+            sink = self.plan.operators[view.sink]
+            assert isinstance(sink, Sink) and isinstance(sink.sharding, tuple)
+            hash_of = hasher([scalar.dtype for scalar in sink.sharding])
+            values_of = compile_tuple(sink.sharding)
+            for place, node in enumerate(self.nodes):
+                for row in node.rows(number).to_zset():
+                    assert owner(self.shards, hash_of(values_of(row))) == place, "a row is on another node"
+                    if sink.key is not None:
+                        assert node.get(number, tuple(row[i] for i in sink.key)) == row
 
     def outcome(self) -> Outcome:
         """What all nodes showed together."""

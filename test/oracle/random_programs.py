@@ -8,7 +8,6 @@ assumed of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
@@ -17,9 +16,19 @@ from dist_zero.compiler.explain import explain
 from dist_zero.expr import checked, ops
 from dist_zero.expr.functions import aggregate_type
 from dist_zero.expr.ops import Aggregation, Relation, Scalar, SortKey
-from dist_zero.types import BOOL, DATETIME, FLOAT, INT, STR, DataType, Row, RowType
+from dist_zero.types import DATETIME, FLOAT, INT, STR, DataType, Row, RowType
 from dist_zero_common.protocol.messages import WriteKind
-from test.oracle.scalars import HOUR_US, KEY_POOL_SIZE, MONEY, TYPES, Chance, column, columns_like, scalar
+from test.oracle.scalars import (
+    HOUR_US,
+    KEY_POOL_SIZE,
+    MONEY,
+    TYPES,
+    Chance,
+    column,
+    columns_like,
+    condition,
+    scalar,
+)
 
 ROWS_MAX = 400
 """How many rows a relation may have by a rough estimate; joins of joins grow fast."""
@@ -29,12 +38,13 @@ Transaction = tuple[Writes, ...]
 Epoch = tuple[Transaction, ...]
 
 
-@dataclass(frozen=True, eq=False)
 class Case:
-    """A program and what happens to it: transactions by epoch."""
+    """A program and what happens to it: transactions by epoch. No dataclass, because Hypothesis prints those
+    itself and would not show `explain`."""
 
-    graph: ops.Graph
-    epochs: tuple[Epoch, ...]
+    def __init__(self, graph: ops.Graph, epochs: tuple[Epoch, ...]) -> None:
+        self.graph = graph
+        self.epochs = epochs
 
     def __repr__(self) -> str:
         lines = [explain(self.graph, "program")]
@@ -56,23 +66,25 @@ def cases(draw: st.DrawFn, operations_max: int = 6) -> Case:
     for _ in range(chance.number(1, operations_max)):
         growing.add_operation()
     graph = growing.graph()
-    epochs = tuple(_epoch(chance, graph) for _ in range(chance.number(1, 4)))
-    return Case(graph, epochs)
+    filling = tuple(_writes(chance, graph, number, WriteKind.PUT) for number in range(len(graph.datasets)))
+    return Case(graph, ((filling,), *(_epoch(chance, graph) for _ in range(chance.number(1, 3)))))
 
 
 # ---- histories ---------------------------------------------------------------------------------------------
 
 
 def _epoch(chance: Chance, graph: ops.Graph) -> Epoch:
-    return tuple(_transaction(chance, graph) for _ in range(chance.number(0, 3)))
+    return tuple(_transaction(chance, graph) for _ in range(chance.pick((1, 2, 0, 3))))
 
 
 def _transaction(chance: Chance, graph: ops.Graph) -> Transaction:
-    return tuple(_writes(chance, graph) for _ in range(chance.number(1, 2)))
+    numbers = [chance.number(0, len(graph.datasets) - 1) for _ in range(chance.number(1, 2))]
+    kinds = (WriteKind.PUT, WriteKind.UPDATE, WriteKind.DELETE)
+    return tuple(_writes(chance, graph, number, chance.pick(kinds)) for number in numbers)
 
 
-def _writes(chance: Chance, graph: ops.Graph) -> Writes:
-    number = chance.number(0, len(graph.datasets) - 1)
+def _writes(chance: Chance, graph: ops.Graph, number: int, kind: WriteKind) -> Writes:
+    """Some rows for one dataset, of this kind if it can have it."""
     dataset = graph.datasets[number]
     width, key = len(dataset.row_type), _key_of(dataset)
     columns: tuple[int, ...]
@@ -80,18 +92,19 @@ def _writes(chance: Chance, graph: ops.Graph) -> Writes:
         kind, columns = WriteKind.APPEND, tuple(range(width))
     else:
         others = [i for i in range(width) if i not in key]
-        legal = [WriteKind.PUT, WriteKind.PUT, WriteKind.DELETE, *([WriteKind.UPDATE] if others else [])]
-        kind = chance.pick(legal)
+        kind = WriteKind.PUT if kind is WriteKind.UPDATE and not others else kind
         changed = chance.some(others, 1, 2) if kind is WriteKind.UPDATE else []
         columns = tuple(range(width)) if kind is WriteKind.PUT else (*key, *changed)
     types = tuple(dataset.row_type.types[i] for i in columns)
-    rows = [_row(chance, types, [i in (key or (0,)) for i in columns]) for _ in range(chance.number(1, 4))]
+    rows = [_row(chance, types, [i in (key or (0,)) for i in columns]) for _ in range(chance.number(2, 6))]
     return Writes(number, kind, columns, Batch.from_rows(types, rows), (), ())
 
 
 def _row(chance: Chance, types: tuple[DataType, ...], is_key: list[bool]) -> Row:
     pairs = zip(types, is_key, strict=True)
-    return tuple(chance.value(dtype, KEY_POOL_SIZE if small else 100) for dtype, small in pairs)
+    return tuple(
+        chance.value(dtype, KEY_POOL_SIZE if small or chance.maybe(50) else 100) for dtype, small in pairs
+    )
 
 
 def _key_of(dataset: ops.Dataset) -> tuple[int, ...] | None:
@@ -171,7 +184,7 @@ class Growing:
 
     def filter(self) -> None:
         source = self.source()
-        predicate = self.scalar(source, BOOL, 3)
+        predicate = condition(self.chance, source.row_type)
         self.add(checked.filter_(source, predicate, self.location()), self.rows[id(source)])
 
     def project(self) -> None:
@@ -198,7 +211,9 @@ class Growing:
 
     def window(self) -> None:
         source, chance = self.source(), self.chance
-        if "window_start" in source.row_type.names or self.rows[id(source)] * 3 > ROWS_MAX:
+        if {"window_start", "window_end"} & set(source.row_type.names) or self.rows[
+            id(source)
+        ] * 3 > ROWS_MAX:
             return
         every = chance.pick((HOUR_US, 7, 24 * HOUR_US))
         size = every * chance.pick((1, 2, 3)) - chance.pick((0, 0, 1))
@@ -216,10 +231,10 @@ class Growing:
             right = self.add(checked.alias(right, self.name(), self.location()), self.rows[id(right)])
         pairs = [self._pair(left, right) for _ in range(chance.pick((1, 1, 2)))]
         both = RowType(left.row_type.names + right.row_type.names, left.row_type.types + right.row_type.types)
-        condition = scalar(chance, both, BOOL, 2) if chance.maybe(30) else None
+        extra = condition(chance, both) if chance.maybe(30) else None
         taken = set(left.row_type.names)
         right_names = [self.name() if n in taken else n for n in right.row_type.names]
-        joined = checked.join(left, right, pairs, condition, how, right_names, self.location())
+        joined = checked.join(left, right, pairs, extra, how, right_names, self.location())
         self.add(joined, rows)
         self._cut(joined)
 
@@ -249,10 +264,9 @@ class Growing:
         chance = self.chance
         function = chance.pick(("count", "sum", "min", "max", "mean"))
         types = (INT, FLOAT, MONEY) if function in ("sum", "mean") else TYPES
-        argument = self.scalar(source, chance.pick(types))
-        if function == "count" and not chance.maybe(40):
-            argument = None
-        where = self.scalar(source, BOOL) if chance.maybe(25) else None
+        counts_rows = function == "count" and not chance.maybe(40)
+        argument = None if counts_rows else self.scalar(source, chance.pick(types))
+        where = condition(chance, source.row_type) if chance.maybe(25) else None
         dtype = aggregate_type(function, argument, where is not None, has_keys)
         return Aggregation(function, argument, where, dtype)
 
@@ -282,7 +296,7 @@ class Growing:
         """Relations of the same columns: one and parts of it, or several projected to the same types."""
         source, chance = self.source(), self.chance
         if chance.maybe(30):
-            predicates = [self.scalar(source, BOOL) for _ in range(count - 1)]
+            predicates = [condition(chance, source.row_type) for _ in range(count - 1)]
             parts = [checked.filter_(source, predicate, self.location()) for predicate in predicates]
             return [source, *(self.add(part, self.rows[id(source)]) for part in parts)]
         types = [chance.pick(source.row_type.types).required() for _ in range(chance.number(1, 2))]

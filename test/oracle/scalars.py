@@ -41,7 +41,7 @@ TYPES = (INT, STR, FLOAT, DATETIME, MONEY, BOOL, COLOUR, BYTES)
 HOUR_US = 3_600_000_000
 
 POOLS: dict[Kind, tuple[Stored, ...]] = {
-    Kind.BOOL: (False, True),
+    Kind.BOOL: (True, False),
     Kind.INT: (0, 1, 2, 3, -1, 10, INT_MAX, INT_MIN, 2**53 + 1),
     Kind.FLOAT: (0.0, 1.0, 1.5, -2.0, 0.1, 1e308, 5e-324, -1e308, NAN, float("inf"), float("-inf")),
     Kind.STR: ("", "a", "b", "A", "ab", "7", "1.5", "é", "\U0001f600", "\uffff", "-9223372036854775809"),
@@ -115,6 +115,11 @@ def scalar(chance: Chance, row_type: RowType, dtype: DataType, depth: int = 2) -
     return chance.pick(makers)(Maker(chance, row_type, depth - 1), dtype.required())
 
 
+def condition(chance: Chance, row_type: RowType) -> Scalar:
+    """A condition that looks at the row."""
+    return chance.pick(_MAKERS[Kind.BOOL])(Maker(chance, row_type, 1), BOOL)
+
+
 class Maker:
     """What makes arguments: expressions over one row, to a depth."""
 
@@ -129,9 +134,9 @@ class Maker:
         """One of these constants."""
         return Literal(self.chance.pick(values), dtype)
 
-    def type_here(self) -> DataType:
-        """The type of some column of the row."""
-        return self.chance.pick(self.row_type.types).required()
+    def column_here(self) -> ColumnRef:
+        """Some column of the row."""
+        return column(self.row_type, self.chance.number(0, len(self.row_type) - 1))
 
 
 MakeScalar = Callable[[Maker, DataType], Scalar]
@@ -162,17 +167,23 @@ def _cast_from(*sources: DataType) -> MakeScalar:
 
 
 def _compare(make: Maker, _: DataType) -> Scalar:
-    dtype = make.type_here()
-    return call(make.chance.pick(("gt", "eq", "le", "lt", "ge", "ne")), make.of(dtype), make.of(dtype))
+    column = make.column_here()
+    other = make.of(column.dtype)
+    return call(make.chance.pick(("ge", "le", "ne", "eq", "lt", "gt")), column, other)
+
+
+def _compare_computed(make: Maker, _: DataType) -> Scalar:
+    dtype = make.column_here().dtype
+    return call(make.chance.pick(("le", "ne", "eq", "gt")), make.of(dtype), make.of(dtype))
 
 
 def _is_null(make: Maker, _: DataType) -> Scalar:
-    return call("is_null", make.of(make.type_here()))
+    return call("not", call("is_null", make.column_here()))
 
 
 def _is_in(make: Maker, _: DataType) -> Scalar:
-    dtype = make.type_here()
-    return call("is_in", make.of(dtype), literal(make.chance, dtype), literal(make.chance, dtype))
+    column = make.column_here()
+    return call("is_in", column, *(literal(make.chance, column.dtype) for _ in range(3)))
 
 
 def _text_test(make: Maker, _: DataType) -> Scalar:
@@ -204,7 +215,16 @@ def _truncate(make: Maker, _: DataType) -> Scalar:
 _PARTS = ("hour", "day", "year", "weekday", "day_of_year")
 
 _MAKERS: dict[Kind, tuple[MakeScalar, ...]] = {
-    Kind.BOOL: (_compare, _compare, _is_null, _is_in, _text_test, _binary("and", "or"), _unary("not")),
+    Kind.BOOL: (
+        _compare,
+        _compare,
+        _compare_computed,
+        _is_null,
+        _is_in,
+        _text_test,
+        _binary("and", "or"),
+        _unary("not"),
+    ),
     Kind.INT: (
         _binary("add", "sub", "mul"),
         _binary("floordiv", "mod"),

@@ -1,0 +1,147 @@
+"""Random programs: what the compiled plan shows on any number of nodes is what the oracle says.
+
+The oracle evaluates the program as it was written, from whole datasets; so these tests judge the rewrites,
+the plan, its partition and the executor at once. `make test` tries the same programs each time, `make
+test-long` others.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dist_zero.compiler import REWRITES, compile, levels
+from dist_zero.compiler.check import check_partitioned
+from dist_zero.compiler.lower import lower
+from dist_zero.compiler.normalise import erase_aliases
+from dist_zero.compiler.partition import partition
+from dist_zero.compiler.plan import Exchange, Phase, Plan, Reduce, StateKind
+from dist_zero.compiler.walk import relations
+from dist_zero.expr import ops
+from dist_zero.expr.ops import Graph
+from test.oracle.harness import check, expectation
+from test.oracle.random_programs import Case, cases
+
+SEEDS = st.integers(0, 2**16)
+SAME_EACH_TIME = settings(
+    max_examples=200, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+)
+SEARCH = settings(max_examples=5_000, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@SAME_EACH_TIME
+@given(cases(), SEEDS)
+def test_oracle_random_programs(case: Case, seed: int) -> None:
+    """On 1, 2, 3 and 8 nodes, at every epoch: rows, errors, changes, reads by key and missed writes."""
+    check(case, seed)
+
+
+@pytest.mark.long
+@SEARCH
+@given(cases(operations_max=9), SEEDS)
+def test_oracle_random_programs_long(case: Case, seed: int) -> None:
+    """The same for larger programs, and others each time."""
+    check(case, seed)
+
+
+@settings(SAME_EACH_TIME, max_examples=60)
+@given(cases(), SEEDS, st.sets(st.sampled_from(REWRITES)))
+def test_oracle_every_rewrite_alone(case: Case, seed: int, chosen: set[object]) -> None:
+    """Any selection of the rewrites, the empty one too, leaves rows and errors as they are."""
+    graph = erase_aliases(case.graph)
+    for rewrite in REWRITES:
+        if rewrite in chosen:
+            graph = rewrite(graph)
+    check(case, seed, (3,), placed(graph))
+
+
+def placed(graph: Graph) -> Plan:
+    """The plan of a program that is taken as it is."""
+    plan = partition(lower(graph))
+    check_partitioned(plan, "partition")
+    return plan
+
+
+@settings(SAME_EACH_TIME, max_examples=100)
+@given(cases())
+def test_programs_compile_the_same_twice(case: Case) -> None:
+    """Compiling is a function of the program, and a compiled program's rewrites find nothing more to do."""
+    first, second = compile(case.graph), compile(case.graph)
+    assert first.fingerprint == second.fingerprint
+    assert [repr(o) for o in first.operators] == [repr(o) for o in second.operators]
+    rewritten = dict(levels(case.graph))[REWRITES[-1].__name__]
+    assert isinstance(rewritten, Graph)
+    for rewrite in REWRITES:
+        assert rewrite(rewritten) is rewritten, rewrite.__name__
+
+
+def test_programs_reach_everything() -> None:
+    """The generator makes every kind of relation, join and exchange, and its histories retract and fail."""
+    reached: Counter[str] = Counter()
+
+    @settings(SAME_EACH_TIME, max_examples=250, database=None)
+    @given(cases())
+    def look(case: Case) -> None:
+        for relation in relations(case.graph):
+            reached.update(_kinds(relation))
+        for operator in compile(case.graph).operators:
+            reached[type(operator).__name__ + " operator"] += 1
+            reached["broadcast state"] += operator.state is StateKind.BROADCAST
+            reached["partial"] += isinstance(operator, Reduce) and operator.phase is Phase.PARTIAL
+            if isinstance(operator, Exchange):
+                reached["to one node"] += operator.key == () and not operator.broadcast
+                reached["late exchange"] += operator.stage > 3
+        views = expectation(case)[0]
+        reached["rows"] += any(view.rows for view in views[-1])
+        reached["errors"] += any(view.errors for view in views[-1])
+        pairs = [pair for epoch in pairwise(views) for pair in zip(*epoch, strict=True)]
+        reached["retractions"] += any(set(before.rows) - set(after.rows) for before, after in pairs)
+        reached["errors taken back"] += any(set(before.errors) - set(after.errors) for before, after in pairs)
+
+    look()
+    missing = [kind for kind in _WANTED if not reached[kind]]
+    assert not missing
+    assert reached["rows"] > 100 and reached["retractions"] > 40 and reached["errors"] > 15
+
+
+def _kinds(relation: ops.Relation) -> list[str]:
+    name = type(relation).__name__
+    if isinstance(relation, ops.Join):
+        kinds = [f"{relation.how} join"]
+        if relation.condition is not None:
+            kinds.append(f"{relation.how} join with condition")
+        if len(relation.on) > 1:
+            kinds.append("join on two pairs")
+        return kinds
+    if isinstance(relation, ops.Top):
+        return [
+            name,
+            "ranked top" if relation.rank else "plain top",
+            "top per" if relation.per else "global top",
+        ]
+    if isinstance(relation, ops.Dataset):
+        return [name, "keyless" if relation.key is None else "broadcast" if relation.broadcast else "keyed"]
+    return [name]
+
+
+_WANTED = (
+    *(f"{how} join" for how in ("inner", "left", "right", "outer", "semi", "anti")),
+    *(f"{how} join with condition" for how in ("inner", "left", "right", "outer", "semi", "anti")),
+    *(
+        "join on two pairs",
+        "ranked top",
+        "plain top",
+        "top per",
+        "global top",
+        "keyless",
+        "broadcast",
+        "keyed",
+    ),
+    *("Filter", "Project", "FlatMap", "Window", "Aggregate", "Distinct", "Union", "Difference", "Alias"),
+    *("broadcast state", "partial", "to one node", "late exchange", "errors taken back"),
+)
+"""What the random programs have to have, so that passing them means something."""
