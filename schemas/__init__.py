@@ -1,1 +1,1 @@
-"""The Cap'n Proto schemas: data files in a package, so that they are found wherever DistZero is installed."""
+"""What the processes say to each other, in Cap'n Proto; README.md beside this file says how it may change."""

@@ -1,0 +1,46 @@
+# Every target brings what it needs, on a machine that has Python 3.11 or later, make and git.
+# `make help` lists them.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-long check simulate bench docs lock
+
+BIN := .venv/bin
+
+# What a person may say: make simulate APP=my.py SEEDS=1000, make demo ARGS="--nodes 16", make test ARGS="-k zset"
+APP ?= examples/leaderboard.py
+SEEDS ?= 200
+ARGS ?=
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/.set-up  ## bring pipenv and the environment (.venv); the other targets do this by themselves
+
+.venv/.set-up: Pipfile Pipfile.lock pyproject.toml scripts/setup
+	@scripts/setup
+
+demo: setup  ## views over the flights of 2013, changed by the thousand (ARGS="--all": the whole year)
+	$(BIN)/dist-zero run examples/flights.py $(ARGS)
+
+check: setup  ## style and types of the whole tree (ruff, mypy)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+
+test: check  ## check, and every test but the long ones (ARGS="-k simulated" for some)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-long: check  ## every test, the long ones too, with far more random examples
+	$(BIN)/python -m pytest -m "" --hypothesis-profile=long $(ARGS)
+
+simulate: setup  ## one program under many seeds of simulated weather (APP=examples/leaderboard.py SEEDS=200)
+	$(BIN)/dist-zero test $(APP) --seeds $(SEEDS) $(ARGS)
+
+bench: setup  ## rows, messages and epochs per second, and the cost of an update
+	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: setup  ## the documentation as HTML, in docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+lock:  ## make Pipfile.lock anew from Pipfile, with the newest versions (needs Python 3.11 in .venv)
+	@scripts/setup lock

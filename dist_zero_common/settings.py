@@ -1,0 +1,198 @@
+"""What can be set from outside, each variable declared once: name, default, meaning, what is allowed.
+
+This is the only reader of the environment. `load_settings` is called by entry points (the command line and
+each service's `__main__`), which hand the frozen result on; nobody else asks what is set. A variable comes
+from the environment, else from the file `.env`, else it has its default; one that is set to nothing counts as
+not set.
+
+`python -m dist_zero_common.settings` prints `.env.template`, which a test compares with the file in the tree.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from dotenv.parser import parse_stream
+
+from dist_zero_common.errors import SettingsError
+from dist_zero_common.ids import checked_name
+
+ENV_FILE = Path(".env")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Variable(Generic[Value]):
+    """One variable of the environment.
+
+    `parse` turns its text into the value, raising `ValueError` for text that is not `allowed`. A `secret` one
+    is never repeated in an error.
+    """
+
+    name: str
+    default: str
+    meaning: str
+    allowed: str
+    parse: Callable[[str], Value]
+    secret: bool = False
+
+    def read(self, text: str) -> Value:
+        """What `text` stands for; raises `SettingsError` naming variable, text and what is allowed."""
+        try:
+            return self.parse(text)
+        except ValueError:
+            shown = "its value" if self.secret else repr(text)
+            raise SettingsError(f"{self.name}: {shown} makes no sense; allowed is {self.allowed}") from None
+
+
+def _variable(
+    name: str,
+    *,
+    default: str,
+    meaning: str,
+    allowed: str,
+    parse: Callable[[str], Value],
+    secret: bool = False,
+) -> Value:
+    variable = Variable(name, default, meaning, allowed, parse, secret)
+    made: Value = field(default=variable.read(default), metadata={"variable": variable}, repr=not secret)
+    return made
+
+
+def _name(text: str) -> str:
+    try:
+        return checked_name("setting", text)
+    except SettingsError as error:
+        raise ValueError(text) from error
+
+
+def _broker_url(text: str) -> str:
+    if text and not text.startswith(("amqp://", "amqps://")):
+        raise ValueError(text)
+    return text
+
+
+def _log_level(text: str) -> str:
+    if text.lower() not in LOG_LEVELS:
+        raise ValueError(text)
+    return text.lower()
+
+
+_NAME_ALLOWED = (
+    "1 to 100 lower-case letters, digits and hyphens, beginning and ending with a letter or digit"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that is set, checked. Paths are as given: a relative one is meant from the working directory."""
+
+    system: str = _variable(
+        "DIST_ZERO_SYSTEM",
+        default="local",
+        meaning="The system that a service belongs to; part of queue names and of paths in the store.",
+        allowed=_NAME_ALLOWED,
+        parse=_name,
+    )
+    machine: str = _variable(
+        "DIST_ZERO_MACHINE",
+        default="local",
+        meaning="The name of the machine that a machine agent or node runner runs on; no two may share one.",
+        allowed=_NAME_ALLOWED,
+        parse=_name,
+    )
+    store: Path = _variable(
+        "DIST_ZERO_STORE",
+        default=".tmp/store",
+        meaning="The directory of the log of epochs and of checkpoints; all services of a system share it.",
+        allowed="a directory's path",
+        parse=Path,
+    )
+    broker_url: str = _variable(
+        "AMQP_URL",
+        default="",
+        meaning="The broker that services and clients meet at, with user and password if it wants them.",
+        allowed="amqp://user:password@host:port/vhost, the same with amqps, or nothing",
+        parse=_broker_url,
+        secret=True,
+    )
+    log_directory: Path = _variable(
+        "DIST_ZERO_LOG_DIR",
+        default=".tmp",
+        meaning="The directory that log files are written to; it is made when it is missing.",
+        allowed="a directory's path",
+        parse=Path,
+    )
+    log_level: str = _variable(
+        "DIST_ZERO_LOG_LEVEL",
+        default="info",
+        meaning="The least important events that are still written to log files.",
+        allowed=", ".join(LOG_LEVELS),
+        parse=_log_level,
+    )
+
+
+def _variables() -> dict[str, Variable[Any]]:
+    return {item.name: _variable_of(item) for item in fields(Settings)}
+
+
+def _variable_of(item: Field[Any]) -> Variable[Any]:
+    variable = item.metadata["variable"]
+    assert isinstance(variable, Variable), item
+    return variable
+
+
+def load_settings(environ: Mapping[str, str] | None = None, env_file: Path | None = ENV_FILE) -> Settings:
+    """Read every variable once, from `environ` (default: this process's) and from `env_file`, if it exists.
+
+    Raises `SettingsError` for a value that is not allowed, for a line of the file that says nothing, and for
+    a variable that begins with DIST_ZERO_ and is not one of ours: a misspelt setting is an error.
+    """
+    given = _from_file(env_file) | {
+        name: text for name, text in (os.environ if environ is None else environ).items() if text
+    }
+    variables = _variables()
+    known = sorted(variable.name for variable in variables.values())
+    for name in sorted(given):
+        if name.startswith("DIST_ZERO_") and name not in known:
+            raise SettingsError(f"{name} is set, but there is no such setting; there are {', '.join(known)}")
+    return Settings(
+        **{
+            field_name: variable.read(given.get(variable.name, variable.default))
+            for field_name, variable in variables.items()
+        }
+    )
+
+
+def _from_file(env_file: Path | None) -> dict[str, str]:
+    if env_file is None or not env_file.is_file():
+        return {}
+    given = {}
+    with env_file.open(encoding="utf-8") as stream:
+        for binding in parse_stream(stream):
+            if binding.error or (binding.key is not None and binding.value is None):
+                raise SettingsError(f"{env_file}, line {binding.original.line}: this is not NAME=value")
+            if binding.key and binding.value:
+                given[binding.key] = binding.value
+    return given
+
+
+def template() -> str:
+    """The text of `.env.template`: every variable with its meaning, what is allowed and its default."""
+    parts = ["# Copy this file to .env and change what you need. The environment comes before .env.\n"]
+    for variable in _variables().values():
+        parts.append(
+            f"\n# {variable.meaning}\n# Allowed: {variable.allowed}.\n{variable.name}={variable.default}\n"
+        )
+    return "".join(parts)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(template())
