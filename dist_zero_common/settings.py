@@ -20,7 +20,6 @@ from typing import Any, Generic, TypeVar
 from dotenv.parser import parse_stream
 
 from dist_zero_common.errors import SettingsError
-from dist_zero_common.ids import checked_name
 
 ENV_FILE = Path(".env")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -66,13 +65,6 @@ def _variable(
     return made
 
 
-def _name(text: str) -> str:
-    try:
-        return checked_name("setting", text)
-    except SettingsError as error:
-        raise ValueError(text) from error
-
-
 def _broker_url(text: str) -> str:
     if text and not text.startswith(("amqp://", "amqps://")):
         raise ValueError(text)
@@ -85,36 +77,10 @@ def _log_level(text: str) -> str:
     return text.lower()
 
 
-_NAME_ALLOWED = (
-    "1 to 100 lower-case letters, digits and hyphens, beginning and ending with a letter or digit"
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All that is set, checked. Paths are as given: a relative one is meant from the working directory."""
 
-    system: str = _variable(
-        "DIST_ZERO_SYSTEM",
-        default="local",
-        meaning="The system that a service belongs to; part of queue names and of paths in the store.",
-        allowed=_NAME_ALLOWED,
-        parse=_name,
-    )
-    machine: str = _variable(
-        "DIST_ZERO_MACHINE",
-        default="local",
-        meaning="The name of the machine that a machine agent or node runner runs on; no two may share one.",
-        allowed=_NAME_ALLOWED,
-        parse=_name,
-    )
-    store: Path = _variable(
-        "DIST_ZERO_STORE",
-        default=".tmp/store",
-        meaning="The directory of the log of epochs and of checkpoints; all services of a system share it.",
-        allowed="a directory's path",
-        parse=Path,
-    )
     broker_url: str = _variable(
         "AMQP_URL",
         default="",

@@ -1,0 +1,1 @@
+"""The command line, `dist-zero`. The only package that imports typer and rich."""

@@ -1,0 +1,1 @@
+"""The language: what a user builds when writing a program, typed and checked as it is built."""

@@ -1,0 +1,1 @@
+"""How messages get from one process to another: what is promised, names of queues, implementations."""

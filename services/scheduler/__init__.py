@@ -1,0 +1,1 @@
+"""The scheduler: brings what is observed towards what is desired."""

@@ -1,0 +1,1 @@
+"""How a machine agent starts a node runner."""

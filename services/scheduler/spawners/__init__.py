@@ -1,0 +1,1 @@
+"""How a scheduler obtains and returns machines."""
