@@ -20,6 +20,10 @@ board = app.view("board", scores.top(10, by=dz.desc("points"), per="game", rank=
 
 @app.sample
 def sample(rng: random.Random) -> Iterator[object]:
-    for _ in range(20_000):
-        game, player = rng.choice(("chess", "go", "tetris")), f"player-{rng.randrange(2_000)}"
-        yield scores, Score(game=game, player=player, points=rng.randrange(1_000_000))
+    for _ in range(200):
+        yield [(scores, score(rng)) for _ in range(100)]
+
+
+def score(rng: random.Random) -> Score:
+    game, player = rng.choice(("chess", "go", "tetris")), f"player-{rng.randrange(2_000)}"
+    return Score(game=game, player=player, points=rng.randrange(1_000_000))
