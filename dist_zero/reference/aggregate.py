@@ -12,21 +12,28 @@ from collections.abc import Sequence
 
 from dist_zero.compiler import plan
 from dist_zero.compiler.plan import Phase
-from dist_zero.reference.accumulators import Accumulator, accumulator_factory
+from dist_zero.expr.ops import Aggregation
+from dist_zero.reference.accumulators import Accumulator, Count, accumulator_factory
 from dist_zero.reference.functions import ScalarFailure
 from dist_zero.reference.operators import Context, Delta, Failures, report
-from dist_zero.reference.scalar import Scalars, aggregation_input, example_text
+from dist_zero.reference.scalar import Scalars, aggregation_input, compile_tuple, example_text
 from dist_zero.types import Row, RowType
 
 
 class _Group:
-    """One group: how many rows, their accumulators, and what is shown of it just now."""
+    """One group: how many rows, their accumulators, and what is shown of it just now.
 
-    __slots__ = ("accumulators", "failure", "row_count", "shown")
+    Plain counts are the number of rows, and get it when they are looked at; `fed` are the accumulators that rows are
+    fed to, all others.
+    """
 
-    def __init__(self, accumulators: list[Accumulator]) -> None:
+    __slots__ = ("accumulators", "failure", "fed", "plain_counts", "row_count", "shown")
+
+    def __init__(self, accumulators: list[Accumulator], plain: Sequence[bool]) -> None:
         self.row_count = 0
         self.accumulators = accumulators
+        self.fed = [a for a, is_plain in zip(accumulators, plain, strict=True) if not is_plain]
+        self.plain_counts = [a for a in accumulators if isinstance(a, Count) and a not in self.fed]
         self.shown: Row | None = None
         self.failure: tuple[str, str] | None = None
 
@@ -39,7 +46,10 @@ class Reduce:
         self._key_count = len(operator.keys)
         self._row_type = operator.row_type
         self._factories = [accumulator_factory(aggregation) for aggregation in operator.aggregations]
-        inputs = [] if self._phase is Phase.FINAL else [aggregation_input(a) for a in operator.aggregations]
+        fed = [] if self._phase is Phase.FINAL else [a for a in operator.aggregations if not _is_plain(a)]
+        self._plain = [self._phase is not Phase.FINAL and _is_plain(a) for a in operator.aggregations]
+        inputs = [aggregation_input(aggregation) for aggregation in fed]
+        self._key_of, self._inputs_of = compile_tuple(operator.keys), compile_tuple(inputs)
         self._scalars = Scalars([*operator.keys, *inputs], input_types[0])
         self._groups: dict[Row, _Group] = {}
 
@@ -59,22 +69,21 @@ class Reduce:
 
     def _accumulate(self, delta: Delta, failures: Failures) -> dict[Row, _Group]:
         """Take in rows; the groups that they belong to."""
-        evaluate, key_count, groups = self._scalars.evaluate, self._key_count, self._groups
+        key_of, inputs_of, groups = self._key_of, self._inputs_of, self._groups
         touched: dict[Row, _Group] = {}
         for pair in delta:
             row, weight = pair
             try:
-                values = evaluate(row)
+                key, values = key_of(row), inputs_of(row)
             except ScalarFailure:
                 report(failures, self._scalars, pair)
                 continue
-            key = values[:key_count]
             group = groups.get(key)
             if group is None:
                 group = self._group(key)
             touched[key] = group
             group.row_count += weight
-            for accumulator, value in zip(group.accumulators, values[key_count:], strict=True):
+            for accumulator, value in zip(group.fed, values, strict=True):
                 if value is not None:
                     accumulator.add(value, weight)
         return touched
@@ -90,11 +99,13 @@ class Reduce:
         return {(): group}
 
     def _group(self, key: Row) -> _Group:
-        group = self._groups[key] = _Group([make() for make in self._factories])
+        group = self._groups[key] = _Group([make() for make in self._factories], self._plain)
         return group
 
     def _show(self, key: Row, group: _Group, changes: Delta, failures: Failures) -> None:
         """Replace what is shown of a group by what is right now."""
+        for plain_count in group.plain_counts:
+            plain_count.count = group.row_count
         shown, failure = self._outcome(key, group)
         if shown != group.shown:
             if group.shown is not None:
@@ -121,3 +132,7 @@ class Reduce:
             return key + tuple([accumulator.result() for accumulator in group.accumulators]), None
         except ScalarFailure as failure:
             return None, (failure.reason, example_text(self._row_type, range(self._key_count), key))
+
+
+def _is_plain(aggregation: Aggregation) -> bool:
+    return aggregation.function == "count" and aggregation.argument is None and aggregation.where is None

@@ -20,13 +20,13 @@ from dist_zero.hashing import hasher, key_hash
 from dist_zero.reference import operators
 from dist_zero.reference.aggregate import Reduce
 from dist_zero.reference.join import Join
-from dist_zero.reference.operators import Context, Delta, Failures, OperatorState, by_key
+from dist_zero.reference.operators import Context, Delta, Failures, OperatorState, by_key, consolidated
 from dist_zero.reference.scalar import Scalars
 from dist_zero.reference.source import Source, View, sorted_batch
 from dist_zero.reference.top import Top
 from dist_zero.shards import owner
 from dist_zero.types import Row, RowType
-from dist_zero.zset import ZSet, consolidate
+from dist_zero.zset import ZSet
 from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.protocol.messages import ShardMap
 
@@ -164,9 +164,11 @@ class _Exchange:
 
     def route(self, delta: Delta, failures: Failures, shards: ShardMap) -> dict[int, ZSet]:
         """The rows for each shard that gets any. Rows whose key fails go nowhere and are counted."""
-        rows = consolidate(delta)
+        rows = consolidated(delta)
         if self._broadcast:
             return dict.fromkeys(range(len(shards.nodes)), rows) if rows else {}
+        if len(shards.nodes) == 1 and not self._key.fallible:
+            return {0: rows} if rows else {}
         hash_of = self._hash
         owners: dict[Row, int] = {}
         routed: dict[int, ZSet] = {}

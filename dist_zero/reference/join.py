@@ -65,16 +65,16 @@ class Join:
     def _apply_plain(self, key: Row, left: _Change, right: _Change, out: Delta) -> None:
         left_matched = key in self._right.groups
         right_matched = key in self._left.groups
-        if self._show_pairs:
+        if left and self._show_pairs:
             rights = self._right.groups.get(key, _NOTHING).items()
-            for row, weight in left.items():
-                out += [(row + other, weight * times) for other, times in rights]
-        self._left.add(key, left)
-        if self._show_pairs and right:
+            out += [(row + other, w * times) for row, w in left.items() for other, times in rights]
+        if left:
+            self._left.add(key, left)
+        if right and self._show_pairs:
             lefts = self._left.groups.get(key, _NOTHING).items()
-            for other, times in right.items():
-                out += [(row + other, weight * times) for row, weight in lefts]
-        self._right.add(key, right)
+            out += [(row + other, w * times) for other, times in right.items() for row, w in lefts]
+        if right:
+            self._right.add(key, right)
         self._left.show(key, left, left_matched, key in self._right.groups, out)
         self._right.show(key, right, right_matched, key in self._left.groups, out)
 
@@ -137,18 +137,22 @@ class _Side:
                     out.append((self._render(pair[0]), pair[1]))
             elif (change := changes.get(key)) is None:
                 changes[key] = {pair[0]: pair[1]}
-            else:
+            elif pair[0] in change:
                 add_pairs(change, (pair,))
+            else:
+                change[pair[0]] = pair[1]
         return changes
 
     def add(self, key: Row, change: _Change) -> None:
         """Take the change of one key into the state."""
         group = self.groups.get(key)
         if group is None:
-            group = self.groups[key] = {}
-        add_into(group, change)
-        if not group:
-            del self.groups[key]
+            if change:
+                self.groups[key] = dict(change)
+        else:
+            add_into(group, change)
+            if not group:
+                del self.groups[key]
 
     def show(self, key: Row, change: _Change, matched: bool, matches: bool, out: Delta) -> None:
         """Put the change of the rows shown alone into `out`, the state being the new one.

@@ -45,6 +45,12 @@ class OperatorState(Protocol):
         ...
 
 
+def consolidated(delta: Delta) -> ZSet:
+    """The Z-set that a delta means; short where no row is repeated."""
+    total = dict(delta)
+    return total if len(total) == len(delta) else consolidate(delta)
+
+
 def report(failures: Failures, scalars: Scalars, pair: Pair) -> None:
     """Count a row on which one of `scalars` fails."""
     reason, example = scalars.failure(pair[0])
@@ -61,6 +67,8 @@ class Filter:
     def apply(self, inputs: Sequence[Delta], context: Context) -> Delta:
         """The pairs whose row passes."""
         predicate = self._predicate
+        if not self._scalars.fallible:
+            return [pair for pair in inputs[0] if predicate(pair[0])]
         passed: Delta = []
         for pair in inputs[0]:
             try:
@@ -80,6 +88,8 @@ class Project:
     def apply(self, inputs: Sequence[Delta], context: Context) -> Delta:
         """The pairs with the computed rows."""
         evaluate = self._scalars.evaluate
+        if not self._scalars.fallible:
+            return [(evaluate(row), weight) for row, weight in inputs[0]]
         projected: Delta = []
         for pair in inputs[0]:
             try:
@@ -166,7 +176,7 @@ class Distinct:
     def apply(self, inputs: Sequence[Delta], _context: Context) -> Delta:
         """Rows that came and rows that went."""
         changes: Delta = []
-        for row, weight in consolidate(inputs[0]).items():
+        for row, weight in consolidated(inputs[0]).items():
             before, after = _change(self._weights, row, weight)
             if before != after:
                 changes.append((row, after - before))
@@ -182,7 +192,7 @@ class Difference:
 
     def apply(self, inputs: Sequence[Delta], _context: Context) -> Delta:
         """Rows that came and rows that went."""
-        left, right = consolidate(inputs[0]), consolidate(inputs[1])
+        left, right = consolidated(inputs[0]), consolidated(inputs[1])
         changes: Delta = []
         for row in left | right:
             left_before, left_after = _change(self._left, row, left.get(row, 0))
@@ -207,6 +217,8 @@ def _change(weights: ZSet, row: Row, weight: int) -> tuple[bool, bool]:
 def by_key(delta: Delta, key: Scalars, failures: Failures) -> list[tuple[Row, Pair]]:
     """The pairs with their keys, without those whose key fails."""
     evaluate = key.evaluate
+    if not key.fallible:
+        return [(evaluate(pair[0]), pair) for pair in delta]
     keyed: list[tuple[Row, Pair]] = []
     for pair in delta:
         try:

@@ -8,10 +8,10 @@ computed it.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-from dist_zero.types import DataType, Kind, Row, order_key
+from dist_zero.types import NAN, DataType, Kind, Row, order_key
 
 Item = TypeVar("Item")
 
@@ -50,15 +50,21 @@ def _negated(value: int) -> int:
     return -value
 
 
-def canonical_order(types: Sequence[DataType]) -> Callable[[Row], Row] | None:
-    """The sort key that puts rows in canonical order: ascending, column by column.
+def canonical_order(types: Sequence[DataType], rows: Iterable[Row]) -> list[Row]:
+    """`rows` of these types in canonical order: ascending, column by column; behind them those with a null or NaN.
 
-    None where rows sort rightly by themselves, having neither null nor NaN.
+    Python compares plain rows by itself; only the others need sort keys, and there are few of them.
     """
     if not any(dtype.nullable or dtype.kind is Kind.FLOAT for dtype in types):
-        return None
-    keys = [order_key(dtype) if dtype.nullable or dtype.kind is Kind.FLOAT else None for dtype in types]
-    return lambda row: tuple([v if key is None else key(v) for key, v in zip(keys, row, strict=True)])
+        return sorted(rows)
+    plain: list[Row] = []
+    others: list[Row] = []
+    for row in rows:
+        (others if None in row or NAN in row else plain).append(row)
+    plain.sort()
+    keys = [order_key(dtype) for dtype in types]
+    others.sort(key=lambda row: tuple([key(value) for key, value in zip(keys, row, strict=True)]))
+    return plain + others
 
 
 class SortedItems(Generic[Item]):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
+from dist_zero.expr.functions import may_fail
 from dist_zero.expr.ops import Aggregation, Call, ColumnRef, Literal, Scalar
 from dist_zero.reference.functions import Function, ScalarFailure, function_of, text_of, value_arguments
 from dist_zero.types import BOOL, DataType, Row, RowType, Stored
@@ -42,6 +43,9 @@ def compile_tuple(scalars: Sequence[Scalar]) -> Callable[[Row], Row]:
     if len(places) == len(scalars):
         return compile_places(places)
     evaluators = [compile_scalar(scalar) for scalar in scalars]
+    if len(evaluators) == 1:
+        (only,) = evaluators
+        return lambda row: (only(row),)
     return lambda row: tuple([evaluate(row) for evaluate in evaluators])
 
 
@@ -214,6 +218,8 @@ class Scalars:
 
     def __init__(self, scalars: Sequence[Scalar], row_type: RowType) -> None:
         self.evaluate = compile_tuple(scalars)
+        self.fallible = any(map(may_fail, scalars))
+        """Whether there are rows on which one of them fails."""
         self._each = [(compile_scalar(scalar), referenced_columns(scalar)) for scalar in scalars]
         self._row_type = row_type
 

@@ -7,11 +7,11 @@ from operator import itemgetter
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler import plan
-from dist_zero.reference.operators import Delta
+from dist_zero.reference.operators import Delta, consolidated
 from dist_zero.reference.ordering import canonical_order
 from dist_zero.reference.scalar import compile_places
 from dist_zero.types import DataType, Row
-from dist_zero.zset import ZSet, add_pairs, consolidate
+from dist_zero.zset import ZSet, add_pairs
 from dist_zero_common.errors import RequestError
 from dist_zero_common.protocol.messages import WriteKind
 
@@ -105,7 +105,7 @@ class View:
 
     def finish(self, epoch: int) -> Batch | None:
         """Make `epoch` visible; what changed, in canonical order, or None if nothing did."""
-        changes = consolidate(self._waiting.pop(epoch, ()))
+        changes = consolidated(self._waiting.pop(epoch, []))
         if not changes:
             return None
         if self._key_of is None:
@@ -140,5 +140,5 @@ class View:
 
 def sorted_batch(types: tuple[DataType, ...], zset: ZSet) -> Batch:
     """The rows of a Z-set in canonical order, so that the batch is a function of the content."""
-    rows = sorted(zset, key=canonical_order(types))
+    rows = canonical_order(types, zset)
     return Batch.from_rows(types, rows, [zset[row] for row in rows])

@@ -11,11 +11,11 @@ from typing import Any
 
 from dist_zero.compiler import plan
 from dist_zero.reference.functions import ScalarFailure
-from dist_zero.reference.operators import Context, Delta, Failures, report
+from dist_zero.reference.operators import Context, Delta, Failures, consolidated, report
 from dist_zero.reference.ordering import SortedItems, sort_key
 from dist_zero.reference.scalar import Scalars
 from dist_zero.types import Row, RowType
-from dist_zero.zset import ZSet, add_pairs, consolidate
+from dist_zero.zset import ZSet, add_pairs
 
 _Entry = tuple[Row, Row]
 """(what it sorts by, the row); what it sorts by ends with the tie-breaking columns and so differs for every
@@ -52,7 +52,7 @@ class Top:
         """The change of the groups' first rows."""
         touched: dict[Row, _Group] = {}
         # What goes, goes first: the new version of a row may sort where the old one still is.
-        changed = sorted(consolidate(inputs[0]).items(), key=lambda pair: pair[1] > 0)
+        changed = sorted(consolidated(inputs[0]).items(), key=lambda pair: pair[1] > 0)
         for pair in changed:
             located = self._locate(pair[0], pair[1], context.failures)
             if located is not None:
