@@ -111,7 +111,9 @@ class Program:
         if "everything" in inspect.signature(self._sampler).parameters:
             arguments["everything"] = everything
         elif everything:
-            raise DataError(f"the sample generator of program {self.name!r} has one size: it takes no `everything`")
+            raise DataError(
+                f"the sample generator of program {self.name!r} has one size: it takes no `everything`"
+            )
         for number, yielded in enumerate(self._sampler(random.Random(data_seed), **arguments), 1):
             if isinstance(yielded, str):
                 yield yielded

@@ -246,7 +246,9 @@ def _bare(annotation: object) -> object:
 
 
 def _shown(annotation: object) -> str:
-    return annotation.__name__ if type(annotation) is type else str(annotation).replace("typing.", "")
+    if isinstance(annotation, type) and typing.get_origin(annotation) is None:
+        return annotation.__name__
+    return str(annotation).replace("typing.", "")
 
 
 # ---- rows between users and the runtime --------------------------------------------------------------------

@@ -382,9 +382,16 @@ def _call(name: str, *args: Node) -> Column:
 def _pair(left: Any, right: Any) -> tuple[Node, Node]:
     """Two operands, of which at least one is a column; a constant takes the other's type if it can."""
     if isinstance(left, Column):
-        return left._node, _operand(right, left._node.dtype)
+        return left._node, _beside(left, right)
     second = _operand(right)
-    return _operand(left, second.dtype), second
+    return _beside(right, left), second
+
+
+def _beside(column: Column, value: Any) -> Node:
+    try:
+        return _operand(value, column._node.dtype)
+    except Refused as refused:
+        raise Refused(f"{refused}; it stands beside {column}") from None
 
 
 def _typed(what: str, values: Iterable[Any]) -> list[Node]:

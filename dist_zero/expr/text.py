@@ -47,7 +47,7 @@ def literal_text(literal: Literal) -> str:
     value: Any = from_stored(literal.dtype, literal.value)
     if literal.dtype.kind is Kind.DATETIME:
         return repr(value.replace(tzinfo=None).isoformat())
-    return str(value) if literal.dtype.kind is Kind.DECIMAL else repr(value)
+    return f"{value:f}" if literal.dtype.kind is Kind.DECIMAL else repr(value)
 
 
 def _text(scalar: Scalar | Node, name_of: Callable[[ColumnRef | Field], str]) -> tuple[str, int]:
