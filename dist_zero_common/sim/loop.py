@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import gc
 import heapq
+import os
 import threading
 import weakref
 from collections import deque
@@ -40,6 +41,7 @@ _EVENTS_PER_COLLECTION = 10_000
 _ENDING_SECONDS = 600.0
 _ENDING_EVENTS = 1_000_000
 _TASKS_LISTED_MAX = 20
+_ASYNCIO_DIRECTORY = os.path.dirname(asyncio.__file__)
 
 
 class SimulatedTask(asyncio.Task[T]):
@@ -297,13 +299,13 @@ for _name, _instead in _REFUSED.items():
 
 
 def _described(task: SimulatedTask[Any]) -> str:
-    """`name (coroutine) at file:line`, where the line is the innermost await that Python knows of."""
+    """`name (coroutine) at file:line`, where the line is the innermost await outside asyncio itself."""
     awaited: Any = task.get_coro()
     title = getattr(awaited, "__qualname__", repr(awaited))
     where = ""
     while awaited is not None:
         frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "ag_frame", None)
-        if frame is not None:
+        if frame is not None and not frame.f_code.co_filename.startswith(_ASYNCIO_DIRECTORY):
             where = f" at {frame.f_code.co_filename}:{frame.f_lineno}"
         awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "ag_await", None)
     return f"{task.get_name()} ({title}){where}"
@@ -339,7 +341,8 @@ def run_simulation(
         with real_world_refused(), _collector_off():
             try:
                 result = loop.run_until_complete(main)
-            except BaseException:
+            except BaseException as error:
+                error.add_note(f"in the simulation: {loop.time():.6f} virtual seconds, {loop.events:,} events")
                 with contextlib.suppress(Exception):  # the error at hand is the one to hear about
                     loop.end()
                 raise

@@ -164,7 +164,7 @@ def test_standing_still_names_who_waits_and_where() -> None:
         run_simulation(main())
     message = str(caught.value)
     assert "nothing left to do and no timer set" in message and "3.000000 virtual seconds" in message
-    assert "estragon" in message and "wait_for_godot" in message and "locks.py:" in message
+    assert "estragon" in message and "wait_for_godot" in message and "test_loop.py:" in message
     assert "main" in message
 
 
@@ -188,14 +188,15 @@ class Boom(Exception):
 
 
 def test_the_main_coroutine_s_error_is_raised() -> None:
-    """`run_simulation` raises what the main coroutine raises."""
+    """`run_simulation` raises what the main coroutine raises, and notes when it happened."""
 
     async def main() -> None:
         await asyncio.sleep(1)
         raise Boom
 
-    with pytest.raises(Boom):
+    with pytest.raises(Boom) as caught:
         run_simulation(main())
+    assert any("1.000000 virtual seconds" in note for note in caught.value.__notes__)
 
 
 def test_an_error_in_a_callback_ends_the_run() -> None:

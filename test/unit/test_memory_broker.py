@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
 from dist_zero_common.broker.base import Delivery, Queue
 from dist_zero_common.broker.memory import MESSAGE_BYTES_MAX, Depth, MemoryBroker
-from dist_zero_common.errors import BrokerError
+from dist_zero_common.errors import BrokerError, ConnectionLost
+from dist_zero_common.sim.faults import Delay, Weather
+from dist_zero_common.sim.loop import run_simulation
+from dist_zero_common.sim.world import SimWorld
 
 QUEUE = Queue("q")
 
@@ -23,11 +28,57 @@ def test_a_full_queue_refuses_and_takes_again() -> None:
         await connection.publish("q", b"12345678")
         with pytest.raises(BrokerError, match="queue q is full: 8 bytes wait there, and 3 more"):
             await connection.publish("q", b"123")
-        await connection.consume("q", lambda _: None, 0)
+        consumer = await connection.consume("q", lambda _: None, 0)
         await asyncio.sleep(0)
         await connection.publish("q", b"123")
+        await consumer.cancel()
+        with pytest.raises(BrokerError, match="queue q is full: 11 bytes wait there"):
+            await connection.publish("q", b"1")
 
     asyncio.run(main())
+
+
+def test_consumers_take_turns() -> None:
+    """Messages of one queue go to its consumers one after the other, to those that have credit."""
+
+    async def main() -> list[list[bytes]]:
+        connection, got = MemoryBroker().connect(), [list[bytes](), list[bytes](), list[bytes]()]
+        await connection.declare(QUEUE)
+
+        def taker(index: int) -> Callable[[Delivery], None]:
+            return lambda delivery: got[index].append(delivery.body)
+
+        for index, prefetch in enumerate((0, 1, 0)):
+            await connection.consume("q", taker(index), prefetch)
+        for number in range(7):
+            await connection.publish("q", b"%d" % number)
+        await asyncio.sleep(0)
+        return got
+
+    assert asyncio.run(main()) == [[b"0", b"3", b"5"], [b"1"], [b"2", b"4", b"6"]]
+
+
+@pytest.mark.parametrize("command", ["declare", "consume", "delete"])
+def test_simulated_commands_under_way_at_the_loss_raise_it(command: str) -> None:
+    """A command that had not reached the broker when the connection was lost has no effect, and says so."""
+
+    async def main() -> None:
+        broker = MemoryBroker(SimWorld(1, Weather("test", transit=Delay(mean=1.0))))
+        connection, other = broker.connect(), broker.connect()
+        await other.declare(QUEUE)
+        calls: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+            "declare": lambda: connection.declare(Queue("new")),
+            "consume": lambda: connection.consume("q", lambda _: None, 0),
+            "delete": lambda: connection.delete("q"),
+        }
+        command_task = asyncio.ensure_future(calls[command]())
+        await asyncio.sleep(0)
+        connection.drop_connection()
+        with pytest.raises(ConnectionLost):
+            await command_task
+        assert list(broker.depths()) == ["q"] and not broker.queues["q"].consumers
+
+    run_simulation(main())
 
 
 def test_a_message_larger_than_rabbitmq_takes_is_refused() -> None:
