@@ -105,7 +105,7 @@ class Program:
         `DataError` for bad rows, and when there is no more than it gives anyway and `everything` is asked for."""
         if self._sampler is None:
             raise DataError(
-                f"program {self.name!r} has no generator of input; write one under @{self.name}.sample"
+                f"program {self.name!r} has no generator of input; decorate one with @app.sample"
             )
         arguments: dict[str, Any] = {}
         if "everything" in inspect.signature(self._sampler).parameters:

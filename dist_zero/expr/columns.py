@@ -409,7 +409,8 @@ def _typed(what: str, values: Iterable[Any]) -> list[Node]:
 
 
 def _arithmetic(name: str, symbol: str, left: Any, right: Any) -> Column:
-    first, second = _pair(left, right)
+    # scales of factors add up, so a constant factor has no more digits than it is written with
+    first, second = (_operand(left), _operand(right)) if name == "mul" else _pair(left, right)
     kinds = {first.dtype.kind, second.dtype.kind}
     if not kinds <= {Kind.INT, Kind.FLOAT, Kind.DECIMAL}:
         raise Refused(_between(symbol, first, second) + _arithmetic_hint(symbol, kinds))

@@ -29,9 +29,14 @@ class Refused(Exception):
 def user_frame() -> types.FrameType:
     """The innermost frame outside this package; the outermost one if all are inside."""
     frame = sys._getframe(1)
-    while os.path.abspath(frame.f_code.co_filename).startswith(_PACKAGE) and frame.f_back is not None:
+    while _is_ours(frame.f_code.co_filename) and frame.f_back is not None:
         frame = frame.f_back
     return frame
+
+
+def _is_ours(path: str) -> bool:
+    # what is typed at a prompt has a name like <stdin>, whatever the working directory is
+    return not path.startswith("<") and os.path.abspath(path).startswith(_PACKAGE)
 
 
 def user_location() -> str:
