@@ -31,7 +31,9 @@ BATCH_ROWS_MAX = 2**21
 """Most rows of a batch on the wire: what a message full of 8-byte values holds. Bounds what a few bytes, such
 as a megabyte of bools, can make a receiver allocate."""
 
-_HASH_MASK = 2**64 - 1
+CONTENT_MODULUS = 2**64 - 59
+"""The largest prime of 64 bits: no weight but its multiples makes a row vanish from a sum of hashes."""
+
 _COLUMN_OVERHEAD = 64
 """Bytes that a column takes in a message beside its data: three pointers, alignment, one offset."""
 
@@ -201,11 +203,11 @@ class Batch:
     def content_hash(self) -> int:
         """64 bits that depend on the consolidated rows alone: not on their order, nor on whether a row is
         repeated or weighted, nor on how rows are spread over batches (hashes of batches of equal types add up
-        modulo 2⁶⁴). It is the sum over the rows of weight times key hash of the whole row."""
+        modulo `CONTENT_MODULUS`). It is the sum over the rows of weight times key hash of the whole row."""
         if self._hash is None:
             hashes = map(hasher(self.types), self.rows())
             total = sum(hashes if self._weights is None else map(mul, hashes, self._weights))
-            self._hash = total & _HASH_MASK
+            self._hash = total % CONTENT_MODULUS
         return self._hash
 
 
@@ -279,7 +281,7 @@ class Writes:
         what, pack_place = xxh64(head), struct.Struct("<QQQQ").pack
         contents = map(hasher(self.batch.types), self.batch.rows())
         places = map(pack_place, repeat(what), self.transactions, self.rows, contents)
-        return sum(map(xxh64, places)) & _HASH_MASK
+        return sum(map(xxh64, places)) % CONTENT_MODULUS
 
 
 def _checked_places(what: str, data: bytes, count: int) -> list[int]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dist_zero import batch as batch_module
 from dist_zero import zset
-from dist_zero.batch import Batch
+from dist_zero.batch import CONTENT_MODULUS, Batch
 from dist_zero.types import BOOL, BYTES, DATETIME, DATETIME_MAX_US, FLOAT, INT, NAN, STR, DataType, Row
 from dist_zero_common.errors import DataError, InternalError, MalformedMessage
 from dist_zero_common.protocol import codec
@@ -87,7 +87,7 @@ def test_content_hash_is_a_function_of_content(batch: Batch, chance: Any) -> Non
     sent = Batch.from_blob(batch.types, batch.to_blob())
     assert {each.content_hash() for each in (shuffled, consolidated, sent)} == {batch.content_hash()}
     pieces = [batch.take(range(0, len(batch), 2)), batch.take(range(1, len(batch), 2))]
-    assert sum(piece.content_hash() for piece in pieces) % 2**64 == batch.content_hash()
+    assert sum(piece.content_hash() for piece in pieces) % CONTENT_MODULUS == batch.content_hash()
 
 
 @given(row_types(1).flatmap(lambda types: st.tuples(batches(types), batches(types))))
@@ -95,6 +95,16 @@ def test_content_hash_tells_contents_apart(pair: tuple[Batch, Batch]) -> None:
     """Proves that other rows or other weights have another hash (but for one chance in 2⁶⁴)."""
     left, right = pair
     assert (left.content_hash() == right.content_hash()) == (left.to_zset() == right.to_zset())
+
+
+@pytest.mark.parametrize("weight", [2**61, 2**63 - 1, -(2**63), 2])
+def test_content_hash_does_not_forget_heavy_rows(weight: int) -> None:
+    """Proves that a weight that is a large power of two does not make its row vanish."""
+    types = (BOOL, BOOL.optional())
+    assert (
+        Batch.from_rows(types, [(False, None)], [weight]).content_hash()
+        != Batch.from_rows(types, []).content_hash()
+    )
 
 
 @given(row_types().flatmap(lambda types: st.tuples(st.just(types), st.lists(batches(types), max_size=4))))
@@ -209,6 +219,15 @@ def test_bad_column_is_refused_by_name(dtype: DataType, damage: dict[str, bytes]
     with pytest.raises(MalformedMessage, match=why) as caught:
         Batch.from_blob((INT, dtype), bad, ("id", "price"))
     assert "column price" in str(caught.value)
+
+
+def test_negative_zero_is_found_at_words_alone() -> None:
+    """Proves that its bytes across two numbers are no negative zero, and do not hide one that follows."""
+    across = (b"\1" + bytes(7)) + (b"\x80" + bytes(7))
+    rows = Batch.from_blob((FLOAT,), BatchBlob(2, b"", (ColumnBlob(b"", b"", across),))).rows()
+    assert rows == [(5e-324,), (6.3e-322,)]
+    with pytest.raises(MalformedMessage, match="negative zero"):
+        Batch.from_blob((FLOAT,), BatchBlob(3, b"", (ColumnBlob(b"", b"", across + bytes(7) + b"\x80"),)))
 
 
 @pytest.mark.parametrize(

@@ -320,6 +320,14 @@ def test_struct_that_must_be_there_is_not_invented() -> None:
         codec.decode(m.Got, codec.seal(empty))
 
 
+def test_message_of_no_kind_is_refused() -> None:
+    """Proves that a union without content is not taken for its first member with nothing in it."""
+    envelope = codec.codecs().module("Envelope").new_message()
+    envelope.init("messages", 1)
+    with pytest.raises(MalformedMessage, match="Message without content"):
+        codec.decode(m.Envelope, codec.seal(envelope.to_bytes()))
+
+
 def test_too_large_a_message_is_refused_before_it_is_looked_at() -> None:
     """Proves that the bound on size comes first; what is in the log may be larger than a message."""
     with pytest.raises(MalformedMessage, match="too many"):

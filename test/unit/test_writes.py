@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_zero import shards
-from dist_zero.batch import Batch, Writes, columns_problem
+from dist_zero.batch import CONTENT_MODULUS, Batch, Writes, columns_problem
 from dist_zero.compiler.plan import DatasetPlan, Plan
 from dist_zero.hashing import key_hash
 from dist_zero.types import BOOL, INT, STR, DataType, Row, RowType
@@ -105,8 +105,8 @@ def test_merging_keeps_every_write_and_its_place(
     assert _placed(merged) == _placed(routed)
     assert len({(each.dataset, each.kind, each.columns) for each in merged}) == len(merged)
     assert (
-        sum(each.content_hash() for each in merged) % 2**64
-        == sum(each.content_hash() for each in routed) % 2**64
+        sum(each.content_hash() for each in merged) % CONTENT_MODULUS
+        == sum(each.content_hash() for each in routed) % CONTENT_MODULUS
     )
 
 
