@@ -8,8 +8,8 @@ had come in is handled: empty `Rows` become bits, and of several `Done` the last
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from dist_zero.compiler import compile
 from dist_zero.compiler.plan import Plan
@@ -135,14 +135,13 @@ class ProgramHost:
         match message:
             case HandOut():
                 events = wire.hand_out_events(self.plan, self.shard_map, message)
-                self._enqueue_all(events, message.generation, token)
+                self._enqueue_rows(events, message, token)
             case StageRows():
-                event = wire.rows_event(self.plan, self.shard_map, message, NO_TOKEN)
-                self._enqueue_all([(message.target, event)], message.generation, token)
+                event = wire.rows_event(self.plan, self.shard_map, message)
+                self._enqueue_rows([(message.target, event)], message, token)
             case EmptyRows():
-                self._enqueue_all(
-                    wire.empty_events(self.plan, self.shard_map, message), message.generation, token
-                )
+                events = wire.empty_events(self.plan, self.shard_map, message)
+                self._enqueue_rows(events, message, token)
             case Get():
                 wire.check_map(self.shard_map, message.map_version)
                 self._ask(message.shard, wire.get_event(self.plan, message, token), token)
@@ -199,16 +198,19 @@ class ProgramHost:
         node = self.nodes.get(shard)
         return node is not None and node.generation == generation
 
-    def _enqueue_all(
-        self, events: Sequence[tuple[int, HandOutEvent | RowsEvent]], generation: int, token: Token
+    def _enqueue_rows(
+        self,
+        events: list[tuple[int, wire.Untokened]],
+        message: HandOut | StageRows | EmptyRows,
+        token: Token,
     ) -> None:
         """Rows for nodes: of those that are here, each gets its share of the token; the others drop theirs."""
-        here = [(shard, event) for shard, event in events if self._is_here(shard, generation)]
+        here = [(shard, event) for shard, event in events if self._is_here(shard, message.generation)]
         self.counters["not_here"] += len(events) - len(here)
-        for shard, event in here:
-            wire.check_epoch(self.nodes[shard].kernel.finished, event.epoch)
+        for shard, _ in here:
+            wire.check_epoch(self.nodes[shard].kernel.finished, message.epoch)
         for (shard, event), its in zip(here, self._post.share(token, len(here)), strict=True):
-            self._work.append((shard, replace(event, token=its)))
+            self._work.append((shard, event(its)))
 
     def _ask(self, shard: int, event: GetEvent | AskChangesEvent, token: Token) -> None:
         """A reader's question to one node."""

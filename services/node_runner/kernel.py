@@ -251,13 +251,14 @@ class NodeKernel:
             )
 
     def _advance(self, effects: list[NodeEffect]) -> None:
-        moved = True
-        while moved and not self.halted:
-            moved = False
-            for stage in range(self._plan.stages, 0, -1):
-                while not self.halted and self._is_ready(stage):
-                    self._run(stage, effects)
-                    moved = True
+        """Run all that is ready: later stages first, so that epochs finish as early as they can."""
+        stage = self._plan.stages
+        while stage and not self.halted:
+            if self._is_ready(stage):
+                self._run(stage, effects)
+                stage = self._plan.stages
+            else:
+                stage -= 1
 
     def _is_ready(self, stage: int) -> bool:
         e = self._reached[stage] + 1

@@ -7,12 +7,13 @@ stage between two runners are one `EmptyRows`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Exchange, Plan
 from dist_zero_common.errors import MalformedMessage
-from dist_zero_common.mailbox import NO_TOKEN, Token
+from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages import (
     AskChanges,
     EmptyRows,
@@ -41,8 +42,12 @@ EPOCHS_AHEAD_MAX = 100_000
 # ---- in ------------------------------------------------------------------------------------------------------
 
 
-def hand_out_events(plan: Plan, shard_map: ShardMap, message: HandOut) -> list[tuple[int, HandOutEvent]]:
-    """The event for each target, without a token yet."""
+Untokened = Callable[[Token], HandOutEvent | RowsEvent]
+"""An event that still lacks the token of its message: one message may be for many nodes, each with its own token."""
+
+
+def hand_out_events(plan: Plan, shard_map: ShardMap, message: HandOut) -> list[tuple[int, Untokened]]:
+    """The event for each target."""
     check_map(shard_map, message.map_version)
     writes: dict[int, tuple[Writes, ...]] = {}
     for part in message.writes:
@@ -59,21 +64,21 @@ def hand_out_events(plan: Plan, shard_map: ShardMap, message: HandOut) -> list[t
     return [
         (
             target,
-            HandOutEvent(
-                epoch=message.epoch,
-                save=message.save,
-                writes=writes.get(target, ()),
-                snapshots=message.snapshots,
-                subscriptions=message.subscriptions,
-                unsubscriptions=message.unsubscriptions,
-                token=NO_TOKEN,
+            partial(
+                HandOutEvent,
+                message.epoch,
+                message.save,
+                writes.get(target, ()),
+                message.snapshots,
+                message.subscriptions,
+                message.unsubscriptions,
             ),
         )
         for target in message.targets
     ]
 
 
-def rows_event(plan: Plan, shard_map: ShardMap, message: StageRows, token: Token) -> RowsEvent:
+def rows_event(plan: Plan, shard_map: ShardMap, message: StageRows) -> Untokened:
     """The event of one part of a peer's `Rows`."""
     _check_stage(plan, shard_map, message.map_version, message.stage)
     check_shard(shard_map, message.sender)
@@ -81,20 +86,20 @@ def rows_event(plan: Plan, shard_map: ShardMap, message: StageRows, token: Token
     if not 0 <= message.part < message.parts <= PARTS_MAX:
         raise MalformedMessage(f"part {message.part} of {message.parts}")
     batches = tuple((each.exchange, _exchange_batch(plan, message.stage, each)) for each in message.batches)
-    return RowsEvent(
-        message.epoch, message.stage, message.sender, message.part, message.parts, batches, token
+    return partial(
+        RowsEvent, message.epoch, message.stage, message.sender, message.part, message.parts, batches
     )
 
 
-def empty_events(plan: Plan, shard_map: ShardMap, message: EmptyRows) -> list[tuple[int, RowsEvent]]:
-    """The events that the bits stand for, with their targets, without a token yet."""
+def empty_events(plan: Plan, shard_map: ShardMap, message: EmptyRows) -> list[tuple[int, Untokened]]:
+    """The events that the bits stand for, with their targets."""
     _check_stage(plan, shard_map, message.map_version, message.stage)
     shards = len(shard_map.nodes)
     bits = int.from_bytes(message.bits, "little")
     if bits >> (shards * shards):
         raise MalformedMessage(f"empty rows of nodes beyond the {shards} of the map")
     return [
-        (target, RowsEvent(message.epoch, message.stage, sender, 0, 1, (), NO_TOKEN))
+        (target, partial(RowsEvent, message.epoch, message.stage, sender, 0, 1, ()))
         for sender, target in (divmod(place, shards) for place in _places(bits))
     ]
 
