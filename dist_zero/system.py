@@ -59,7 +59,9 @@ class System:
         self._machines, self._sequencer = machines, sequencer
         self._log = get_logger("system", clock, system=name)
         self._clients: list[Client] = []
-        self._connections = self._starts = 0  # together they name a connection, also among those of earlier starts
+        self._connections = self._starts = (
+            0  # together they name a connection, also among those of earlier starts
+        )
         self._services: asyncio.Task[None]
 
     async def __aenter__(self) -> System:
@@ -195,22 +197,27 @@ class System:
 
 
 class SimulatedSystem(System):
-    """A system inside the simulation `world`. `store`: a directory to keep the log in, or None for memory."""
+    """A system inside the simulation `world`. `store`: a directory to keep the log in, a store, or None for
+    memory."""
 
     def __init__(
         self,
         world: SimWorld,
         *,
         machines: int = 1,
-        store: str | Path | None = None,
+        store: str | Path | Store | None = None,
         name: str = "local",
         sequencer: SequencerOptions | None = None,
     ) -> None:
         self.world = world
+        if store is None:
+            store = MemoryStore(world=world)
+        elif isinstance(store, str | Path):
+            store = DirectoryStore(store, threads=False)
         super().__init__(
             name,
             broker=MemoryBroker(world),
-            store=MemoryStore(world=world) if store is None else DirectoryStore(store, threads=False),
+            store=store,
             clock=world.clock,
             machines=machines,
             sequencer=sequencer,

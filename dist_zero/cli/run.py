@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,9 @@ from dist_zero.cli.render import Stats, console_for, error_lines, json_result, s
 from dist_zero.client.client import Client
 from dist_zero.client.loading import Loaded, file_transactions
 from dist_zero.client.snapshot import Snapshot
-from dist_zero.client.writes import Transaction
+from dist_zero.client.writes import Transaction, sampled_transaction
 from dist_zero.files import RowFile, kind_of, write_rows
 from dist_zero.program import Program
-from dist_zero.sample import Delete, Update
 from dist_zero.system import SimulatedSystem, System
 from dist_zero.testing import log_of, recomputed_differences
 from dist_zero_common.checksum import xxh64
@@ -183,7 +182,7 @@ class _Loader:
             if isinstance(pairs, str):
                 self.console.print(Text(pairs, "dim"))
             else:
-                yield sampled_transaction(client, pairs)
+                yield sampled_transaction(client.plan, pairs)
 
     def _followed(
         self, task: TaskID, transactions: Iterable[Transaction], file: RowFile | None
@@ -210,20 +209,6 @@ class _Loader:
             before.transactions + loaded.transactions,
             before.rows_passed_over + loaded.rows_passed_over,
         )
-
-
-def sampled_transaction(client: Client, pairs: Sequence[tuple[str, object]]) -> Transaction:
-    """A transaction of a sample generator."""
-    transaction = client.new_transaction()
-    for dataset, what in pairs:
-        if isinstance(what, Delete):
-            transaction.delete(dataset, what.key)
-        elif isinstance(what, Update):
-            transaction.update(dataset, what.key, **what.columns)
-        else:
-            assert isinstance(what, tuple)
-            transaction.write_stored(dataset, [what])
-    return transaction
 
 
 def _content_hash(dataset: str, path: Path) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import DatasetPlan, Plan
 from dist_zero.row import Row, to_stored_column, to_stored_row
+from dist_zero.sample import Delete, Update
 from dist_zero.types import Row as StoredRow
 from dist_zero.types import RowType, to_stored
 from dist_zero.writes import encode_payload
@@ -123,6 +124,19 @@ class Transaction:
                 f"dataset {plan.name!r} has no key, so there is no {verb}; it takes append alone"
             )
         return plan.key
+
+
+def sampled_transaction(plan: Plan, pairs: Iterable[tuple[str, StoredRow | Update | Delete]]) -> Transaction:
+    """A transaction as a sample generator gives it (see `Program.generate`)."""
+    transaction = Transaction(plan)
+    for dataset, what in pairs:
+        if isinstance(what, Delete):
+            transaction.delete(dataset, what.key)
+        elif isinstance(what, Update):
+            transaction.update(dataset, what.key, **what.columns)
+        else:
+            transaction.write_stored(dataset, [what])
+    return transaction
 
 
 def stored_rows(dataset: DatasetPlan, rows: object) -> list[StoredRow]:
