@@ -47,8 +47,10 @@ class Outcome:
     missed: list[int] = field(default_factory=list)
 
 
-def check(case: Case, seed: int, node_counts: Sequence[int] = NODE_COUNTS, plan: Plan | None = None) -> None:
-    """Any number of nodes shows what the oracle says, at every epoch."""
+def check(
+    case: Case, seed: int, node_counts: Sequence[int] = NODE_COUNTS, plan: Plan | None = None
+) -> list[list[Evaluated]]:
+    """Any number of nodes shows what the oracle says, at every epoch; returns that, by epoch and view."""
     plan = compile(case.graph) if plan is None else plan
     expected, missed = expectation(case)
     for count in node_counts:
@@ -60,6 +62,7 @@ def check(case: Case, seed: int, node_counts: Sequence[int] = NODE_COUNTS, plan:
                 assert exact(got.rows) == exact(want.rows), f"rows of {where}"
                 assert got.errors == want.errors, f"errors of {where}"
                 assert exact(got.watched) == exact(want.rows), f"what a watcher sees of {where}"
+    return expected
 
 
 def expectation(case: Case) -> tuple[list[list[Evaluated]], list[int]]:

@@ -176,7 +176,7 @@ class Growing:
 
     def some_scalar(self, source: Relation) -> Scalar:
         """An expression of any type; mostly a column."""
-        if self.chance.maybe(40):
+        if self.chance.maybe(50):
             return self.scalar(source, self.chance.pick(TYPES))
         return column(source.row_type, self.chance.number(0, len(source.row_type) - 1))
 
@@ -231,7 +231,7 @@ class Growing:
             right = self.add(checked.alias(right, self.name(), self.location()), self.rows[id(right)])
         pairs = [self._pair(left, right) for _ in range(chance.pick((1, 1, 2)))]
         both = RowType(left.row_type.names + right.row_type.names, left.row_type.types + right.row_type.types)
-        extra = condition(chance, both) if chance.maybe(30) else None
+        extra = condition(chance, both) if chance.maybe(40) else None
         taken = set(left.row_type.names)
         right_names = [self.name() if n in taken else n for n in right.row_type.names]
         joined = checked.join(left, right, pairs, extra, how, right_names, self.location())
