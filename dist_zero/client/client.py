@@ -463,6 +463,7 @@ class Client:
         self.check()
 
     def next_request(self) -> int:
+        """A number for a question, given once."""
         self._requests += 1
         return self._requests
 
@@ -473,6 +474,7 @@ class Client:
         )
 
     def check(self) -> None:
+        """Raise what ended this client, if something has."""
         if self._failure is not None:
             raise self._failure
 

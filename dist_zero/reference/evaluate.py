@@ -321,7 +321,7 @@ def _integer_sum(dtype: DataType, values: list[tuple[int, int]]) -> int:
 def _float_sum(values: list[tuple[float, int]]) -> float:
     special = {value for value, _ in values if not math.isfinite(value)}
     if special:
-        return special.pop() if len(special) == 1 else NAN
+        return min(special) if len(special) == 1 else NAN
     total = sum(Fraction(value) * weight for value, weight in values)
     try:
         return canonical_float(float(total))

@@ -148,9 +148,11 @@ class MemoryConsumer:
         self._alive = True
 
     def has_credit(self) -> bool:
+        """Whether one more delivery is within the prefetch."""
         return not self._prefetch or len(self.unacked) < self._prefetch
 
     def deliver(self, message: _Message) -> None:
+        """Hand the message to the consumer's callback, unacked from now on."""
         self._tags = tag = self._tags + 1
         self.unacked[tag] = message
         name = self._queue.queue.name
@@ -269,6 +271,7 @@ class MemoryConnection:
             self._check_connected()
 
     def record(self, kind: str, queue: str, tags: list[int], body: bytes = b"") -> None:
+        """Note in the history of the simulation, if this is one."""
         if self.server.world is not None:
             self.server.world.record(kind, queue, f"{self.name} {tags}", body)
 
@@ -370,6 +373,7 @@ class MemoryBroker:
         return {name: queue.depth() for name, queue in self.queues.items()}
 
     def new_queue(self, queue: Queue, owner: MemoryConnection) -> _Queue:
+        """An empty queue; in a simulation it hands out one delivery per turn of the loop."""
         return _Queue(queue, owner, _DELIVERIES_PER_TURN if self.world is None else 1)
 
     def remove(self, queue: _Queue) -> None:
