@@ -16,7 +16,7 @@ from dist_zero.types import RowType
 from dist_zero_common.errors import RequestError
 
 COLUMNS_WIDTH = 90
-TEXT_WIDTH_MAX = 84
+TEXT_WIDTH = 80
 
 Names = Sequence[str]
 
@@ -186,8 +186,8 @@ def _operator_text(of: Plan, operator: Operator) -> str:
     if isinstance(operator, plan.Sink):
         return f"view {of.views[operator.view].name} = {refs[0]}"
     if isinstance(operator, plan.Exchange):
-        to = "to every node" if operator.broadcast else f"by {_key_text(operator.key, names[0])}"
-        return f"exchange {refs[0]} {to}"
+        by = f"by {_key_text(operator.key, names[0])}" if operator.key else "to one node"
+        return f"exchange {refs[0]} {'to every node' if operator.broadcast else by}"
     if isinstance(operator, plan.Reduce) and operator.phase is not Phase.COMPLETE:
         if operator.phase is Phase.FINAL:
             return f"agg {refs[0]}, added up: {', '.join(operator.row_type.names)}"
@@ -196,8 +196,6 @@ def _operator_text(of: Plan, operator: Operator) -> str:
 
 
 def _key_text(key: Sequence[Scalar], names: Names) -> str:
-    if not key:
-        return "nothing: all to one node"
     if len(key) > 1 and [getattr(k, "index", None) for k in key] == list(range(len(names))):
         return "the whole row"
     return _scalars(key, names)
@@ -227,8 +225,8 @@ def _placed_lines(placed: Plan) -> list[str]:
 def _where(operator: Operator) -> str:
     """Where the rows are and what is kept."""
     told, names = operator.sharding, operator.row_type.names
-    if told is Place.EVERYWHERE:
-        return "on every node"
+    if isinstance(operator, plan.Exchange):
+        return ""
     place = (
         "anywhere" if isinstance(told, Place) else f"by {_key_text(told, names)}" if told else "on one node"
     )
@@ -239,11 +237,19 @@ _STATE = {StateKind.NONE: "", StateKind.KEYED: "; kept", StateKind.BROADCAST: ";
 
 
 def _table(rows: Iterable[tuple[Any, ...]]) -> list[str]:
-    """Number, text and, in a column of its own, a remark."""
-    cells = [(f"#{row[0]}", str(row[1]), str(row[2]) if len(row) > 2 else "") for row in rows]
+    """Number, text (wrapped) and, in a column of its own, a remark."""
+    cells = [(f"#{row[0]}", _wrapped(str(row[1])), str(row[2]) if len(row) > 2 else "") for row in rows]
     number_width = max((len(number) for number, _, _ in cells), default=0)
-    text_width = min(TEXT_WIDTH_MAX, max((len(text) for _, text, remark in cells if remark), default=0))
-    return [
-        f"  {number:>{number_width}}  {text:{text_width}}  {remark}".rstrip()
-        for number, text, remark in cells
-    ]
+    text_width = max((len(line) for _, lines, _ in cells for line in lines), default=0)
+    table: list[str] = []
+    for number, lines, remark in cells:
+        table.append(f"  {number:>{number_width}}  {lines[0]:{text_width}}  {remark}".rstrip())
+        table.extend(f"  {'':{number_width}}  {line}" for line in lines[1:])
+    return table
+
+
+def _wrapped(text: str) -> list[str]:
+    indent = "    "
+    return textwrap.wrap(
+        text, TEXT_WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )

@@ -136,34 +136,40 @@ def display_order(relation: Relation) -> tuple[tuple[int, bool], ...]:
 
 
 def _top_order(relation: Relation) -> tuple[tuple[int, bool], ...] | None:
-    """The order of the `top` that `relation` shows, through operations that keep its rows; None if there is
-    none.
-
-    Only plain columns can be sorted by: what comes behind the first computed one is left to the rank or the
-    ties."""
-    if isinstance(relation, ops.Filter | ops.Alias):
-        return _top_order(relation.input)
-    if isinstance(relation, ops.Project):
-        inner = _top_order(relation.input)
-        shown = {
-            c.index: i for i, c in reversed(list(enumerate(relation.columns))) if isinstance(c, ColumnRef)
-        }
-        if inner is None or any(place not in shown for place, _ in inner):
-            return None
-        return tuple((shown[place], descending) for place, descending in inner)
+    """The order of the `top` that `relation` shows, through operations that keep its rows; None if there is none."""
+    projects: list[ops.Project] = []
+    while isinstance(relation, ops.Filter | ops.Alias | ops.Project):
+        if isinstance(relation, ops.Project):
+            projects.append(relation)
+        relation = relation.input
     if not isinstance(relation, ops.Top):
         return None
-    per = [(s.index, False) for s in relation.per if isinstance(s, ColumnRef)]
-    if relation.rank:
-        return (*per, (len(relation.row_type) - 1, False))
+    order = _own_order(relation)
+    for project in reversed(projects):
+        columns = reversed(list(enumerate(project.columns)))
+        shown = {column.index: i for i, column in columns if isinstance(column, ColumnRef)}
+        if any(place not in shown for place, _ in order):
+            return None
+        order = tuple((shown[place], descending) for place, descending in order)
+    return order
+
+
+def _own_order(top: ops.Top) -> tuple[tuple[int, bool], ...]:
+    """Only plain columns can be sorted by: what comes behind the first computed one is left to rank or ties."""
+    per = [(s.index, False) for s in top.per if isinstance(s, ColumnRef)]
+    if top.rank:
+        return (*per, (len(top.row_type) - 1, False))
     order: list[tuple[int, bool]] = []
-    for sort_key in relation.order:
+    for sort_key in top.order:
         if not isinstance(sort_key.value, ColumnRef):
             break
         order.append((sort_key.value.index, sort_key.descending))
-    return _without_repeats([*per, *order, *((place, False) for place in tie(relation))])
+    return _without_repeats([*per, *order, *((place, False) for place in tie(top))])
 
 
 def _without_repeats(order: list[tuple[int, bool]]) -> tuple[tuple[int, bool], ...]:
-    first = {place: (place, descending) for place, descending in reversed(order)}
-    return tuple(pair for i, pair in enumerate(order) if first[pair[0]] == pair and pair not in order[:i])
+    """Each column where it stands first; what follows on it can decide nothing."""
+    first: dict[int, bool] = {}
+    for place, descending in order:
+        first.setdefault(place, descending)
+    return tuple(first.items())

@@ -78,9 +78,11 @@ def _is_true(scalar: Scalar) -> bool:
 def push_filters(graph: Graph) -> Graph:
     """Filters go down to where the rows come from, so that fewer rows are sent and kept.
 
-    where(p and q, r) = where(q, where(p, r)), in both directions, and where(p, f(r)) = f(where(p, r)) if p
-    looks only at columns that f passes on. Nothing goes below a relation that somebody else uses too: that
-    would have to be computed twice."""
+    where(p, where(q, r)) = where(q, where(p, r)), where(p and q, r) = where(q, where(p, r)), and where(p, f(r)) =
+    f(where(p, r)) if p looks only at columns that f passes on. Nothing goes below a relation that somebody else uses
+    too: that would have to be computed twice. A window may fail for rows near the ends of time, so nothing goes
+    below it either.
+    """
     while True:
         users = use_counts(graph)
         pushed = rewrite(graph, lambda r, users=users: _push(r, users))  # type: ignore[misc]
@@ -90,15 +92,17 @@ def push_filters(graph: Graph) -> Graph:
 
 
 def _push(relation: Relation, users: dict[int, int]) -> Relation:
-    """One step down for whatever part of a filter can go. A relation made in this round waits for the
-    next."""
-    if not isinstance(relation, ops.Filter) or users.get(id(relation.input)) != 1:
+    """One step down for whatever part of a filter can go, past the filters that it stands on. A relation made in this
+    round, of which the users are not known, waits for the next."""
+    if not isinstance(relation, ops.Filter) or may_fail(relation.predicate):
         return relation
+    passed: list[ops.Filter] = []
     below = relation.input
-    if may_fail(relation.predicate) or any(map(may_fail, scalars(below))):
+    while isinstance(below, ops.Filter) and _may_pass(below, users):
+        passed.append(below)
+        below = below.input
+    if not _may_pass(below, users):
         return relation
-    if isinstance(below, ops.Filter):
-        return replace(below, predicate=conjunction((below.predicate, relation.predicate)))
     stay: list[Scalar] = []
     went: dict[int, list[Scalar]] = {}
     for part in conjuncts(relation.predicate):
@@ -110,7 +114,13 @@ def _push(relation: Relation, users: dict[int, int]) -> Relation:
     if not went:
         return relation
     lowered = _with_filters(below, went, relation.location)
+    for between in reversed(passed):
+        lowered = replace(between, input=lowered)
     return replace(relation, input=lowered, predicate=conjunction(stay)) if stay else lowered
+
+
+def _may_pass(below: Relation, users: dict[int, int]) -> bool:
+    return users.get(id(below)) == 1 and not any(map(may_fail, scalars(below)))
 
 
 def _with_filters(relation: Relation, went: dict[int, list[Scalar]], location: str) -> Relation:
