@@ -29,6 +29,7 @@ from dist_zero_common.store.base import Store
 from dist_zero_common.store.directory import DirectoryStore
 from dist_zero_common.store.layout import scheduler_incarnations_prefix
 from dist_zero_common.store.memory import MemoryStore
+from dist_zero_common.store.probe import probe_store
 
 if TYPE_CHECKING:
     from dist_zero.program import Program
@@ -66,6 +67,8 @@ class System:
 
     async def __aenter__(self) -> System:
         self._starts = len(await self.store.list(scheduler_incarnations_prefix()))
+        if isinstance(self.store, DirectoryStore):  # a file system may promise less than our memory
+            await probe_store(self.store, f"{self.name}-{self._starts}")
         self._services = asyncio.create_task(self._serve(), name=f"system {self.name}")
         return self
 

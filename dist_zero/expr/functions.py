@@ -29,7 +29,9 @@ class Typed(Protocol):
     """An argument, of which rules look at the type and, where a constant is asked for, at whether it is one."""
 
     @property
-    def dtype(self) -> DataType: ...
+    def dtype(self) -> DataType:
+        """The argument's type."""
+        ...
 
 
 Args = Sequence[Typed]
