@@ -24,29 +24,46 @@ from dist_zero_common.protocol import codec
 from dist_zero_common.protocol.messages import TRANSACTION_BYTES_MAX, Payload, ShardMap, WriteKind
 
 _PLACE_TYPES = (INT, INT, INT)
+_PLACE_SIZE = 16
 
 
 def encode_payload(writes: Sequence[Writes]) -> bytes:
     """The payload of a transaction that does these writes in order. Raises `DataError` if it is too large."""
-    data = codec.encode(Payload(tuple(each.to_blob() for each in writes)))
-    if len(data) > TRANSACTION_BYTES_MAX:
-        raise DataError(
-            f"a transaction of {len(data)} bytes: at most {TRANSACTION_BYTES_MAX} are allowed;"
-            " write the rows in several transactions"
-        )
-    return data
+    row_count = sum(len(each.batch) for each in writes)
+    problem = _size_problem(0, row_count)  # before anything is encoded
+    if not problem:
+        blobs = tuple([each.to_blob() for each in writes])
+        problem = _size_problem(sum(each.batch.size_bytes for each in writes), row_count)
+    if problem:
+        raise DataError(f"{problem}; write the rows in several transactions")
+    return codec.encode(Payload(blobs))
 
 
 def decode_payload(datasets: Sequence[DatasetPlan], data: bytes) -> list[Writes]:
     """The writes of a payload that somebody sent, wholly checked. Raises `MalformedMessage`."""
-    if len(data) > TRANSACTION_BYTES_MAX:
-        raise MalformedMessage(f"a transaction of {len(data)} bytes; {TRANSACTION_BYTES_MAX} are allowed")
     payload = codec.decode(Payload, data)
+    problem = _size_problem(len(data), sum(blob.batch.row_count for blob in payload.writes))
+    if problem:
+        raise MalformedMessage(problem)
     if any(blob.transactions or blob.rows for blob in payload.writes):
         raise MalformedMessage("a payload's writes have no places yet")
-    if sum(blob.batch.row_count for blob in payload.writes) > BATCH_ROWS_MAX:
-        raise MalformedMessage(f"a transaction of more than {BATCH_ROWS_MAX} rows")
     return [Writes.from_blob(datasets, blob) for blob in payload.writes]
+
+
+def hand_out_size(payload_bytes: int, row_count: int) -> int:
+    """Bytes of a transaction when it is handed out: in its payload, rows have no places yet."""
+    return payload_bytes + _PLACE_SIZE * row_count
+
+
+def _size_problem(payload_bytes: int, row_count: int) -> str | None:
+    """Why a transaction is too large, or None."""
+    size = hand_out_size(payload_bytes, row_count)
+    if row_count <= BATCH_ROWS_MAX and size <= TRANSACTION_BYTES_MAX:
+        return None
+    return (
+        f"a transaction of {row_count} rows and {size} bytes ({_PLACE_SIZE} for each row's place in it);"
+        f" at most {BATCH_ROWS_MAX} and {TRANSACTION_BYTES_MAX} are allowed"
+    )
 
 
 def route(

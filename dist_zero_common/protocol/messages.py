@@ -15,8 +15,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-TRANSACTION_BYTES_MAX = 16 * 2**20 - 2**16
-"""Largest payload of one transaction: the broker's 16 MiB less room for the envelope."""
+TRANSACTION_BYTES_MAX = 15 * 2**20
+"""Largest transaction, as it is handed out: its payload and 16 bytes per row. The broker's 16 MiB less room for the
+envelope and for the blocks into which the writes are divided."""
 
 ENVELOPE_BYTES_MAX = 16 * 2**20
 """Largest message that any service accepts."""

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 
 from dist_zero.batch import Writes
 from dist_zero.compiler.plan import Plan
-from dist_zero.writes import decode_payload, merge_writes, route
+from dist_zero.writes import decode_payload, hand_out_size, merge_writes, route
 from dist_zero_common.errors import InternalError, MalformedMessage
 from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages import (
@@ -66,7 +66,8 @@ _UNKNOWN = f"the sequencer does not know it: perhaps {_REPLACED}, or {_EXPIRED}"
 
 @dataclass(frozen=True, slots=True)
 class SequencerOptions:
-    """Bounds and rhythm. Bytes are of transaction payloads, times in seconds unless the name says otherwise."""
+    """Bounds and rhythm. Bytes are of transaction payloads (of a record: as they are handed out), times in seconds
+    unless the name says otherwise."""
 
     record_bytes: int = 4 * 2**20
     """A record takes what waits up to about this much; one transaction larger than that goes alone."""
@@ -439,8 +440,9 @@ class Sequencer:
         for session in self._writing.values():
             number = session.committed + 1
             while (pending := session.pending.get(number)) is not None:
-                size += len(pending.payload)
-                if size > self._options.record_bytes and size > len(pending.payload):
+                own = hand_out_size(len(pending.payload), sum(len(each.batch) for each in pending.writes))
+                size += own
+                if size > self._options.record_bytes and size > own:
                     return
                 yield RecordedTransaction(session.id, number, pending.payload)
                 number += 1

@@ -17,7 +17,15 @@ from dist_zero.types import BOOL, INT, STR, DataType, Row, RowType
 from dist_zero.writes import decode_payload, encode_payload, key_getter, merge_writes, route
 from dist_zero_common.errors import DataError, MalformedMessage
 from dist_zero_common.protocol import codec
-from dist_zero_common.protocol.messages import Payload, ShardMap, WriteKind, WritesBlob
+from dist_zero_common.protocol.messages import (
+    Envelope,
+    HandOut,
+    NodeWrites,
+    Payload,
+    ShardMap,
+    WriteKind,
+    WritesBlob,
+)
 
 PUT, UPDATE, DELETE, APPEND = WriteKind.PUT, WriteKind.UPDATE, WriteKind.DELETE, WriteKind.APPEND
 
@@ -216,19 +224,32 @@ def test_bad_places_in_a_hand_out_are_refused(places: dict[str, bytes], why: str
 
 def test_too_large_a_transaction_is_refused_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     """Proves that the limit is told to the user, and held by the sequencer, in bytes and in rows."""
-    writes = [_writes(PUT, [(1, "a" * 1000, "b")])]
+    writes = [_writes(PUT, [(1, "a" * 1000, "b")] * 3)]
     data = encode_payload(writes)
-    monkeypatch.setattr("dist_zero.writes.TRANSACTION_BYTES_MAX", 1000)
-    with pytest.raises(DataError, match="several transactions"):
-        encode_payload(writes)
-    with pytest.raises(MalformedMessage, match="1000 are allowed"):
-        decode_payload(DATASETS, data)
-    monkeypatch.undo()
+    for limit, value in (("TRANSACTION_BYTES_MAX", 3000), ("BATCH_ROWS_MAX", 2)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"dist_zero.writes.{limit}", value)
+            with pytest.raises(DataError, match="several transactions"):
+                encode_payload(writes)
+            with pytest.raises(MalformedMessage, match="a transaction of 3 rows"):
+                decode_payload(DATASETS, data)
+
+
+@pytest.mark.parametrize("rows", [15 * 2**20 // 17 - 200, 15 * 2**20 // 17 + 1])
+def test_largest_transaction_can_be_handed_out(rows: int) -> None:
+    """Proves that whatever is small enough to be recorded fits a message when every row has its place, for the
+    smallest rows there are, and that one more is refused."""
     flags = DatasetPlan("flags", RowType(("on",), (BOOL,)), None)
-    blob = Writes(0, APPEND, (0,), Batch.from_rows((BOOL,), [(True,)] * 3), (), ()).to_blob()
-    monkeypatch.setattr("dist_zero.writes.BATCH_ROWS_MAX", 5)
-    with pytest.raises(MalformedMessage, match="rows"):
-        decode_payload((flags,), codec.encode(Payload((blob, blob))))
+    writes = [Writes(0, APPEND, (0,), Batch.from_rows((BOOL,), [(True,)] * rows), (), ())]
+    if rows * 17 > 15 * 2**20:
+        with pytest.raises(DataError, match="several transactions"):
+            encode_payload(writes)
+        return
+    back = decode_payload((flags,), encode_payload(writes))
+    routed = route(back, Plan("p", (flags,), (), (), 1, ""), shards.even_map(1, ["a", "b"]), 1, 0)
+    parts = tuple(NodeWrites(shard, tuple(each.to_blob() for each in its)) for shard, its in routed.items())
+    hand_out = HandOut("p", 1, 1, 1, False, 0, (0, 1), parts, (), (), ())
+    assert len(codec.encode_envelope(Envelope("s", "r", (hand_out,)))) > 14 * 2**20
 
 
 def test_key_of_a_row_is_always_a_tuple() -> None:
