@@ -95,6 +95,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def call_soon(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
+        """Run `callback` behind all that is ready now."""
         handle = asyncio.Handle(callback, args, self, context)
         self._ready.append(handle)
         return handle
@@ -102,6 +103,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def call_soon_threadsafe(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
+        """As `call_soon`; from another thread a `SimulationError`."""
         if threading.get_ident() != self._thread:
             raise SimulationError("a thread called into the simulation: do the work in a task of the loop")
         return self.call_soon(callback, *args, context=context)
@@ -113,6 +115,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
+        """Run `callback` when `delay` virtual seconds have passed."""
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def call_at(
@@ -122,6 +125,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
+        """Run `callback` at the virtual time `when`; at once if that is past."""
         handle = asyncio.TimerHandle(when, callback, args, self, context)
         self._timers_set += 1
         heapq.heappush(self._timers, (when, self._timers_set, handle))
@@ -180,6 +184,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         name: object = None,
         context: Context | None = None,
     ) -> SimulatedTask[T]:
+        """Start a task; without a name it gets one from its place in the order of creation."""
         self._tasks_created += 1
         sequence = self._tasks_created
         title = f"task-{sequence}" if name is None else str(name)
