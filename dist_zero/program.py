@@ -104,9 +104,7 @@ class Program:
         """The transactions of the sample generator, the same for the same seed, and its lines for people; raises
         `DataError` for bad rows, and when there is no more than it gives anyway and `everything` is asked for."""
         if self._sampler is None:
-            raise DataError(
-                f"program {self.name!r} has no generator of input; decorate one with @app.sample"
-            )
+            raise DataError(f"program {self.name!r} has no generator of input; decorate one with @app.sample")
         arguments: dict[str, Any] = {}
         if "everything" in inspect.signature(self._sampler).parameters:
             arguments["everything"] = everything

@@ -18,6 +18,7 @@ from dist_zero.expr.text import scalar_text
 from dist_zero.row import annotation_type
 from dist_zero.types import BOOL, FLOAT, INT, STR, DataType, Kind, decimal_type
 
+UNFINISHED = "this dz.when(...) is not finished: end it with .then(...).otherwise(...)"
 _BRACKETS = "put each side in parentheses: (a > 1) & (b < 2)"
 
 
@@ -361,7 +362,7 @@ def _operand(value: Any, beside: DataType | None = None) -> Node:
     if isinstance(value, Column):
         return value._node
     if isinstance(value, When | Then):
-        raise Refused("this dz.when(...) is not finished: end it with .then(...).otherwise(...)")
+        raise Refused(UNFINISHED)
     if isinstance(value, Aggregate):
         value.no_operand()
     if callable(value) and not isinstance(value, type):

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from dist_zero.expr import checked, nodes
 from dist_zero.expr.aggregates import Aggregate, ColumnLike, Order
 from dist_zero.expr.checked import unknown_column
-from dist_zero.expr.columns import Column
+from dist_zero.expr.columns import UNFINISHED, Column, Then, When
 from dist_zero.expr.functions import aggregate_type
 from dist_zero.expr.location import Refused, located, user_location
 from dist_zero.expr.nodes import Field, Node, Origin
@@ -35,8 +35,8 @@ _UNIT_US = {
 }
 
 
-class NoSuchColumn(ProgramError, AttributeError):
-    """`t.name` of a column that is not there; also an `AttributeError`, so that `hasattr` works."""
+class NoAttribute(ProgramError, AttributeError):
+    """`t.name` of what is not there; also an `AttributeError`, so that `hasattr` works."""
 
 
 class Table:
@@ -74,7 +74,8 @@ class Table:
         if name.startswith("_"):
             raise AttributeError(name)
         if name not in self.row_type.names:
-            raise _no_attribute(self, name)
+            message = unknown_column(name, self.row_type, describe(self._relation))
+            raise NoAttribute(f"{user_location()}: {message}")
         return Column(column_node(self, name))
 
     def __dir__(self) -> Iterable[str]:
@@ -241,7 +242,9 @@ class Grouping:
         return Table(relation, origins)
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"group_by(...) is followed by agg(...); it has no {name!r}")
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise NoAttribute(f"{user_location()}: group_by(...) is followed by agg(...); it has no {name!r}")
 
 
 # ---- columns in tables -------------------------------------------------------------------------------------
@@ -283,6 +286,8 @@ def as_node(table: Table, column: object, verb: str) -> Node:
         return column_node(table, column)
     if isinstance(column, Column):
         return column._node
+    if isinstance(column, When | Then):
+        raise Refused(UNFINISHED)
     if isinstance(column, Aggregate):
         raise Refused(
             f"{verb} takes columns of single rows; dz.{column.function} belongs into group_by(...).agg(...)"
@@ -318,11 +323,6 @@ def place_of(field: Field, origins: Origins, row_type: RowType, what: str) -> in
         f"column {field.name!r} of {source} is ambiguous in {what}: it is {found}; take it from the table itself, by"
         " name, or give one side another identity before the join: other = t.alias('other')"
     )
-
-
-def _no_attribute(table: Table, name: str) -> NoSuchColumn:
-    message = unknown_column(name, table.row_type, describe(table._relation))
-    return NoSuchColumn(f"{user_location()}: {message}")
 
 
 def _origin_of(table: Table, scalar: Scalar) -> Origin:

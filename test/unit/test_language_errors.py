@@ -212,6 +212,14 @@ MISTAKES: list[tuple[Mistake, str]] = [
         lambda e: e.flights.select(n=dz.count()),
         "select takes columns of single rows; dz.count belongs into group_by(...).agg(...)",
     ),
+    (
+        lambda e: e.flights.group_by("origin").top(3, by="origin"),
+        "group_by(...) is followed by agg(...); it has no 'top'",
+    ),
+    (
+        lambda e: e.flights.select(x=dz.when(e.flights.cancelled).then(1)),
+        "this dz.when(...) is not finished: end it with .then(...).otherwise(...)",
+    ),
     # joins
     (
         lambda e: e.flights.join(e.airlines, on="name"),
