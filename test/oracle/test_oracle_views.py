@@ -6,7 +6,7 @@ Simulated: nodes are objects in this process, and what arrives is put in a rando
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from dist_zero.expr.ops import Graph
 from dist_zero.hashing import encode_key
 from dist_zero.reference.evaluate import Oracle
 from dist_zero.reference.history import Datasets
-from dist_zero.types import INT_MAX, INT_MIN, NAN, DataType, Kind
+from dist_zero.types import INT_MAX, INT_MIN, NAN, DataType, Kind, RowType
 from dist_zero.zset import ZSet, add_pairs
 from test.oracle.everything import program
 from test.oracle.nodes import Arrived, Nodes, delete, put, update
@@ -39,18 +39,25 @@ _VALUES: dict[Kind, st.SearchStrategy[Any]] = {
 }
 
 
-def values(dtype: DataType) -> st.SearchStrategy[Any]:
-    """Stored values of a type, of which few differ, so that keys meet."""
-    if dtype.kind is Kind.ENUM:
-        found: st.SearchStrategy[Any] = st.integers(0, len(dtype.members) - 1)
+_FEW: dict[Kind, list[Any]] = {Kind.STR: ["a", "b"], Kind.INT: [1, 2], Kind.FLOAT: [1.0, 2.0, NAN]}
+
+
+def values(dtype: DataType, few: bool) -> st.SearchStrategy[Any]:
+    """Stored values of a type; `few` different ones, so that they meet."""
+    if few:
+        found: st.SearchStrategy[Any] = st.sampled_from(_FEW[dtype.kind])
+    elif dtype.kind is Kind.ENUM:
+        found = st.integers(0, len(dtype.members) - 1)
     else:
         found = _VALUES[dtype.kind]
     return st.none() | found if dtype.nullable else found
 
 
-def rows(types: tuple[DataType, ...]) -> st.SearchStrategy[tuple[Any, ...]]:
-    """Stored rows of these types."""
-    return st.tuples(*(values(dtype) for dtype in types))
+def rows(
+    row_type: RowType, key: tuple[int, ...] | None, columns: Sequence[int]
+) -> st.SearchStrategy[tuple[Any, ...]]:
+    """Stored rows of these columns; there are few keys, and few rows of a bag."""
+    return st.tuples(*(values(row_type.types[i], key is None or i in key) for i in columns))
 
 
 def bits(types: tuple[DataType, ...], zset: ZSet) -> dict[bytes, int]:
@@ -72,12 +79,14 @@ def writes(plan: Plan) -> st.SearchStrategy[Writes]:
 
 def _writes(plan: Plan, dataset: DatasetPlan) -> list[st.SearchStrategy[Writes]]:
     name, row_type, key = dataset.name, dataset.row_type, dataset.key
-    puts = st.lists(rows(row_type.types), min_size=1, max_size=6).map(partial(_call, put, plan, name))
+    puts = st.lists(rows(row_type, key, range(len(row_type))), min_size=1, max_size=6).map(
+        partial(_call, put, plan, name)
+    )
     if key is None:
         return [puts]
     other = tuple(i for i in range(len(row_type)) if i not in key)
-    keys = st.lists(rows(row_type.select(key).types), min_size=1, max_size=3)
-    changes = st.lists(rows(row_type.select((*key, *other)).types), min_size=1, max_size=3)
+    keys = st.lists(rows(row_type, key, key), min_size=1, max_size=3)
+    changes = st.lists(rows(row_type, key, (*key, *other)), min_size=1, max_size=3)
     changed = [row_type.names[i] for i in other]
     return [
         puts,
