@@ -41,6 +41,10 @@ def _checked(path: Path) -> Path:
         raise ProgramError(f"{path} is a directory; name the Python file in it that declares the program")
     if not path.exists():
         raise ProgramError(f"there is no file {path}")
+    if path.suffix != ".py":
+        raise ProgramError(
+            f"{path} is not a Python file: those end in .py; data are named with --load DATASET=FILE"
+        )
     return path
 
 
@@ -95,6 +99,11 @@ def _at_users_line(path: Path, error: Exception) -> str:
         place = f"{os.path.relpath(frame.filename)}:{frame.lineno}"
         text = linecache.getline(frame.filename, frame.lineno or 0).strip()
         line = f"\n    {text}" if text else ""
+    if isinstance(error, ImportError) and error.path and Path(error.path).resolve() == path.resolve():
+        return (
+            f"{place}: a cyclic import: {path} is being imported already, and imports this file in turn;"
+            f" move what both need into a third file{line}"
+        )
     return f"{place}: {type(error).__name__}: {error}{line}"
 
 

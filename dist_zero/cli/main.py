@@ -33,15 +33,17 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-ProgramFile = Annotated[
-    Path, typer.Argument(metavar="APP.PY", help="The Python file that declares the program.")
-]
+ProgramFile = Annotated[Path, typer.Argument(help="The Python file that declares the program, as app.py.")]
 ProgramName = Annotated[
     str | None, typer.Option("--program", metavar="NAME", help="Which program, if the file has several.")
 ]
-Nodes = Annotated[int, typer.Option("--nodes", min=1, max=1024, help="Shards of the program.")]
-Machines = Annotated[int, typer.Option("--machines", min=1, max=256, help="Machines that the nodes run on.")]
-DataSeed = Annotated[int, typer.Option("--data-seed", help="Draws the data that the program's sample makes.")]
+Nodes = Annotated[int, typer.Option("--nodes", metavar="N", min=1, max=1024, help="Shards of the program.")]
+Machines = Annotated[
+    int, typer.Option("--machines", metavar="N", min=1, max=256, help="Machines that the nodes run on.")
+]
+DataSeed = Annotated[
+    int, typer.Option("--data-seed", metavar="N", help="Draws the data that the program's sample makes.")
+]
 
 
 @app.command()
@@ -50,7 +52,7 @@ def run(
     nodes: Nodes = 1,
     machines: Machines = 1,
     seed: Annotated[
-        int, typer.Option("--seed", help="Draws order and delays; it never changes an answer.")
+        int, typer.Option("--seed", metavar="N", help="Draws order and delays; it never changes an answer.")
     ] = 0,
     data_seed: DataSeed = 0,
     load: Annotated[
@@ -66,7 +68,9 @@ def run(
     show: Annotated[
         list[str] | None, typer.Option("--show", metavar="VIEW", help="A view to show; without, all of them.")
     ] = None,
-    rows: Annotated[int, typer.Option("--rows", min=0, help="How many rows of a view to show.")] = 20,
+    rows: Annotated[
+        int, typer.Option("--rows", metavar="N", min=0, help="How many rows of a view to show.")
+    ] = 20,
     out: Annotated[
         list[str] | None,
         typer.Option(
@@ -95,7 +99,9 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     program: ProgramName = None,
 ) -> None:
-    """Load data, run the program in a simulated system, and show its views.
+    """Load data, run the program, show its views.
+
+    The whole system is simulated in this process: scheduler, machines, nodes, network and store.
 
     Without --load, input comes from the program's sample generator (@app.sample).
     """
@@ -125,20 +131,22 @@ def run(
 @app.command()
 def test(
     file: ProgramFile,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds to try.")] = 100,
-    first_seed: Annotated[int, typer.Option("--seed", help="The first of them.")] = 0,
+    seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="How many seeds to try.")] = 100,
+    first_seed: Annotated[int, typer.Option("--seed", metavar="N", help="The first of them.")] = 0,
     nodes: Nodes = 3,
     machines: Machines = 2,
     data_seed: Annotated[
-        int | None, typer.Option("--data-seed", help="Draws the data; without, each seed draws its own.")
+        int | None,
+        typer.Option("--data-seed", metavar="N", help="Draws the data; without, each seed draws its own."),
     ] = None,
     transactions: Annotated[
-        int, typer.Option("--transactions", min=1, help="How many transactions each seed writes.")
+        int,
+        typer.Option("--transactions", metavar="N", min=1, help="How many transactions each seed writes."),
     ] = 60,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     program: ProgramName = None,
 ) -> None:
-    """Run the program under many seeds of delays and reordering, and check every view at every epoch.
+    """Check every view at every epoch, under many seeds.
 
     Each seed draws a network, a store and a data set, watches all views, and holds them against a
     recomputation from the log. A failure prints the one line that runs it again.
@@ -169,7 +177,7 @@ def explain(
     ] = None,
     program: ProgramName = None,
 ) -> None:
-    """Print what the compiler makes of the program, level by level."""
+    """Print what the compiler makes of the program."""
     typer.echo(load_program(file, program).explain(level), nl=False)
 
 
@@ -182,7 +190,7 @@ def _main() -> int:
     try:
         settings = load_settings()
         with open_log(settings.log_directory, "main", level=settings.log_level):
-            app()
+            app(prog_name="dist-zero")
         return OK
     except SystemExit as end:  # typer's own way to end, also after an error in the command line
         return end.code if isinstance(end.code, int) else OK
@@ -196,6 +204,8 @@ def _main() -> int:
         return _failed(error, OPERATOR_ERROR)
     except BrokenPipeError:
         return OK
+    except OSError as error:
+        return _failed(error, OPERATOR_ERROR)
     except Exception as error:
         return _bug(error)
 

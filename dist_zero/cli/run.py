@@ -93,6 +93,10 @@ def _check_names(program: Program, options: RunOptions) -> None:
         kind_of(path)
         if not path.parent.is_dir():
             raise DataError(f"{path} cannot be written: there is no directory {path.parent}")
+    if options.everything and not program.has_sample:
+        raise RequestError(
+            f"program {program.name!r} has no sample generator, of which --all would be everything"
+        )
     if not views:
         raise RequestError(f"program {program.name!r} has no view to show")
 

@@ -611,8 +611,8 @@ class Client:
                 ticket.set_exception(
                     SessionExpired(
                         f"the session of client {self._session.client!r} ended ({outcome.lost}) before"
-                        f" transaction {outcome.number} was answered: it may or may not be committed; those up to number"
-                        f" {self._session.last_committed} are"
+                        f" transaction {outcome.number} was answered: it may or may not be committed; those up"
+                        f" to number {self._session.last_committed} are"
                     )
                 )
             if not outcome.epoch:

@@ -59,9 +59,8 @@ async def load(
     except DataError as error:
         await _wait_all(tickets)
         there = loaded.rows + loaded.rows_passed_over
-        raise DataError(
-            f"{error}; the {there:,} rows before transaction {number + 1:,} are committed"
-        ) from None
+        said = f"{there:,} rows before it were written" if there else "nothing was written"
+        raise DataError(f"{error}; {said}") from None
     await _wait_all(tickets)
     return loaded
 
