@@ -124,14 +124,13 @@ def _needs_start(wanted: WantedRunner | None, status: RunnerStatus | None, agent
 
 
 def _decide_placements(desired: Desired, observed: Observed, now: float) -> Desired:
-    for program in list(desired.programs.values()):
-        if program.assignment is not None:
-            continue
-        candidates = feasible(desired, observed, now)
+    waiting = [program for program in desired.programs.values() if program.assignment is None]
+    candidates = feasible(desired, observed, now) if waiting else []
+    for program in waiting:
         patient = now - program.since < desired.options.patience_seconds
-        if not candidates or (patient and len(candidates) < desired.options.machines):
-            continue
-        desired = _placed(program, candidates, desired)
+        if candidates and not (patient and len(candidates) < desired.options.machines):
+            desired = _placed(program, candidates, desired)
+            candidates = feasible(desired, observed, now)
     return desired
 
 
@@ -264,8 +263,11 @@ def _start_runners(desired: Desired, observed: Observed, now: float) -> Iterator
 def _host_program(program: WantedProgram, desired: Desired, observed: Observed, now: float) -> Iterator[Send]:
     """First all nodes, then the sequencer. Where everything is goes with either, and again while nothing
     moves."""
-    assignment, progress = program.assignment, progress_of(program, desired, observed, now)
-    if assignment is None or progress.state is ProgramState.HALTED:
+    assignment = program.assignment
+    if assignment is None:
+        return
+    progress = progress_of(program, desired, observed, now)
+    if progress.state is ProgramState.HALTED:
         return
     for shard in progress.missing:
         yield _host_node(program, assignment, shard, desired)
