@@ -16,9 +16,10 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import enum
+import functools
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
 
@@ -32,6 +33,7 @@ from dist_zero.types import (
     INT,
     STR,
     DataType,
+    Kind,
     RowType,
     Stored,
     decimal_type,
@@ -62,6 +64,7 @@ _HINTS: dict[object, str] = {
 
 
 _R = TypeVar("_R", bound="Row")
+_Decoder = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +89,17 @@ class Row:
 
     __slots__ = ("__dict__", "_stored")
     _row_type: ClassVar[RowType] = RowType((), ())
-    _enums: ClassVar[dict[str, type[enum.Enum]]] = {}
+    _defaults: ClassVar[dict[str, Any]] = {}
+    _decoders: ClassVar[tuple[tuple[str, _Decoder], ...]] = ()
+    _accepted: ClassVar[RowType] = _row_type
     _stored: StoredRow
 
     @located
     def __init_subclass__(cls, _row_type: RowType | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if _row_type is not None:
-            cls._row_type = _row_type
+            cls._row_type = cls._accepted = _row_type
+            cls._decoders = _decoders_of(_row_type, {})
             return
         hints = {
             n: a
@@ -101,18 +107,15 @@ class Row:
             if n not in Row.__annotations__ and not _is_class_var(a)
         }
         columns = {name: _column(cls.__name__, name, annotation) for name, annotation in hints.items()}
-        cls._row_type = checked_row_type(tuple(columns), tuple(columns.values()))
-        cls._enums = {n: e for n, a in hints.items() if (e := _enum_class(a)) is not None}
+        cls._row_type = cls._accepted = checked_row_type(tuple(columns), tuple(columns.values()))
+        cls._defaults = {n: getattr(cls, n) for n in columns if any(n in vars(b) for b in cls.__mro__)}
+        enums = {n: e for n, a in hints.items() if (e := _enum_class(a)) is not None}
+        cls._decoders = _decoders_of(cls._row_type, enums)
 
     def __init__(self, **values: Any) -> None:
         cls = type(self)
-        given = dict(values)
-        for name in cls._row_type.names:
-            if name not in given and hasattr(cls, name):
-                given[name] = getattr(cls, name)
-        stored = _stored_columns(cls.__name__, cls._row_type, given, lenient=False)
-        object.__setattr__(self, "_stored", stored)
-        self.__dict__.update(_user_columns(cls, stored))
+        stored = _stored_columns(cls.__name__, cls._row_type, {**cls._defaults, **values}, lenient=False)
+        _fill(self, stored)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(
@@ -260,8 +263,12 @@ def to_stored_row(row_type: RowType, row: Row | Mapping[str, Any]) -> StoredRow:
     Raises `DataError` that names the column, its type and the value.
     """
     if isinstance(row, Row):
-        if type(row)._row_type != row_type:
-            raise DataError(f"a {type(row).__name__} has the columns {type(row)._row_type}, not {row_type}")
+        own = type(row)
+        # rows come in thousands for the same dataset, whose row type need not be compared each time
+        if own._accepted is not row_type:
+            if own._row_type != row_type:
+                raise DataError(f"a {own.__name__} has the columns {own._row_type}, not {row_type}")
+            own._accepted = row_type
         return row._stored
     if not isinstance(row, Mapping):
         raise DataError(f"expected a row or a mapping, got {type(row).__name__} {row!r:.80}")
@@ -276,8 +283,7 @@ def from_stored_row(row_type: RowType, stored: StoredRow) -> dict[str, Any]:
 def row_from_stored(row_class: type[_R], stored: StoredRow) -> _R:
     """The instance of a stored row that is known to be right."""
     row = row_class.__new__(row_class)
-    object.__setattr__(row, "_stored", stored)
-    row.__dict__.update(_user_columns(row_class, stored))
+    _fill(row, stored)
     return row
 
 
@@ -294,9 +300,8 @@ def to_stored_column(row_type: RowType, name: str, value: object) -> Stored:
 
 
 def _stored_columns(what: str, row_type: RowType, values: Mapping[str, Any], *, lenient: bool) -> StoredRow:
-    for name in values:
-        if name not in row_type.names:
-            raise _unknown(what, row_type, name)
+    if not values.keys() <= set(row_type.names):
+        raise _unknown(what, row_type, next(n for n in values if n not in row_type.names))
     stored = []
     for name, dtype in zip(row_type.names, row_type.types, strict=True):
         if name not in values and not (lenient and dtype.nullable):
@@ -312,9 +317,22 @@ def _unknown(what: str, row_type: RowType, name: object) -> DataError:
     return DataError(f"{what} has no column {name!r}.{did_you_mean(name, row_type.names)} It has {row_type}")
 
 
-def _user_columns(cls: type[Row], stored: StoredRow) -> dict[str, Any]:
-    columns = from_stored_row(cls._row_type, stored)
-    for name, enum_class in cls._enums.items():
+def _fill(row: Row, stored: StoredRow) -> None:
+    """Give a new row its value."""
+    object.__setattr__(row, "_stored", stored)
+    columns = row.__dict__
+    columns.update(zip(type(row)._row_type.names, stored, strict=True))
+    for name, decode in type(row)._decoders:
         if columns[name] is not None:
-            columns[name] = enum_class[columns[name]]
-    return columns
+            columns[name] = decode(columns[name])
+
+
+def _decoders_of(row_type: RowType, enums: Mapping[str, type[enum.Enum]]) -> tuple[tuple[str, _Decoder], ...]:
+    """The columns whose stored values are not the user's, with functions from one to the other."""
+    decoders: list[tuple[str, _Decoder]] = []
+    for name, dtype in zip(row_type.names, row_type.types, strict=True):
+        if name in enums:
+            decoders.append((name, tuple(enums[name]).__getitem__))
+        elif dtype.kind in (Kind.DATETIME, Kind.DECIMAL, Kind.ENUM):
+            decoders.append((name, functools.partial(from_stored, dtype)))
+    return tuple(decoders)

@@ -126,6 +126,9 @@ def test_columns_of_a_base_come_first() -> None:
 
     assert row_type_of(Extended).names == ("a", "b")
     assert vars(Extended(a=1)) == {"a": 1, "b": "x"}
+    assert to_stored_row(row_type_of(Base), Base(a=1)) == (1,)
+    with pytest.raises(dz.DataError, match=r"a Extended has the columns"):
+        to_stored_row(row_type_of(Base), Extended(a=1))
 
 
 @pytest.mark.parametrize(
