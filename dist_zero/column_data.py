@@ -22,7 +22,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, compress, pairwise
+from itertools import accumulate, compress
 from typing import Any
 
 from dist_zero.types import DATETIME_MAX_US, DATETIME_MIN_US, NAN, DataType, Kind
@@ -182,24 +182,26 @@ def _has_word(data: bytes, word: bytes) -> bool:
 
 
 def _decode_str(what: str, blob: ColumnBlob, row_count: int) -> list[Any]:
-    offsets, data = _checked_offsets(what, blob, row_count), blob.values
+    places, data = _places(what, blob, row_count), blob.values
     if data.isascii():
         text = data.decode("ascii")
-        return [text[start:end] for start, end in pairwise(offsets)]
+        return [text[start:end] for start, end in places]
     try:
-        return [data[start:end].decode() for start, end in pairwise(offsets)]
+        return [data[start:end].decode() for start, end in places]
     except UnicodeDecodeError:
         raise MalformedMessage(f"{what}: text that is not UTF-8") from None
 
 
 def _decode_bytes(what: str, blob: ColumnBlob, row_count: int) -> list[Any]:
     data = blob.values
-    return [data[start:end] for start, end in pairwise(_checked_offsets(what, blob, row_count))]
+    return [data[start:end] for start, end in _places(what, blob, row_count)]
 
 
-def _checked_offsets(what: str, blob: ColumnBlob, row_count: int) -> list[int]:
+def _places(what: str, blob: ColumnBlob, row_count: int) -> Iterable[tuple[int, int]]:
+    """Where each value starts and ends."""
     check_length(f"{what}: offsets", blob.offsets, 8 * (row_count + 1))
     offsets = unpack("Q", blob.offsets)
     if offsets[0] != 0 or offsets[-1] != len(blob.values) or sorted(offsets) != offsets:
         raise MalformedMessage(f"{what}: offsets do not ascend from 0 to the end of the values")
-    return offsets
+    ends = offsets[1:]
+    return zip(offsets, ends, strict=False)
