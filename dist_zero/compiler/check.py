@@ -11,11 +11,12 @@ from dist_zero.compiler import plan
 from dist_zero.compiler.lower import label
 from dist_zero.compiler.plan import Exchange, Operator, Phase, Plan
 from dist_zero.compiler.sharding import Facts, facts, holds, need, same, top_is_whole
-from dist_zero.compiler.walk import aggregation_scalars, columns_of, inputs, relations, scalars
+from dist_zero.compiler.walk import aggregation_scalars, columns_of, relations, scalars
 from dist_zero.expr import ops
 from dist_zero.expr.functions import aggregate_type, may_fail, result_type
 from dist_zero.expr.location import Refused
 from dist_zero.expr.ops import Call, ColumnRef, Graph, Relation, Scalar
+from dist_zero.expr.walk import inputs_of
 from dist_zero.types import BOOL, BYTES, DATETIME, INT, DataType, RowType
 from dist_zero_common.errors import InternalError, ProgramError
 
@@ -110,7 +111,7 @@ def _relation_complaints(relation: Relation) -> Iterator[str]:
 def _rows_of(relation: Relation) -> list[tuple[RowType, Scalar]]:
     """Each scalar of a relation with the row it refers to."""
     if not isinstance(relation, ops.Join):
-        return [(inputs(relation)[0].row_type, scalar) for scalar in scalars(relation)]
+        return [(inputs_of(relation)[0].row_type, scalar) for scalar in scalars(relation)]
     left, right = relation.left.row_type, relation.right.row_type
     pairs = [*((left, a) for a, _ in relation.on), *((right, b) for _, b in relation.on)]
     if relation.condition is not None:
@@ -143,7 +144,7 @@ def _scalar_complaints(scalar: Scalar, row_type: RowType) -> Iterator[str]:
 
 def _types(relation: Relation) -> tuple[DataType, ...]:
     """The column types that an operation makes of its inputs."""
-    sources = [source.row_type.types for source in inputs(relation)]
+    sources = [source.row_type.types for source in inputs_of(relation)]
     if isinstance(relation, ops.Project):
         return tuple(scalar.dtype for scalar in relation.columns)
     if isinstance(relation, ops.Aggregate):

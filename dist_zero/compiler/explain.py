@@ -8,10 +8,11 @@ from typing import Any
 
 from dist_zero.compiler import LEVELS, levels, plan
 from dist_zero.compiler.plan import Operator, Phase, Place, Plan, StateKind
-from dist_zero.compiler.walk import inputs, relations
+from dist_zero.compiler.walk import relations
 from dist_zero.expr import ops
 from dist_zero.expr.ops import Graph, Relation, Scalar, SortKey
 from dist_zero.expr.text import aggregation_text, scalar_text, sort_text
+from dist_zero.expr.walk import inputs_of
 from dist_zero.types import RowType
 from dist_zero_common.errors import RequestError
 
@@ -65,10 +66,10 @@ def _relation_text(relation: Relation, number: dict[int, int]) -> str:
     if isinstance(relation, ops.Dataset):
         broadcast = ", copied to every node" if relation.broadcast else ""
         return f"dataset {relation.name}{_key_remark(relation)}{broadcast}"
-    refs = [f"#{number[id(i)]}" for i in inputs(relation)]
+    refs = [f"#{number[id(i)]}" for i in inputs_of(relation)]
     if isinstance(relation, ops.Alias):
         return f"alias {refs[0]}: {relation.name}"
-    return _TEXTS[type(relation).__name__](relation, refs, [i.row_type.names for i in inputs(relation)])
+    return _TEXTS[type(relation).__name__](relation, refs, [i.row_type.names for i in inputs_of(relation)])
 
 
 def _key_remark(relation: Relation) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 
 from dist_zero.compiler import plan
 from dist_zero.compiler.plan import UNKNOWN, DatasetPlan, Operator, Plan, StateKind, ViewPlan
-from dist_zero.compiler.walk import inputs, key_places, relations
+from dist_zero.compiler.walk import key_places, relations
 from dist_zero.expr import ops
 from dist_zero.expr.ops import ColumnRef, Graph, Relation
+from dist_zero.expr.walk import inputs_of
 
 VERBS: dict[type[Relation], str] = {
     ops.Dataset: "dataset",
@@ -54,7 +55,7 @@ def label(relation: Relation) -> str:
 def _operator(graph: Graph, relation: Relation, number: int, place: dict[int, int]) -> Operator:
     common: dict[str, Any] = {
         "id": number,
-        "inputs": tuple(place[id(i)] for i in inputs(relation)),
+        "inputs": tuple(place[id(i)] for i in inputs_of(relation)),
         "row_type": relation.row_type,
         "stage": 1,
         "sharding": UNKNOWN,

@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 from dist_zero.compiler import plan
-from dist_zero.compiler.plan import Exchange, Operator, Phase, Place, Plan, StateKind
+from dist_zero.compiler.plan import Exchange, Operator, Phase, Plan, StateKind
 from dist_zero.compiler.sharding import (
     BROADCAST_JOINS,
     Facts,
@@ -33,6 +33,7 @@ from dist_zero.compiler.sharding import (
     expressible,
     facts,
     holds,
+    listed,
     need,
     same,
     sharding_of,
@@ -180,7 +181,7 @@ class _Partition:
             usable = (
                 fact
                 for i in inputs
-                for fact in _listed(self.known[i])
+                for fact in listed(self.known[i])
                 if fact and not any(map(may_fail, fact))
             )
             by = next(usable, all_columns(difference.row_type))
@@ -220,10 +221,6 @@ _CHOICES: dict[type[Operator], Callable[[_Partition, Any, list[int]], int]] = {
     plan.Difference: _Partition.difference,
     plan.Sink: _Partition.sink,
 }
-
-
-def _listed(known: Facts) -> tuple[Shard, ...]:
-    return () if isinstance(known, Place) else known
 
 
 def _may_exchange(by: Shard, keys: Shard) -> bool:

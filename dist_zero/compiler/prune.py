@@ -19,7 +19,6 @@ from typing import Any
 from dist_zero.compiler.walk import (
     aggregation_scalars,
     columns_of,
-    inputs,
     map_aggregation,
     map_scalars,
     relations,
@@ -31,6 +30,7 @@ from dist_zero.compiler.walk import (
 from dist_zero.expr import ops
 from dist_zero.expr.functions import may_fail
 from dist_zero.expr.ops import ColumnRef, Graph, Key, Relation, Scalar
+from dist_zero.expr.walk import inputs_of
 from dist_zero.types import Kind, RowType
 
 Columns = set[int]
@@ -55,7 +55,7 @@ def _used(graph: Graph) -> dict[int, Columns]:
     for view in graph.views:
         used[id(view.relation)].update(range(len(view.relation.row_type)))
     for relation in reversed(order):
-        for source, columns in zip(inputs(relation), _uses(relation, used[id(relation)]), strict=True):
+        for source, columns in zip(inputs_of(relation), _uses(relation, used[id(relation)]), strict=True):
             used[id(source)].update(columns)
     return used
 
@@ -67,7 +67,7 @@ def _uses(relation: Relation, wanted: Columns) -> tuple[Iterable[int], ...]:
     if isinstance(relation, ops.Join):
         return _join_uses(relation, wanted)
     if isinstance(relation, ops.Distinct | ops.Difference):
-        return tuple(range(len(i.row_type)) for i in inputs(relation))
+        return tuple(range(len(i.row_type)) for i in inputs_of(relation))
     if isinstance(relation, ops.Union):
         return (wanted or {0},) * len(relation.inputs)
     if isinstance(relation, ops.Project):
@@ -79,7 +79,7 @@ def _uses(relation: Relation, wanted: Columns) -> tuple[Iterable[int], ...]:
                 (*relation.keys, *(s for a in kept for s in aggregation_scalars(relation.aggregations[a])))
             ),
         )
-    source = inputs(relation)[0]
+    source = inputs_of(relation)[0]
     passed = {i for i in wanted if i < len(source.row_type)} | columns_of(scalars(relation))
     if isinstance(relation, ops.Top):
         names = source.row_type.names if source.key is None else source.key
@@ -149,7 +149,7 @@ class _Pruning:
     def visit(self, relation: Relation) -> None:
         """Rebuild one relation whose inputs have been."""
         wanted = self.used[id(relation)]
-        sources = tuple(self.pruned[id(i)] for i in inputs(relation))
+        sources = tuple(self.pruned[id(i)] for i in inputs_of(relation))
         rebuild = _REBUILD.get(type(relation))
         if rebuild is None:
             self.pruned[id(relation)] = _Pruned(relation, tuple(range(len(relation.row_type))))

@@ -129,13 +129,13 @@ def _facts(operator: Operator, inputs: Sequence[Operator], known: Sequence[Facts
     if isinstance(operator, plan.Reduce):
         return () if operator.phase is Phase.PARTIAL else expressible(known[0], operator.keys)
     if isinstance(operator, plan.Union | plan.Difference):
-        return tuple(f for f in _listed(known[0]) if all(holds(k, f) for k in known))
+        return tuple(f for f in listed(known[0]) if all(holds(k, f) for k in known))
     return known[0]  # the input's columns stand first in the output, unchanged
 
 
 def _join_facts(join: plan.Join, inputs: Sequence[Operator], known: Sequence[Facts]) -> Facts:
     """An output row is where its left row is, and where its right row is, unless that side may be missing."""
-    left, right = _listed(known[0]), _listed(known[1])
+    left, right = listed(known[0]), listed(known[1])
     by_key = tuple(apply(f, join.right_key) for f in expressible(left, join.left_key))
     width = len(inputs[0].row_type)
     at_right = tuple(tuple(shift(s, width) for s in shard) for shard in (*right, *by_key))
@@ -146,7 +146,8 @@ def _join_facts(join: plan.Join, inputs: Sequence[Operator], known: Sequence[Fac
     return () if join.how == "outer" else left
 
 
-def _listed(known: Facts) -> tuple[Shard, ...]:
+def listed(known: Facts) -> tuple[Shard, ...]:
+    """The shardings known; none for a full copy on each node."""
     return () if isinstance(known, Place) else known
 
 
@@ -219,13 +220,13 @@ def whole(key: Shard) -> Shard:
 
 def common_fact(known: Sequence[Facts]) -> Shard | None:
     """A sharding that holds for every input."""
-    return next((f for f in _listed(known[0]) if all(holds(k, f) for k in known)), None)
+    return next((f for f in listed(known[0]) if all(holds(k, f) for k in known)), None)
 
 
 def sink_sharding(sink: plan.Sink, known: Facts) -> Shard | None:
     """The sharding by which a reader finds rows: plain columns of the key; of a bag, any function of the
     row."""
-    for fact in _listed(known):
+    for fact in listed(known):
         plain = all(isinstance(scalar, ColumnRef) for scalar in fact)
         if sink.key is None or (plain and columns_of(fact) <= set(sink.key)):
             return fact

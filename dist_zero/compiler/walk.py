@@ -11,25 +11,15 @@ from typing import TypeVar, cast
 
 from dist_zero.expr import ops
 from dist_zero.expr.ops import Call, ColumnRef, Relation, Scalar
+from dist_zero.expr.walk import in_order, inputs_of
 from dist_zero.types import RowType
 
 R = TypeVar("R", bound=Relation)
 
 
-def inputs(relation: Relation) -> tuple[Relation, ...]:
-    """The relations that `relation` is made of, in order."""
-    if isinstance(relation, ops.Dataset):
-        return ()
-    if isinstance(relation, ops.Join | ops.Difference):
-        return (relation.left, relation.right)
-    if isinstance(relation, ops.Union):
-        return relation.inputs
-    return (cast(ops.Filter, relation).input,)
-
-
 def with_inputs(relation: R, new: tuple[Relation, ...]) -> R:
     """`relation` over other inputs; itself when they are the ones it has."""
-    if all(a is b for a, b in zip(inputs(relation), new, strict=True)):
+    if all(a is b for a, b in zip(inputs_of(relation), new, strict=True)):
         return relation
     if isinstance(relation, ops.Join | ops.Difference):
         return replace(relation, left=new[0], right=new[1])
@@ -39,32 +29,15 @@ def with_inputs(relation: R, new: tuple[Relation, ...]) -> R:
 
 
 def relations(graph: ops.Graph) -> list[Relation]:
-    """Every relation of the program once, inputs first: all datasets, then what the views need.
-
-    Walks with its own stack, so that a view may be thousands of operations deep.
-    """
-    found: list[Relation] = list(graph.datasets)
-    seen = {id(dataset) for dataset in graph.datasets}
-    for view in graph.views:
-        stack: list[tuple[Relation, bool]] = [(view.relation, False)]
-        while stack:
-            relation, inputs_done = stack.pop()
-            if id(relation) in seen:
-                continue
-            if inputs_done:
-                seen.add(id(relation))
-                found.append(relation)
-            else:
-                stack.append((relation, True))
-                stack.extend((i, False) for i in reversed(inputs(relation)))
-    return found
+    """Every relation of the program once, inputs first: all datasets, then what the views need."""
+    return in_order([*graph.datasets, *(view.relation for view in graph.views)])
 
 
 def rewrite(graph: ops.Graph, rule: Callable[[Relation], Relation]) -> ops.Graph:
     """The program with `rule` applied to every relation after its inputs."""
     new: dict[int, Relation] = {}
     for relation in relations(graph):
-        new[id(relation)] = rule(with_inputs(relation, tuple(new[id(i)] for i in inputs(relation))))
+        new[id(relation)] = rule(with_inputs(relation, tuple(new[id(i)] for i in inputs_of(relation))))
     return with_views(graph, lambda relation: new[id(relation)])
 
 
@@ -80,7 +53,7 @@ def use_counts(graph: ops.Graph) -> dict[int, int]:
     """By `id(relation)`: how many relations and views use it (one that uses it twice counts twice)."""
     counts = {id(relation): 0 for relation in relations(graph)}
     for relation in relations(graph):
-        for used in inputs(relation):
+        for used in inputs_of(relation):
             counts[id(used)] += 1
     for view in graph.views:
         counts[id(view.relation)] += 1
