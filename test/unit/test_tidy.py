@@ -223,6 +223,15 @@ def test_the_lock_names_no_index() -> None:
     ]
 
 
+def test_the_lock_is_good_for_every_python() -> None:
+    """Nothing in the lock wants more than 3.11.0: made with the newest patch release, it would leave something out
+    on a machine that has an older one."""
+    for part in ("default", "develop"):
+        for name, entry in json.loads(text(Path("Pipfile.lock")))[part].items():
+            for version in re.findall(r"python\w*version >=? '([\d.]+)'", entry.get("markers", "")):
+                assert tuple(map(int, version.split("."))) <= (3, 11, 0), f"{name}: {entry['markers']}"
+
+
 # Each check finds what it is for.
 
 IMPURE_SNIPPETS = [
