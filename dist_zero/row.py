@@ -140,6 +140,14 @@ class Row:
         return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in vars(self).items())})"
 
 
+class ViewRow(Row, _row_type=RowType((), ())):
+    """A row of a view. Its columns follow from the program and are attributes, unknown to type checkers."""
+
+    if typing.TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
 # ---- row types ---------------------------------------------------------------------------------------------
 
 
@@ -148,9 +156,9 @@ def row_type_of(row_class: type[Row]) -> RowType:
     return row_class._row_type
 
 
-def row_class_of(name: str, row_type: RowType) -> type[Row]:
+def row_class_of(name: str, row_type: RowType) -> type[ViewRow]:
     """A `Row` class for a row type that no class declares, as a view's; enums are their members' names."""
-    return types.new_class(name, (Row,), {"_row_type": row_type})
+    return types.new_class(name, (ViewRow,), {"_row_type": row_type})
 
 
 def checked_row_type(names: tuple[str, ...], column_types: tuple[DataType, ...]) -> RowType:

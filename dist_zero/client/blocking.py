@@ -18,7 +18,7 @@ from dist_zero.client.client import Client
 from dist_zero.client.snapshot import Snapshot, ViewError
 from dist_zero.client.watch import Change
 from dist_zero.client.writes import Key, RowLike, Transaction
-from dist_zero.row import Row
+from dist_zero.row import ViewRow
 from dist_zero_common.errors import OperatorError
 
 Result = TypeVar("Result")
@@ -91,11 +91,11 @@ class BlockingClient:
 
     # -- reading ---------------------------------------------------------------------------------------------
 
-    def __getitem__(self, view: str) -> list[Row]:
+    def __getitem__(self, view: str) -> list[ViewRow]:
         """The rows of a view, in its order, with every write committed before."""
         return self._wait(self._client.rows(view))
 
-    def get(self, view: str, key: Key) -> Row | None:
+    def get(self, view: str, key: Key) -> ViewRow | None:
         """The row of a view with this key."""
         return self._wait(self._client.get(view, key))
 
@@ -169,11 +169,11 @@ class BlockingView:
         self.name = name
         self._client = client
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ViewRow]:
         """Its rows, in its order."""
         return self._client[self.name]
 
-    def get(self, key: Key) -> Row | None:
+    def get(self, key: Key) -> ViewRow | None:
         """The row with this key."""
         return self._client.get(self.name, key)
 

@@ -25,7 +25,7 @@ from dist_zero.client.writes import Key, RowLike, Transaction, stored_key_of
 from dist_zero.compiler.plan import Plan
 from dist_zero.hashing import key_hash
 from dist_zero.reference.scalar import compile_tuple
-from dist_zero.row import Row, row_from_stored
+from dist_zero.row import ViewRow, row_from_stored
 from dist_zero.shards import owner
 from dist_zero.types import Row as StoredRow
 from dist_zero_common.broker.base import Broker
@@ -298,7 +298,7 @@ class Client:
 
     # -- reading ---------------------------------------------------------------------------------------------
 
-    async def get(self, view: str, key: Key) -> Row | None:
+    async def get(self, view: str, key: Key) -> ViewRow | None:
         """The row of a view with this key, as of an epoch that includes all this client has written or
         seen."""
         number, reader = self._reader(view)
@@ -344,7 +344,7 @@ class Client:
         self._saw(snapshot.epoch)
         return snapshot
 
-    async def rows(self, view: str) -> list[Row]:
+    async def rows(self, view: str) -> list[ViewRow]:
         """The rows of a view, in its order."""
         return (await self.snapshot(view))[view]
 
@@ -628,11 +628,11 @@ class ViewHandle:
     client: Client
     name: str
 
-    async def rows(self) -> list[Row]:
+    async def rows(self) -> list[ViewRow]:
         """Its rows, in its order."""
         return await self.client.rows(self.name)
 
-    async def get(self, key: Key) -> Row | None:
+    async def get(self, key: Key) -> ViewRow | None:
         """The row with this key."""
         return await self.client.get(self.name, key)
 

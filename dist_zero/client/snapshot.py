@@ -7,13 +7,13 @@ of two epochs. The first epoch of which everything is here is the snapshot.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dist_zero.batch import Batch
 from dist_zero.compiler.plan import Plan, Sink
 from dist_zero.reference.ordering import sort_key
-from dist_zero.row import Row, row_class_of, row_from_stored
+from dist_zero.row import ViewRow, row_class_of, row_from_stored
 from dist_zero.types import Row as StoredRow
 from dist_zero.types import RowType
 from dist_zero_common.errors import MalformedMessage, RequestError
@@ -59,7 +59,7 @@ class ViewReader:
         """The rows in the view's order."""
         return sorted(rows, key=self._order)
 
-    def user_rows(self, rows: Iterable[StoredRow]) -> list[Row]:
+    def user_rows(self, rows: Iterable[StoredRow]) -> list[ViewRow]:
         """The rows as people read them: attributes, datetimes as datetimes."""
         return [row_from_stored(self.row_class, row) for row in rows]
 
@@ -73,7 +73,7 @@ class ViewReader:
         return lambda row: [key(row[place]) for place, key in keys]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Snapshot:
     """Views at one epoch. `snapshot["board"]` is the rows of a view in its order."""
 
@@ -87,9 +87,9 @@ class Snapshot:
     """What is left out of each view and why; an empty list where nothing is."""
     missed: Mapping[str, int]
     """By dataset: how many updates and deletes named a key that was not there."""
-    _readers: Mapping[str, ViewReader] = field(repr=False)
+    _readers: Mapping[str, ViewReader]
 
-    def __getitem__(self, view: str) -> list[Row]:
+    def __getitem__(self, view: str) -> list[ViewRow]:
         """The rows of a view; raises `RequestError` for one that was not asked for."""
         return self._readers[self._known(view)].user_rows(self.stored[view])
 
@@ -99,6 +99,11 @@ class Snapshot:
 
     def __len__(self) -> int:
         return len(self.stored)
+
+    def __repr__(self) -> str:
+        counts = {name: len(rows) for name, rows in self.stored.items()}
+        views = ", ".join(f"{name}: {n:,} {'row' if n == 1 else 'rows'}" for name, n in counts.items())
+        return f"<snapshot at epoch {self.epoch}: {views}>"
 
     def to_arrow(self, view: str) -> pyarrow.Table:
         """A view as an Arrow table."""

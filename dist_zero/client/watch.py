@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dist_zero.client.snapshot import PartsByEpoch, ViewReader, check_part
-from dist_zero.row import Row
+from dist_zero.row import ViewRow
 from dist_zero.types import Row as StoredRow
 from dist_zero_common.protocol.messages import Changes, SnapshotAnswer
 
@@ -23,8 +23,8 @@ class Change:
     before is to be forgotten. `epoch` is the token to go on from: `watch(..., after=change.epoch)`."""
 
     epoch: int
-    inserted: list[Row]
-    deleted: list[Row]
+    inserted: list[ViewRow]
+    deleted: list[ViewRow]
     snapshot: bool = False
 
 
