@@ -92,8 +92,10 @@ class RowFile:
     def _read_errors(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, zipfile.BadZipFile, csv.Error) as error:
             raise DataError(f"{self.path} cannot be read: {error}") from None
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.path} is not UTF-8 text: {error.reason}") from None
 
     # -- CSV -------------------------------------------------------------------------------------------------
 
@@ -166,10 +168,6 @@ class RowFile:
                 yield from _in_blocks(rows)
             except csv.Error as error:
                 raise DataError(f"{self.path}, line {reader.line_num:,}: {error}") from None
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{self.path}, behind line {reader.line_num:,}: not UTF-8: {error.reason}"
-                ) from None
 
     def _csv_row(self, line: int, cells: list[str], places: list[int]) -> StoredRow:
         if len(cells) <= max(places):

@@ -1,0 +1,116 @@
+"""`dist-zero test`: it passes right programs, and is shown broken ones that it has to catch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dist_zero as dz
+from dist_zero.cli.main import CHECK_FAILED, OK, main
+from dist_zero.client.session import Session
+from dist_zero.reference.interpreter import Interpreter
+from dist_zero.testing import SeedOptions, run_seed
+from dist_zero_common.protocol.messages import Committed
+
+app = dz.Program("toy")
+
+
+class Sale(dz.Row):
+    id: int
+    shop: str
+    amount: float | None
+
+
+class Shop(dz.Row):
+    shop: str
+    town: str
+
+
+sales = app.dataset("sales", Sale, key="id")
+shops = app.dataset("shops", Shop, key="shop")
+app.view(
+    "per_town",
+    sales.join(shops, on="shop", how="left").group_by("town").agg(total=dz.sum("amount"), n=dz.count()),
+)
+app.view("best", sales.top(3, by=dz.desc("amount"), per="shop", rank="place"))
+
+SMALL = SeedOptions(nodes=3, machines=2, transactions=24)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_right_program_holds(seed: int) -> None:
+    """I1, I2 and I3 over made-up data, in faithful and hostile weather."""
+    result = run_seed(app, seed, SMALL)
+    assert result.failures == ()
+    assert result.transactions == 24
+    assert result.epochs > 1
+
+
+def test_the_same_seed_is_the_same_history() -> None:
+    """A seed means one history, so that a failure can be run again; another seed means another."""
+    assert (
+        run_seed(app, 3, SMALL).history == run_seed(app, 3, SMALL).history != run_seed(app, 4, SMALL).history
+    )
+
+
+def broken_finish(original: Callable[..., Any]) -> Callable[..., Any]:
+    def finish(self: Interpreter, epoch: int) -> Any:
+        changes = original(self, epoch)
+        return {} if epoch == 6 else changes
+
+    return finish
+
+
+def test_a_lost_change_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I1: an executor that forgets to tell what an epoch changed is found at that epoch."""
+    monkeypatch.setattr(Interpreter, "finish", broken_finish(Interpreter.finish))
+    result = run_seed(app, 0, SMALL)
+    assert any("at epoch 6, view" in line for line in result.failures)
+
+
+def test_a_wrong_acknowledgement_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I2: a commit that is told for another epoch than the log has it in is found."""
+    original = Session.on_committed
+
+    def lying(self: Session, message: Committed) -> Any:
+        return original(self, Committed(message.session, message.number, message.epoch + 1))
+
+    monkeypatch.setattr(Session, "on_committed", lying)
+    result = run_seed(app, 0, SMALL)
+    assert any("was acknowledged for epoch" in line for line in result.failures)
+
+
+def test_the_command_says_how_to_run_a_failure_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A failing seed ends the search with exit code 1 and the one line that shows it again; a good one with
+    0."""
+    program = tmp_path / "small.py"
+    program.write_text(
+        "import dist_zero as dz\napp = dz.Program('small')\nclass R(dz.Row):\n    k: int\n    v: int\n"
+        "ds = app.dataset('ds', R, key='k')\napp.view('x', ds.group_by('v').agg(n=dz.count()))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        sys, "argv", ["dist-zero", "test", "small.py", "--seeds", "2", "--transactions", "9", "--json"]
+    )
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == OK
+    assert json.loads(capsys.readouterr().out)["seeds"] == 2
+    monkeypatch.setattr(Interpreter, "finish", broken_finish(Interpreter.finish))
+    monkeypatch.setattr(sys, "argv", [arg for arg in sys.argv if arg != "--json"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == CHECK_FAILED
+    out = capsys.readouterr().out
+    assert "seed 0 failed" in out
+    assert (
+        "run it again: dist-zero test small.py --seeds 1 --seed 0 --nodes 3 --machines 2 --transactions 9\n"
+        in out
+    )
