@@ -140,25 +140,12 @@ class Row:
         return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in vars(self).items())})"
 
 
-class ViewRow(Row, _row_type=RowType((), ())):
-    """A row of a view. Its columns follow from the program and are attributes, unknown to type checkers."""
-
-    if typing.TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any: ...
-
-
 # ---- row types ---------------------------------------------------------------------------------------------
 
 
 def row_type_of(row_class: type[Row]) -> RowType:
     """The row type that a `Row` class declares."""
     return row_class._row_type
-
-
-def row_class_of(name: str, row_type: RowType) -> type[ViewRow]:
-    """A `Row` class for a row type that no class declares, as a view's; enums are their members' names."""
-    return types.new_class(name, (ViewRow,), {"_row_type": row_type})
 
 
 def checked_row_type(names: tuple[str, ...], column_types: tuple[DataType, ...]) -> RowType:
@@ -344,3 +331,19 @@ def _decoders_of(row_type: RowType, enums: Mapping[str, type[enum.Enum]]) -> tup
         elif dtype.kind in (Kind.DATETIME, Kind.DECIMAL, Kind.ENUM):
             decoders.append((name, functools.partial(from_stored, dtype)))
     return tuple(decoders)
+
+
+# ---- rows of views -----------------------------------------------------------------------------------------
+
+
+class ViewRow(Row, _row_type=RowType((), ())):
+    """A row of a view. Its columns follow from the program and are attributes, unknown to type checkers."""
+
+    if typing.TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+def row_class_of(name: str, row_type: RowType) -> type[ViewRow]:
+    """A `Row` class for a row type that no class declares, as a view's; enums are their members' names."""
+    return types.new_class(name, (ViewRow,), {"_row_type": row_type})
