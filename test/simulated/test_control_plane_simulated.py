@@ -248,20 +248,23 @@ class ControlPlane:
             )
             await agent.run()
 
+    def make_scheduler(self, name: str) -> SchedulerService:
+        return SchedulerService(
+            system=SYSTEM,
+            broker=self.broker.connect(name),
+            store=self.store,
+            clock=self.world.clock,
+            spawner=self.spawner,
+            log=get_logger("scheduler", self.world.clock),
+            options=SchedulerOptions(machines=self.machines),
+        )
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Client]:
         async with asyncio.TaskGroup() as tasks:
-            log = get_logger("scheduler", self.world.clock)
+            log = get_logger("simulated-spawner", self.world.clock)
             self.spawner = SimulatedSpawner(tasks, self._run_machine, log)
-            self.scheduler = SchedulerService(
-                system=SYSTEM,
-                broker=self.broker.connect("scheduler"),
-                store=self.store,
-                clock=self.world.clock,
-                spawner=self.spawner,
-                log=log,
-                options=SchedulerOptions(machines=self.machines),
-            )
+            self.scheduler = self.make_scheduler("scheduler")
             running = [tasks.create_task(self.scheduler.run())]
             client = Client(self, "client")
             running.append(tasks.create_task(client.post.run()))
@@ -378,6 +381,8 @@ def test_another_program_of_the_same_name_is_refused() -> None:
         assert await client.submit(graph_of("games", least=1), 2) == replace(
             refused, request=client._requests
         )
+        located = await client.locate("games")
+        assert isinstance(located, RequestRefused) and "no program 'games' runs" in located.reason
         assert (await client.running(graph_of("games"), 9)).note.startswith("its log began with 2 nodes")
 
     simulate(scenario, 1, "faithful")
@@ -432,6 +437,22 @@ def test_removed_program_is_gone_and_may_come_again(seed: int) -> None:
 
     control, _ = simulate(scenario, seed, weather, machines=3)
     assert set(control.starts.values()) == {1}
+
+
+def test_two_schedulers_never_have_one_number() -> None:
+    """Of two that start at the same moment, each claims a number of its own."""
+
+    async def scenario(control: ControlPlane, _client: Client) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            others = [control.make_scheduler(f"other-{number}") for number in range(3)]
+            running = [tasks.create_task(other.run()) for other in others]
+            await asyncio.sleep(5)
+            numbers = [other.desired.scheduler for other in (control.scheduler, *others)]
+            assert sorted(numbers) == [1, 2, 3, 4]
+            for task in running:
+                task.cancel()
+
+    simulate(scenario)
 
 
 def test_removing_what_does_not_run_is_done_at_once() -> None:

@@ -459,6 +459,28 @@ def test_runner_of_an_earlier_scheduler_is_kept() -> None:
     assert desired.runners["m1-r1"].incarnation == (5 << 20) + 1
 
 
+def test_removal_waits_for_those_who_may_still_start_a_part() -> None:
+    """A program that is removed while its nodes are being started is gone only when each of their runners has had the
+    command to drop it and has reported since: what is under way is not forgotten."""
+    world = World(2)
+    for _ in range(3):
+        world.quiet_second()
+    world.submit("games", 3)
+    world.scheduler_round()
+    under_way, world.bag = world.bag, []
+    assert HostNode in {type(message) for _, message in under_way}
+    world.now += 0.5
+    world.remove("games")
+    drops = world.scheduler_round()
+    assert [type(command.message) for command in drops] == [DropProgram, DropProgram]
+    assert "games" in world.desired.removals
+    world._deliver_all()
+    for inbox, message in under_way:
+        world.deliver(inbox, message)
+    assert not any(runner.parts for runner in world.runners.values())
+    assert world.quiet_second() == [] and not world.desired.removals
+
+
 def test_late_node_of_a_removed_program_is_dropped() -> None:
     """A part that starts after its program was removed, or before it was placed anew, is told to go; the parts that
     are wanted, and those of programs of an earlier scheduler, are let alone."""
