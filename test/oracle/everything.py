@@ -87,6 +87,10 @@ def program() -> dz.Program:
         "with_shops",
         sales.join(shops, on="shop").select("number", "town", sum=sales["quantity"] + shops["bias"]),
     )
+    payers, buying = sales.select("shop", "paid"), sales.select("shop", "buyer").alias("buying")
+    willing = (payers["shop"] == buying["shop"]) & (payers["paid"] | (buying["buyer"] > 1))
+    for how in ("inner", "left", "right", "outer", "semi", "anti"):
+        app.view(f"shrinking_bags_{how}", payers.join(buying, on=willing, how=how))
     other = events.alias("other")
     larger = (events["kind"] == other["kind"]) & (events["value"] > other["value"])
     for how in ("inner", "outer", "semi", "anti"):

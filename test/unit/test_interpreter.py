@@ -219,6 +219,16 @@ def test_get_on_a_bag_is_refused() -> None:
         Interpreter(plan).get([view.name for view in plan.views].index("bag"), (1,))
 
 
+def test_a_row_of_a_top_may_change_where_it_stands() -> None:
+    """The new version of a row sorts where the old one is, and a null beside a value is no obstacle."""
+    plan = compile(_program(lambda p, c: {"top": p.top(2, by=["amount"], rank="rank")}).graph())
+    nodes = Nodes(plan, 2)
+    nodes.run([put(plan, "payments", (1, None, 5), (2, 7, 5), (3, 8, 1))])
+    for card in (4, None, 6):
+        nodes.run([update(plan, "payments", ["card"], (1, card), (3, card))])
+        assert nodes.rows("top") == {(3, card, 1, 1): 1, (1, card, 5, 2): 1}
+
+
 def test_history_counts_bag_rows_and_misses() -> None:
     """The oracle's datasets: rows of a bag are counted, and writes without a target are."""
 
