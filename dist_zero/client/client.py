@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from dist_zero.batch import Batch
 from dist_zero.client.loading import Loaded, OnProgress, load, load_file
-from dist_zero.client.session import Outcome, Session
+from dist_zero.client.questions import ANSWER_SECONDS_MAX, Questions
+from dist_zero.client.session import Session
 from dist_zero.client.snapshot import Snapshot, SnapshotAssembly, ViewReader, snapshot_of
+from dist_zero.client.view_handle import ViewHandle
 from dist_zero.client.watch import Change, change_for_people
 from dist_zero.client.watching import Watch
+from dist_zero.client.writer import Writer
 from dist_zero.client.writes import Key, RowLike, Transaction, stored_key_of
 from dist_zero.compiler.plan import Plan
 from dist_zero.hashing import key_hash
@@ -32,13 +35,10 @@ from dist_zero_common.broker.base import Broker
 from dist_zero_common.broker.topology import client_replies, queue_of, scheduler_inbox
 from dist_zero_common.clock import Clock
 from dist_zero_common.errors import (
-    DataError,
-    DistZeroError,
     InternalError,
     MalformedMessage,
     OperatorError,
     RequestError,
-    SessionExpired,
 )
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token
@@ -53,6 +53,7 @@ from dist_zero_common.protocol.messages import (
     Locate,
     Located,
     Message,
+    OpenSession,
     Placement,
     ProgramState,
     RequestRefused,
@@ -70,10 +71,6 @@ from dist_zero_common.protocol.messages import (
 if TYPE_CHECKING:
     from dist_zero.system import System
 
-ANSWER_SECONDS_MAX = 300.0
-"""How long any question waits for its answer before it is an error."""
-_ASK_AGAIN_SECONDS = 2.0
-_ASK_AGAIN_SECONDS_MAX = 20.0
 _STARTING_SECONDS = 0.05
 
 Compile = Callable[[bytes], Plan]
@@ -118,18 +115,17 @@ class Client:
                 "set_aside", queue=queue, size=len(body), reason=reason
             ),
         )
-        self._session = Session(options.client_id or options.connection, self.replies)
-        self._opening = asyncio.Lock()
-        self._requests = 0
-        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._writer = Writer(
+            Session(options.client_id or options.connection, self.replies),
+            clock,
+            ask_open=self._ask_open,
+            send=lambda message: self._mailbox.send(self.placement.clients_inbox, message),
+            on_epoch=self._saw,
+        )
+        self.questions = Questions(options.program, clock, self._mailbox.send)
         self._assemblies: dict[int, SnapshotAssembly] = {}
         self.watches: dict[int, Watch] = {}
-        self._tickets: dict[int, asyncio.Future[int]] = {}
-        self._room = asyncio.Event()
-        self._submitted = asyncio.Event()
         self._seen_epoch = 0
-        self._written_epoch = 0
-        self._failure: BaseException | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.readers: dict[int, ViewReader] = {}
 
@@ -139,14 +135,12 @@ class Client:
         try:
             await self._mailbox.listen(queue_of(self.replies), self._handle)
             self._tasks = [
-                asyncio.create_task(
-                    self._guarded(self._mailbox.run()), name=f"{self._options.connection} mailbox"
-                ),
-                asyncio.create_task(self._guarded(self._resend()), name=f"{self._options.connection} resend"),
+                self._start(self._mailbox.run(), "mailbox"),
+                self._start(self._writer.run(), "writer"),
             ]
             await self._locate()
             if self._options.client_id is not None:
-                await self._open_session()
+                await self._writer.open()
         except BaseException:
             await self.close()
             raise
@@ -155,9 +149,8 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is None and self._failure is None and self._tickets:
-            with suppress(DistZeroError):  # whoever holds the ticket hears of it
-                await self._wait_all_answered()
+        if error is None and self.questions.failure is None:
+            await self._writer.wait_all_answered()
         await self.close()
 
     async def close(self) -> None:
@@ -172,21 +165,12 @@ class Client:
 
     def fail(self, error: BaseException) -> None:
         """Nothing will be answered any more: every call that waits, and every later one, raises `error`."""
-        if self._failure is not None:
+        if self.questions.failure is not None:
             return
-        self._failure = error
-        for future in [*self._answers.values(), *self._tickets.values()]:
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # a ticket that nobody awaits is no reason to warn
+        self.questions.fail(error)
         for watch in self.watches.values():
             watch.wake()
-        self._room.set()
-
-    @property
-    def failure(self) -> BaseException | None:
-        """Why nothing is answered any more, if so."""
-        return self._failure
+        self._writer.fail(error)
 
     # -- writing ---------------------------------------------------------------------------------------------
 
@@ -235,22 +219,7 @@ class Client:
         """Send a transaction and return as soon as there is room for the next one; the ticket that is
         returned is done, with the epoch, when it is committed. Transactions commit in the order in which they
         are sent."""
-        payload = transaction.payload()
-        await self._open_session()
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS_MAX):
-                while not self._session.has_room(len(payload)):
-                    self._room.clear()
-                    await self._room.wait()
-                    self.check()
-        except TimeoutError:
-            raise self._unanswered("room for another transaction") from None
-        self._check_session()
-        number, messages = self._session.submit(payload, self._clock.monotonic())
-        ticket = self._tickets[number] = asyncio.get_running_loop().create_future()
-        self._send_transactions(messages)
-        self._submitted.set()
-        return ticket
+        return await self._writer.submit(transaction.payload())
 
     async def load(
         self, transactions: Iterable[Transaction], on_progress: OnProgress | None = None
@@ -270,22 +239,22 @@ class Client:
 
     async def committed_before(self) -> int:
         """The last transaction number that earlier sessions of this client name have committed."""
-        await self._open_session()
-        return self._session.resumed_after
+        await self._writer.open()
+        return self._writer.session.resumed_after
 
     async def flush(self) -> int:
         """Wait until all that this client has written is visible everywhere; returns an epoch of which it
         is."""
-        await self._wait_all_answered()
-        self.check()
-        if not self._written_epoch:
+        await self._writer.wait_all_answered()
+        self.questions.check()
+        if not self._writer.newest_epoch:
             return 0
-        finished = await self._ask(
+        finished = await self.questions.ask(
             lambda request: (
                 self.placement.clients_inbox,
-                AwaitEpoch(request, self._written_epoch, self.replies),
+                AwaitEpoch(request, self._writer.newest_epoch, self.replies),
             ),
-            f"that epoch {self._written_epoch} is finished",
+            f"that epoch {self._writer.newest_epoch} is finished",
         )
         assert isinstance(finished, EpochFinished)
         return self._saw(finished.epoch)
@@ -294,7 +263,7 @@ class Client:
     def committed(self) -> int:
         """The last transaction number that is committed under this client's name, also by earlier
         sessions."""
-        return self._session.last_committed
+        return self._writer.session.last_committed
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -311,7 +280,7 @@ class Client:
         stored = stored_key_of(f"view {view!r}", key_type, key)
         shard = self._shard_of(reader, places, stored)
         blob = Batch.from_rows(key_type.types, [stored]).to_blob()
-        await self._wait_all_answered()
+        await self._writer.wait_all_answered()
 
         def question(request: int) -> tuple[str, Message]:
             version, program = self.placement.shard_map.version, self.plan.name
@@ -319,7 +288,7 @@ class Client:
             get = Get(request, program, version, shard, number, blob, at_least, self.replies)
             return self.placement.inboxes[shard], get
 
-        got = await self._ask(question, f"the row {key!r} of view {view!r}")
+        got = await self.questions.ask(question, f"the row {key!r} of view {view!r}")
         assert isinstance(got, Got)
         self._saw(got.epoch)
         rows = Batch.from_blob(reader.row_type.types, got.row, reader.row_type.names).rows()
@@ -329,14 +298,14 @@ class Client:
         """These views (none named: all) as of one epoch that includes every write committed before."""
         names = views or tuple(view.name for view in self.plan.views)
         numbers = tuple(self._reader(name)[0] for name in dict.fromkeys(names))
-        request = self.next_request()
+        request = self.questions.next_number()
         self._assemblies[request] = SnapshotAssembly(numbers)
         message = SnapshotRequest(request, tuple(dict.fromkeys(names)), self.replies)
         try:
-            answers = await self._asked(
-                request,
-                lambda: self._mailbox.send(self.placement.clients_inbox, message),
-                f"a snapshot of {names}",
+            answers = await self.questions.ask(
+                lambda _: (self.placement.clients_inbox, message),
+                f"a snapshot of {', '.join(names)}",
+                number=request,
             )
         finally:
             del self._assemblies[request]
@@ -380,42 +349,6 @@ class Client:
 
     # -- questions -------------------------------------------------------------------------------------------
 
-    async def _ask(
-        self,
-        question: Callable[[int], tuple[str, Message]],
-        what: str,
-        patience: float = _ASK_AGAIN_SECONDS,
-    ) -> Message:
-        """Ask until answered, first again after `patience` seconds. Raises `RequestError` when refused,
-        `OperatorError` when nobody answers."""
-        request = self.next_request()
-
-        def send() -> None:
-            inbox, message = question(request)
-            self._mailbox.send(inbox, message)
-
-        answer: Message = await self._asked(request, send, what, patience)
-        return answer
-
-    async def _asked(
-        self, request: int, send: Callable[[], None], what: str, patience: float = _ASK_AGAIN_SECONDS
-    ) -> Any:
-        """Send, and send again, until `request` is answered."""
-        self.check()
-        answer = self._answers[request] = asyncio.get_running_loop().create_future()
-        give_up_at = self._clock.monotonic() + ANSWER_SECONDS_MAX
-        try:
-            while self._clock.monotonic() < give_up_at:
-                send()
-                done, _ = await asyncio.wait([answer], timeout=patience)
-                if done:
-                    return answer.result()
-                patience = min(patience * 2, _ASK_AGAIN_SECONDS_MAX)
-        finally:
-            del self._answers[request]
-            answer.cancel()
-        raise self._unanswered(what)
-
     async def _locate(self) -> None:
         """Find the program, after submitting it if we have its graph, and wait until it runs."""
         options = self._options
@@ -429,7 +362,7 @@ class Client:
         give_up_at = self._clock.monotonic() + ANSWER_SECONDS_MAX
         while self._clock.monotonic() < give_up_at:
             # The scheduler may be starting too, and what is sent before it listens is lost.
-            located = await self._ask(question, f"where program {options.program!r} is", _STARTING_SECONDS)
+            located = await self.questions.ask(question, "its place", patience=_STARTING_SECONDS)
             assert isinstance(located, Located)
             if located.state is ProgramState.HALTED:
                 raise OperatorError(f"program {options.program!r} stands still: {located.note}")
@@ -443,47 +376,12 @@ class Client:
             await asyncio.sleep(_STARTING_SECONDS)
         raise OperatorError(f"program {options.program!r} was not running after {ANSWER_SECONDS_MAX:g} s")
 
-    async def _open_session(self) -> None:
-        self.check()
-        self._check_session()
-        async with self._opening:
-            if self._session.is_open:
-                return
-            opened = await self._ask(
-                lambda request: (self.placement.clients_inbox, self._session.open(request)),
-                "a session to write in",
-            )
-            assert isinstance(opened, SessionOpened)
-            self._session.on_opened(opened)
-            self._saw(opened.epoch)
-
-    async def _wait_all_answered(self) -> None:
-        for ticket in list(self._tickets.values()):
-            await asyncio.wait([ticket])
-        self.check()
-
-    def next_request(self) -> int:
-        """A number for a question, given once."""
-        self._requests += 1
-        return self._requests
-
-    def _unanswered(self, what: str) -> OperatorError:
-        return OperatorError(
-            f"nobody answered within {ANSWER_SECONDS_MAX:g} s when program {self._options.program!r} was asked"
-            f" for {what}: its scheduler, sequencer or a node is down or far behind"
+    async def _ask_open(self, question: Callable[[int], OpenSession]) -> SessionOpened:
+        opened = await self.questions.ask(
+            lambda request: (self.placement.clients_inbox, question(request)), "a session to write in"
         )
-
-    def check(self) -> None:
-        """Raise what ended this client, if something has."""
-        if self._failure is not None:
-            raise self._failure
-
-    def _check_session(self) -> None:
-        if self._session.lost:
-            raise SessionExpired(
-                f"the session of client {self._session.client!r} has ended: {self._session.lost}. Its"
-                f" transactions up to number {self._session.last_committed} are committed; connect again to go on"
-            )
+        assert isinstance(opened, SessionOpened)
+        return opened
 
     def _saw(self, epoch: int) -> int:
         self._seen_epoch = max(self._seen_epoch, epoch)
@@ -509,26 +407,15 @@ class Client:
 
     # -- background ------------------------------------------------------------------------------------------
 
+    def _start(self, work: Awaitable[None], name: str) -> asyncio.Task[None]:
+        return asyncio.create_task(self._guarded(work), name=f"{self._options.connection} {name}")
+
     async def _guarded(self, work: Awaitable[None]) -> None:
         """A background task whose error fails the client."""
         try:
             await work
         except Exception as error:  # whatever it is, it belongs to whoever waits
             self.fail(_only_error(error))
-
-    async def _resend(self) -> None:
-        """Send what is unanswered again when it is time."""
-        while True:
-            due = self._session.next_due()
-            self._submitted.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(None if due is None else max(0.0, due - self._clock.monotonic())):
-                    await self._submitted.wait()
-            self._send_transactions(self._session.on_time(self._clock.monotonic()))
-
-    def _send_transactions(self, messages: Iterable[Message]) -> None:
-        for message in messages:
-            self._mailbox.send(self.placement.clients_inbox, message)
 
     def send(self, inbox: str, message: Message) -> None:
         """Send a message of a watch."""
@@ -538,32 +425,20 @@ class Client:
 
     def _handle(self, message: Message, token: Token) -> None:
         """Everything that comes; answers to forgotten questions and second answers are dropped."""
-        now = self._clock.monotonic()
         match message:
-            case Committed():
-                self._settle(self._session.on_committed(message))
-            case TransactionRefused():
-                outcomes, messages = self._session.on_refused(message, now)
-                self._settle(outcomes)
-                self._send_transactions(messages)
-            case SessionUnknown():
-                self._settle(self._session.on_unknown(message))
-            case ResendFrom():
-                self._send_transactions(self._session.on_resend_from(message, now))
-            case Wait():
-                self._session.on_wait(message, now)
-                self._submitted.set()
+            case Committed() | TransactionRefused() | SessionUnknown() | ResendFrom() | Wait():
+                self._writer.handle(message)
             case RequestRefused():
                 self._refuse(message)
             case SnapshotAnswer() if message.subscription == 0:
                 assembly = self._assemblies.get(message.request)
                 answers = assembly.add(message) if assembly is not None else None
                 if answers is not None:
-                    self._answer(message.request, answers)
+                    self.questions.answer(message.request, answers)
             case SnapshotAnswer() | Changes() | ChangesGone():
                 self._handle_change(message)
             case SessionOpened() | EpochFinished() | Got() | Located():
-                self._answer(message.request, message)
+                self.questions.answer(message.request, message)
             case _:
                 raise MalformedMessage(f"a {type(message).__name__} is not for clients")
         self._mailbox.settle(token)
@@ -579,70 +454,12 @@ class Client:
         elif isinstance(message, Changes) and self.readers:
             self.send(self.placement.clients_inbox, Unsubscribe(message.subscription))
 
-    def _answer(self, request: int, answer: object) -> None:
-        future = self._answers.get(request)
-        if future is not None and not future.done():
-            future.set_result(answer)
-
     def _refuse(self, message: RequestRefused) -> None:
         error = RequestError(message.reason)
-        future = self._answers.get(message.request)
-        if future is not None and not future.done():
-            future.set_exception(error)
+        self.questions.refuse(message.request, error)
         watch = self.watches.get(message.request)
         if watch is not None:
             watch.refuse(error)
-
-    def _settle(self, outcomes: list[Outcome]) -> None:
-        for outcome in outcomes:
-            ticket = self._tickets.pop(outcome.number)
-            if outcome.epoch:
-                self._written_epoch = max(self._written_epoch, outcome.epoch)
-                self._saw(outcome.epoch)
-            if ticket.done():
-                continue
-            if outcome.epoch:
-                ticket.set_result(outcome.epoch)
-            elif outcome.refused:
-                ticket.set_exception(
-                    DataError(f"transaction {outcome.number} was refused: {outcome.refused}")
-                )
-            else:
-                ticket.set_exception(
-                    SessionExpired(
-                        f"the session of client {self._session.client!r} ended ({outcome.lost}) before"
-                        f" transaction {outcome.number} was answered: it may or may not be committed; those up"
-                        f" to number {self._session.last_committed} are"
-                    )
-                )
-            if not outcome.epoch:
-                ticket.exception()  # a ticket that nobody awaits is no reason to warn
-        self._room.set()
-        self._submitted.set()
-
-
-@dataclass(frozen=True, slots=True)
-class ViewHandle:
-    """One view of a client's program."""
-
-    client: Client
-    name: str
-
-    async def rows(self) -> list[ViewRow]:
-        """Its rows, in its order."""
-        return await self.client.rows(self.name)
-
-    async def get(self, key: Key) -> ViewRow | None:
-        """The row with this key."""
-        return await self.client.get(self.name, key)
-
-    def watch(self, *, after: int = 0) -> AsyncIterator[Change]:
-        """Its changes; see `Client.watch`."""
-        return self.client.watch(self.name, after=after)
-
-    async def errors(self) -> list[Any]:
-        """The rows that are left out of it, by reason."""
-        return list((await self.client.snapshot(self.name)).errors[self.name])
 
 
 def _only_error(error: BaseException) -> BaseException:

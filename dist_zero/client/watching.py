@@ -36,7 +36,7 @@ class Watch:
         self._state = self._new_state(after)
 
     def _new_state(self, after: int) -> Subscription:
-        return Subscription(self._client.next_request(), self._views, after, self._client.readers)
+        return Subscription(self._client.questions.next_number(), self._views, after, self._client.readers)
 
     @property
     def subscription(self) -> int:
@@ -45,14 +45,14 @@ class Watch:
 
     def subscribe(self) -> None:
         """Ask for the subscription; it is asked for again until something comes."""
-        self._client.check()
+        self._client.questions.check()
         self._client.watches[self._state.request] = self
         self._send_subscribe()
 
     def unsubscribe(self) -> None:
         """End the subscription; nobody answers that."""
         self._client.watches.pop(self._state.request, None)
-        if self._client.failure is None and self._state.id:
+        if self._client.questions.failure is None and self._state.id:
             self._client.send(self._client.placement.clients_inbox, Unsubscribe(self._state.id))
 
     def wake(self) -> None:
@@ -82,7 +82,7 @@ class Watch:
 
     async def __anext__(self) -> StoredChange:
         while not self._ready:
-            self._client.check()
+            self._client.questions.check()
             if self._error is not None:
                 raise self._error
             self._changed.clear()
