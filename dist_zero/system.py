@@ -33,7 +33,7 @@ from dist_zero_common.store.probe import probe_store
 
 if TYPE_CHECKING:
     from dist_zero.program import Program
-    from services.node_runner.sequencer import SequencerOptions
+    from services.node_runner.sequencer_events import SequencerOptions
 
 MACHINE_CORES = 2
 MACHINE_BYTES = 4 * 2**30

@@ -45,7 +45,7 @@ from services.node_runner.kernel import (
     SendRows,
     Settle,
 )
-from services.node_runner.sequencer import HandOutEpoch
+from services.node_runner.sequencer_events import HandOutEpoch
 
 MakeExecutor = Callable[[Plan], Executor]
 

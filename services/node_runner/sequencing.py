@@ -18,7 +18,8 @@ from dist_zero_common.protocol.messages import Done, Message, SequencerStatus
 from services.node_runner import wire
 from services.node_runner.epoch_log import EpochLog
 from services.node_runner.hosting import ProgramHost
-from services.node_runner.sequencer import (
+from services.node_runner.sequencer import Sequencer
+from services.node_runner.sequencer_events import (
     Answer,
     Append,
     Deposed,
@@ -26,7 +27,6 @@ from services.node_runner.sequencer import (
     HandOutEpoch,
     Now,
     RecordThere,
-    Sequencer,
     SequencerEffect,
     SequencerEvent,
     SequencerOptions,

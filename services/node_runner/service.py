@@ -36,7 +36,7 @@ from dist_zero_common.protocol.messages import (
 from dist_zero_common.store.base import Store
 from services.node_runner.epoch_log import EpochLog
 from services.node_runner.hosting import ProgramHost
-from services.node_runner.sequencer import SequencerOptions
+from services.node_runner.sequencer_events import SequencerOptions
 from services.node_runner.sequencing import HostedSequencer
 
 HEARTBEAT_SECONDS = 1.0

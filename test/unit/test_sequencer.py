@@ -30,7 +30,8 @@ from dist_zero_common.protocol.messages import (
     Wait,
     WriteKind,
 )
-from services.node_runner.sequencer import (
+from services.node_runner.sequencer import Sequencer
+from services.node_runner.sequencer_events import (
     DAY_US,
     Answer,
     Append,
@@ -39,7 +40,6 @@ from services.node_runner.sequencer import (
     HandOutEpoch,
     Now,
     RecordThere,
-    Sequencer,
     SequencerEffect,
     SequencerEvent,
     SequencerOptions,
@@ -318,6 +318,18 @@ def test_malformed_transaction_is_refused_whole() -> None:
     assert driver.proposed() is None
     driver.client(Transaction(session, 1, payload((1, 1)), "me"))
     assert driver.proposed() is not None
+
+
+def test_transactions_are_numbered_from_one() -> None:
+    """Number 0 is refused, before anything was committed and after."""
+    driver = ready()
+    session = driver.open().session
+    driver.client(Transaction(session, 0, payload((1, 1)), "me"))
+    driver.client(Transaction(session, 1, payload((1, 1)), "me"))
+    driver.write()
+    driver.client(Transaction(session, 0, payload((1, 1)), "me"))
+    assert len(driver.answers(TransactionRefused)) == 2
+    assert driver.answers(Committed) == [Committed(session, 1, 3)]
 
 
 def test_hand_out_stays_within_the_window() -> None:

@@ -1,0 +1,239 @@
+"""The sessions of a program's clients: who may write, which numbers are committed, and what waits for a record.
+
+A client's transactions are numbered 1, 2, 3 … under its client name. A session is where the name is in use; a new one
+under the same name takes over the count and ends the older one. The log decides: `take_open`, `take_transaction` and
+`expire` say what a record did, and only they change what is committed. What clients send before that is *pending*.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from dist_zero.batch import Writes
+from dist_zero.compiler.plan import Plan
+from dist_zero.writes import decode_payload, hand_out_size
+from dist_zero_common.errors import MalformedMessage
+from dist_zero_common.mailbox import Token
+from dist_zero_common.protocol.messages import (
+    Committed,
+    LogRecord,
+    Message,
+    OpenSession,
+    RecordedOpen,
+    RecordedTransaction,
+    ResendFrom,
+    SessionOpened,
+    SessionUnknown,
+    Transaction,
+    TransactionRefused,
+    Wait,
+    place_in_log,
+)
+from services.node_runner.sequencer_events import Answer, SequencerEffect, SequencerOptions, SettleMessages
+
+RETRY_AFTER_MS = 200
+_REMEMBERED_NUMBERS = 256
+_REMEMBERED_OPENS = 1_024
+_REPLACED = "a newer session of the same client took its place"
+_EXPIRED = "it was idle for too long and has been forgotten"
+_UNKNOWN = f"the sequencer does not know it: perhaps {_REPLACED}, or {_EXPIRED}"
+_USED = "its number has been used for other writes"
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A transaction that is checked and waits for a record."""
+
+    payload: bytes
+    writes: tuple[Writes, ...]
+    reply_to: str
+    tokens: list[Token]
+
+
+@dataclass(slots=True)
+class _Session:
+    """One client name's current session. `recent` maps committed numbers to (epoch, hash of the payload)."""
+
+    id: int
+    client: str
+    committed: int
+    used_us: int
+    pending: dict[int, _Pending] = field(default_factory=dict)
+    recent: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+    asked_from: int = 0
+
+
+class Sessions:
+    """All sessions that are known as of the newest record, and what their clients have sent since."""
+
+    def __init__(self, plan: Plan, options: SequencerOptions) -> None:
+        self._plan, self._options = plan, options
+        self._sessions: dict[int, _Session] = {}  # the one used longest ago first
+        self._writing: dict[int, _Session] = {}  # those with pending transactions
+        self._by_client: dict[str, _Session] = {}
+        self._opens: dict[OpenSession, list[Token]] = {}
+        self._opened: dict[OpenSession, SessionOpened] = {}
+        self._pending_bytes = 0
+
+    # -- from clients ------------------------------------------------------------------------------------------
+
+    def on_open(self, message: OpenSession, token: Token, effects: list[SequencerEffect]) -> None:
+        """A client wants a session; asked twice, it gets the same one."""
+        known = self._opened.get(message)
+        if known is None:
+            self._opens.setdefault(message, []).append(token)
+        else:
+            effects += (Answer(message.reply_to, known), SettleMessages((token,)))
+
+    def on_transaction(self, message: Transaction, token: Token, effects: list[SequencerEffect]) -> None:
+        """Keep a transaction until a record has it, or answer why not."""
+        answer = self._judge(message, token)
+        if answer is not None:
+            effects.append(Answer(message.reply_to, answer))
+            if not isinstance(answer, ResendFrom):
+                effects.append(SettleMessages((token,)))
+
+    def _judge(self, message: Transaction, token: Token) -> Message | None:
+        """The answer to a transaction that comes in; None and `ResendFrom` mean that it is pending now."""
+        session, number = self._sessions.get(message.session), message.number
+        if session is None:
+            return SessionUnknown(message.session, _UNKNOWN)
+        if number < 1:
+            return _refused(message, "transactions are numbered from 1")
+        if number <= session.committed:
+            return _repeated(session, message)
+        waiting = session.pending.get(number)
+        if waiting is not None:
+            if waiting.payload != message.payload:
+                return _refused(message, _USED)
+            waiting.tokens.append(token)
+            return None
+        if self._pending_bytes + len(message.payload) > self._options.pending_bytes:
+            return Wait(message.session, number, RETRY_AFTER_MS)
+        try:
+            writes = tuple(decode_payload(self._plan.datasets, message.payload))
+        except MalformedMessage as wrong:
+            return _refused(message, str(wrong))
+        session.pending[number] = _Pending(message.payload, writes, message.reply_to, [token])
+        self._writing[session.id] = session
+        self._pending_bytes += len(message.payload)
+        return _gap(session, number)
+
+    # -- for the next record -----------------------------------------------------------------------------------
+
+    def wanted_opens(self) -> tuple[RecordedOpen, ...]:
+        """Sessions that are asked for."""
+        return tuple(RecordedOpen(m.client, m.request, m.reply_to) for m in self._opens)
+
+    def expired(self, time_us: int) -> Iterator[int]:
+        """Sessions that have written nothing for too long at `time_us`, and have nothing pending."""
+        for session in self._sessions.values():
+            if time_us - session.used_us <= self._options.session_idle_us:
+                return
+            if not session.pending:
+                yield session.id
+
+    def next_transactions(self) -> Iterator[RecordedTransaction]:
+        """What waits and follows without a gap, up to the size of a record."""
+        size = 0
+        for session in self._writing.values():
+            number = session.committed + 1
+            while (pending := session.pending.get(number)) is not None:
+                own = hand_out_size(len(pending.payload), sum(len(each.batch) for each in pending.writes))
+                size += own
+                if size > self._options.record_bytes and size > own:
+                    return
+                yield RecordedTransaction(session.id, number, pending.payload)
+                number += 1
+
+    # -- from the log ------------------------------------------------------------------------------------------
+
+    def expire(self, session: int, effects: list[SequencerEffect]) -> None:
+        """A record says that this session ends, and its client name's count with it."""
+        self._dismiss(self._sessions[session], _EXPIRED, effects)
+
+    def take_transaction(
+        self, record: LogRecord, transaction: RecordedTransaction, effects: list[SequencerEffect]
+    ) -> tuple[Writes, ...] | None:
+        """A record has this transaction: it is committed. Returns its writes if they were decoded already."""
+        session = self._sessions[transaction.session] = self._sessions.pop(transaction.session)
+        session.committed, session.used_us = transaction.number, record.time_us
+        session.recent[transaction.number] = (record.epoch, _hash(transaction.payload))
+        if len(session.recent) > _REMEMBERED_NUMBERS:
+            del session.recent[next(iter(session.recent))]
+        pending = session.pending.pop(transaction.number, None)
+        if pending is None:
+            return None
+        if not session.pending:
+            del self._writing[session.id]
+        self._pending_bytes -= len(pending.payload)
+        message = Transaction(transaction.session, transaction.number, pending.payload, pending.reply_to)
+        effects += (
+            Answer(message.reply_to, _repeated(session, message)),
+            SettleMessages(tuple(pending.tokens)),
+        )
+        return pending.writes if pending.payload == transaction.payload else None
+
+    def take_open(
+        self, record: LogRecord, index: int, opened: RecordedOpen, effects: list[SequencerEffect]
+    ) -> None:
+        """A record opens a session at place `index`; the older one of the same client ends."""
+        session = _Session(place_in_log(record.epoch, index), opened.client, 0, record.time_us)
+        older = self._by_client.get(opened.client)
+        if older is not None:
+            session.committed, session.recent = older.committed, older.recent
+            self._dismiss(older, _REPLACED, effects)
+        self._sessions[session.id] = self._by_client[opened.client] = session
+        message = OpenSession(opened.request, opened.client, opened.reply_to)
+        answer = SessionOpened(opened.request, session.id, session.committed, record.epoch)
+        self._opened[message] = answer
+        if len(self._opened) > _REMEMBERED_OPENS:
+            del self._opened[next(iter(self._opened))]
+        tokens = self._opens.pop(message, None)
+        if tokens is not None:
+            effects += (Answer(opened.reply_to, answer), SettleMessages(tuple(tokens)))
+
+    def _dismiss(self, session: _Session, reason: str, effects: list[SequencerEffect]) -> None:
+        """The session ends, and what it has pending will not be recorded."""
+        del self._sessions[session.id], self._by_client[session.client]
+        self._writing.pop(session.id, None)
+        for pending in session.pending.values():
+            self._pending_bytes -= len(pending.payload)
+            answer = Answer(pending.reply_to, SessionUnknown(session.id, reason))
+            effects += (answer, SettleMessages(tuple(pending.tokens)))
+
+
+def _gap(session: _Session, number: int) -> ResendFrom | None:
+    """A number came that does not follow: the missing one is asked for, once."""
+    expected = session.committed + 1
+    while expected in session.pending:
+        expected += 1
+    if expected > number or session.asked_from >= expected:
+        return None
+    session.asked_from = expected
+    return ResendFrom(session.id, expected)
+
+
+def _repeated(session: _Session, message: Transaction) -> Message:
+    """The answer to a number that is committed: that it is, unless it now says something else.
+
+    Of numbers that are no longer remembered, the oldest epoch that is remembered is told: it is not before theirs.
+    """
+    known = session.recent.get(message.number)
+    if known is None:
+        epoch, _ = next(iter(session.recent.values()))
+    elif known[1] != _hash(message.payload):
+        return _refused(message, _USED)
+    else:
+        epoch = known[0]
+    return Committed(message.session, message.number, epoch)
+
+
+def _refused(message: Transaction, reason: str) -> TransactionRefused:
+    return TransactionRefused(message.session, message.number, reason)
+
+
+def _hash(payload: bytes) -> bytes:
+    return hashlib.blake2b(payload, digest_size=16).digest()
