@@ -113,7 +113,8 @@ class BlockingClient:
                 except StopAsyncIteration:
                     return
         finally:
-            self._wait(_close(changes))
+            if self._thread.is_alive():  # a watch that nobody finished may end after its database
+                self._wait(_close(changes))
 
     def view(self, name: str) -> BlockingView:
         """A handle on one view."""

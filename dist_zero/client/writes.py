@@ -7,12 +7,13 @@ and the row's place in what the caller passed. The sequencer checks again; it tr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import DatasetPlan, Plan
 from dist_zero.row import Row, to_stored_column, to_stored_row
-from dist_zero.sample import Delete, Update
+from dist_zero.sample import Delete
 from dist_zero.types import Row as StoredRow
 from dist_zero.types import RowType, to_stored
 from dist_zero.writes import encode_payload
@@ -126,16 +127,19 @@ class Transaction:
         return plan.key
 
 
-def sampled_transaction(plan: Plan, pairs: Iterable[tuple[str, StoredRow | Update | Delete]]) -> Transaction:
+def sampled_transaction(plan: Plan, pairs: Iterable[tuple[str, Any]]) -> Transaction:
     """A transaction as a sample generator gives it (see `Program.generate`)."""
     transaction = Transaction(plan)
-    for dataset, what in pairs:
-        if isinstance(what, Delete):
-            transaction.delete(dataset, what.key)
-        elif isinstance(what, Update):
-            transaction.update(dataset, what.key, **what.columns)
-        else:
-            transaction.write_stored(dataset, [what])
+    for (dataset, is_row), run in groupby(pairs, key=lambda pair: (pair[0], isinstance(pair[1], tuple))):
+        changes = [what for _, what in run]
+        if is_row:
+            transaction.write_stored(dataset, changes)
+            continue
+        for what in changes:
+            if isinstance(what, Delete):
+                transaction.delete(dataset, what.key)
+            else:
+                transaction.update(dataset, what.key, **what.columns)
     return transaction
 
 

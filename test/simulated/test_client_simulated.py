@@ -194,7 +194,7 @@ def test_a_watch_goes_on_after_an_epoch() -> None:
         await client.put("items", item("c", 3))
         await client.flush()
         changes = client.watch("low", after=first.epoch)
-        skus = []
+        skus: list[str] = []
         while len(skus) < 2:
             change = await anext(changes)
             assert not change.snapshot
