@@ -37,7 +37,17 @@ from typing import Any, Protocol
 from dist_zero.expr.ops import Aggregation
 from dist_zero.reference.functions import ScalarFailure
 from dist_zero.reference.ordering import SortedItems
-from dist_zero.types import INT_MAX, INT_MIN, NAN, DataType, Kind, Stored, canonical_float, order_key
+from dist_zero.types import (
+    INT_MAX,
+    INT_MIN,
+    NAN,
+    DataType,
+    Kind,
+    Stored,
+    canonical_float,
+    check_stored,
+    order_key,
+)
 from dist_zero_common.errors import InternalError, MalformedMessage
 
 FLOAT_SCALE = 1074
@@ -301,7 +311,16 @@ def _encode_value(dtype: DataType, value: Any) -> bytes:
 
 
 def _decode_value(dtype: DataType, data: bytes) -> Any:
-    data = data[1:]
+    value = _decoded(dtype, data[1:])
+    problem = check_stored(dtype, value)
+    if problem is not None or data[0] != 1:
+        raise MalformedMessage(
+            f"a partial extreme that is no {dtype}: {problem or 'its first byte is not 1'}"
+        )
+    return value
+
+
+def _decoded(dtype: DataType, data: bytes) -> Any:
     try:
         if dtype.kind is Kind.STR:
             return data.decode()
@@ -310,7 +329,7 @@ def _decode_value(dtype: DataType, data: bytes) -> Any:
         (value,) = _VALUES.get(dtype.kind, _COUNT).unpack(data)
     except (struct.error, UnicodeDecodeError) as error:
         raise MalformedMessage(f"a partial extreme that is no {dtype}: {error}") from None
-    return canonical_float(value) if dtype.kind is Kind.FLOAT else value
+    return NAN if value != value else value
 
 
 _VALUES: dict[Kind, struct.Struct] = {Kind.BOOL: struct.Struct("<?"), Kind.FLOAT: struct.Struct("<d")}
