@@ -20,7 +20,7 @@ setup: .venv/.set-up  ## bring pipenv and the environment (.venv); the other tar
 	@scripts/setup
 
 demo: setup  ## views over the flights of 2013, changed by the thousand (ARGS="--all": the whole year)
-	$(BIN)/dist-zero run examples/flights.py $(ARGS)
+	$(BIN)/dist-zero run examples/flights.py --check $(ARGS)
 
 check: setup  ## style and types of the whole tree (ruff, mypy)
 	$(BIN)/python -m ruff check .

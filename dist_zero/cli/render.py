@@ -93,9 +93,9 @@ def error_lines(errors: Sequence[ViewError]) -> list[Text]:
 def stats_line(stats: Stats) -> str:
     """The numbers of a run in a line."""
     parts = [
-        f"{stats.rows:,} rows in {stats.transactions:,} transactions",
-        f"{stats.epochs:,} epochs",
-        f"{stats.messages:,} messages",
+        f"{_counted(stats.rows, 'row')} in {_counted(stats.transactions, 'transaction')}",
+        _counted(stats.epochs, "epoch"),
+        _counted(stats.messages, "message"),
         f"{_counted(stats.nodes, 'node')} on {_counted(stats.machines, 'machine')}",
         f"{stats.virtual_seconds:,.1f} s virtual, {stats.real_seconds:,.1f} s real",
     ]

@@ -97,7 +97,7 @@ def test_run_shows_views_as_tables(shell: Shell) -> None:
     assert "2.50" not in ran.out
     assert "… 1 more" in ran.out
     assert "! 1 row is left out by toy.py:15 agg: division by zero, for example v=0.0" in ran.out
-    assert "3 rows in 1 transactions" in ran.out
+    assert "3 rows in 1 transaction " in ran.out
     assert "1 node on 1 machine" in ran.out
     assert "equal their recomputation" in ran.out
     assert ran.err == ""

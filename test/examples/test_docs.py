@@ -1,0 +1,227 @@
+"""What the README and the documentation say is tried: their programs run and print what the pages show, their
+commands and options exist, and their links lead somewhere.
+
+A page is one session, from top to bottom, in a directory of its own. A fenced block is
+
+- a file, when the line before it ends in its name, as in "Save this as `app.py`:";
+- `python`: run, in one namespace per page; a `text` block right behind it is what it prints;
+- `console`: lines that begin with `$` are commands, with what they print below them; `dist-zero` and `cat`
+  are run.
+
+In what is printed, `...` stands for any text. Python blocks are called `app.py` in errors, and their lines
+are counted from the block's first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import io
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from dist_zero.cli import main as cli
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted([ROOT / "README.md", *DOCS.glob("*.md")])
+SESSIONS = [page for page in PAGES if re.search(r"^```(python|console)", page.read_text(), re.MULTILINE)]
+
+_FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
+_NAMED_FILE = re.compile(r"`([\w-]+\.\w+)`:\s*\Z")
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_CHECKER = doctest.OutputChecker()
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, text, line in the page, the text before it, and what it prints, if that
+    is said."""
+
+    language: str
+    text: str
+    line: int
+    before: str
+    printed: str | None
+
+
+def blocks_of(page: str) -> list[Block]:
+    """The fenced blocks of a page; a `text` block right behind a `python` block is joined to it."""
+    blocks: list[Block] = []
+    end = 0
+    for match in _FENCE.finditer(page):
+        before, language, text = page[end : match.start()], match[1], match[2]
+        line = page.count("\n", 0, match.start()) + 1
+        if language == "text" and not before.strip() and blocks and blocks[-1].language == "python":
+            last = blocks.pop()
+            blocks.append(Block(last.language, last.text, last.line, last.before, text))
+        else:
+            blocks.append(Block(language, text, line, before, None))
+        end = match.end()
+    return blocks
+
+
+def commands_of(text: str) -> list[tuple[str, str]]:
+    """The commands of a `console` block, each with what it prints."""
+    parts = re.split(r"^\$ ", text, flags=re.MULTILINE)
+    pairs = [part.partition("\n") for part in parts[1:]]
+    return [(command, printed) for command, _, printed in pairs]
+
+
+class Session:
+    """What the blocks of one page do, one after the other."""
+
+    def __init__(self, page: str) -> None:
+        self._page = page
+        self._namespace: dict[str, Any] = {"__name__": "app"}
+
+    def run(self, block: Block) -> None:
+        """Run one block, and hold what it prints against the page."""
+        named = _NAMED_FILE.search(block.before.rstrip())
+        if named:
+            Path(named[1]).write_text(block.text)
+        elif block.language == "python":
+            self._compare(block, self._run_python(block), block.printed or "")
+        elif block.language == "console":
+            for command, printed in commands_of(block.text):
+                words = shlex.split(command)
+                if words[0] == "dist-zero":
+                    self._compare(block, run_command(words), printed)
+                elif words[0] == "cat":
+                    self._compare(block, Path(words[1]).read_text(), printed)
+
+    def _run_python(self, block: Block) -> str:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(block.text, "app.py", "exec"), self._namespace)
+        return printed.getvalue()
+
+    def _compare(self, block: Block, got: str, wanted: str) -> None:
+        got, wanted = ("".join(f"{line.rstrip()}\n" for line in text.splitlines()) for text in (got, wanted))
+        if not _CHECKER.check_output(wanted, got, doctest.ELLIPSIS):
+            pytest.fail(f"{self._page}:{block.line} says\n{wanted}and this is printed\n{got}", pytrace=False)
+
+
+def run_command(words: list[str]) -> str:
+    """What `dist-zero …` prints, to both streams; the exit code behind it, if it is not 0."""
+    with pytest.MonkeyPatch.context() as patch, io.StringIO() as printed:
+        patch.setattr(sys, "argv", words)
+        patch.setenv("COLUMNS", "80")
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            code = cli._main()
+        return printed.getvalue() + (f"exit code {code}\n" if code else "")
+
+
+@pytest.fixture
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory of a session, from which modules can be imported; they are forgotten behind
+    it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = dict(sys.modules)
+    for name in ("leaderboard", "app"):
+        sys.modules.pop(name, None)
+    yield tmp_path
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
+    sys.modules.update({name: before[name] for name in ("leaderboard", "app") if name in before})
+
+
+@pytest.mark.parametrize("page", SESSIONS, ids=lambda page: page.name)
+@pytest.mark.usefixtures("empty_directory")
+def test_page_embedded_and_simulated(page: Path) -> None:
+    """Every program of the page runs, and prints what the page says it prints."""
+    session = Session(str(page.relative_to(ROOT)))
+    for block in blocks_of(page.read_text()):
+        session.run(block)
+
+
+def test_blocks_are_found() -> None:
+    """The reader of pages sees files, programs with what they print, and commands: a page cannot pass
+    unread."""
+    page = "a `f.csv`:\n\n```csv\nx\n```\n\n```python\nprint(1)\n```\n\n```text\n1\n```\n\n```console\n$ a b\nc\n```\n"
+    file, program, console = blocks_of(page)
+    assert (file.language, program.printed, program.line) == ("csv", "1\n", 7)
+    assert _NAMED_FILE.search(file.before.rstrip())
+    assert commands_of(console.text) == [("a b", "c\n")]
+
+
+def test_wrong_output_is_noticed() -> None:
+    """A page that shows something else than is printed fails."""
+    session = Session("page")
+    session.run(Block("python", "print('one')", 1, "", "o...e\n"))
+    with pytest.raises(pytest.fail.Exception, match="page:1 says"):
+        session.run(Block("python", "print('one')", 1, "", "two\n"))
+
+
+# ---- commands ----------------------------------------------------------------------------------------------
+
+
+def written_commands() -> list[tuple[str, str]]:
+    """Every command line in blocks of shell and in `code` of a line, with the page."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for block in blocks_of(text):
+            if block.language in ("sh", "console"):
+                lines = [line.removeprefix("$ ") for line in block.text.splitlines()]
+                found += [(page.name, line.partition("  #")[0].strip()) for line in lines]
+        found += [(page.name, code) for code in re.findall(r"`([^`\n]+)`", _FENCE.sub("", text))]
+    return [(page, line) for page, line in found if line.split(" ")[0] in ("make", "dist-zero", "pipenv")]
+
+
+def test_written_commands_exist() -> None:
+    """Targets of make, commands of dist-zero and their options that the pages name are there."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    commands = options_of_commands()
+    wrong = []
+    for page, line in written_commands():
+        words = line.removeprefix("pipenv run ").split()
+        if words[0] == "make" and len(words) > 1 and words[1] not in targets:
+            wrong.append(f"{page}: {line}")
+        if words[0] == "dist-zero" and len(words) > 1 and not words[1].startswith("-"):
+            known = commands.get(words[1])
+            options = {word.partition("=")[0] for word in words[2:] if word.startswith("--")}
+            if known is None or not options <= known:
+                wrong.append(f"{page}: {line}")
+    assert not wrong
+    assert any(line.startswith("make demo") for page, line in written_commands() if page == "README.md")
+
+
+def test_every_option_is_documented() -> None:
+    """The page of the command line names every command and every option, in its section."""
+    page = (DOCS / "command-line.md").read_text()
+    for command, options in options_of_commands().items():
+        section = re.search(rf"^## `dist-zero {command}.*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+        assert section, f"no section for dist-zero {command}"
+        missing = {option for option in options - {"--help"} if f"`{option}" not in section[0]}
+        assert not missing, f"dist-zero {command}"
+
+
+def options_of_commands() -> dict[str, set[str]]:
+    """The commands of dist-zero with their options."""
+    group: Any = typer.main.get_command(cli.app)
+    return {
+        name: {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+        | {"--help"}
+        for name, command in group.commands.items()
+    }
+
+
+def test_links_lead_somewhere() -> None:
+    """Every link to a file of the tree finds it."""
+    broken = []
+    for page in PAGES:
+        for link in _LINK.findall(_FENCE.sub("", page.read_text())):
+            target = link.partition("#")[0]
+            if "://" not in link and target and not (page.parent / target).exists():
+                broken.append(f"{page.name}: {link}")
+    assert not broken
