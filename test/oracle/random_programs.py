@@ -27,6 +27,7 @@ from test.oracle.scalars import (
     column,
     columns_like,
     condition,
+    risky,
     scalar,
 )
 
@@ -66,11 +67,33 @@ def cases(draw: st.DrawFn, operations_max: int = 6) -> Case:
     for _ in range(chance.number(1, operations_max)):
         growing.add_operation()
     graph = growing.graph()
-    filling = tuple(_writes(chance, graph, number, WriteKind.PUT) for number in range(len(graph.datasets)))
-    return Case(graph, ((filling,), *(_epoch(chance, graph) for _ in range(chance.number(1, 3)))))
+    return Case(graph, _history(chance, graph))
+
+
+@st.composite
+def join_cases(draw: st.DrawFn, how: str, conditioned: bool) -> Case:
+    """A program around one join of this kind: of datasets or of what one operation makes of them, and the join goes
+    through one operation more, perhaps."""
+    chance = Chance(draw)
+    growing = Growing(chance)
+    growing.add_dataset()
+    growing.add_dataset()
+    if chance.maybe(50):
+        growing.add_operation()
+    growing.join(how, conditioned)
+    if chance.maybe(60):
+        growing.add_operation()
+    graph = growing.graph()
+    return Case(graph, _history(chance, graph))
 
 
 # ---- histories ---------------------------------------------------------------------------------------------
+
+
+def _history(chance: Chance, graph: ops.Graph) -> tuple[Epoch, ...]:
+    """An epoch that fills the datasets, and some that change them."""
+    filling = tuple(_writes(chance, graph, number, WriteKind.PUT) for number in range(len(graph.datasets)))
+    return ((filling,), *(_epoch(chance, graph) for _ in range(chance.number(1, 3))))
 
 
 def _epoch(chance: Chance, graph: ops.Graph) -> Epoch:
@@ -176,8 +199,10 @@ class Growing:
 
     def some_scalar(self, source: Relation) -> Scalar:
         """An expression of any type; mostly a column."""
-        if self.chance.maybe(50):
+        if self.chance.maybe(40):
             return self.scalar(source, self.chance.pick(TYPES))
+        if self.chance.maybe(20):
+            return risky(self.chance, source.row_type)
         return column(source.row_type, self.chance.number(0, len(source.row_type) - 1))
 
     # ---- operations ----------------------------------------------------------------------------------------
@@ -220,10 +245,13 @@ class Growing:
         at = self.scalar(source, DATETIME, 1)
         self.add(checked.window(source, at, size, every, self.location()), self.rows[id(source)] * 3)
 
-    def join(self) -> None:
+    def any_join(self) -> None:
+        how = self.chance.pick(("inner", "left", "semi", "anti", "right", "outer"))
+        self.join(how, self.chance.maybe(40))
+
+    def join(self, how: str, conditioned: bool) -> None:
         left, right = self.source(), self.source()
         chance = self.chance
-        how = chance.pick(("inner", "left", "semi", "anti", "right", "outer"))
         rows = self.rows[id(left)] * self.rows[id(right)] // 2
         if rows > ROWS_MAX:
             return
@@ -231,7 +259,7 @@ class Growing:
             right = self.add(checked.alias(right, self.name(), self.location()), self.rows[id(right)])
         pairs = [self._pair(left, right) for _ in range(chance.pick((1, 1, 2)))]
         both = RowType(left.row_type.names + right.row_type.names, left.row_type.types + right.row_type.types)
-        extra = condition(chance, both) if chance.maybe(40) else None
+        extra = condition(chance, both) if conditioned else None
         taken = set(left.row_type.names)
         right_names = [self.name() if n in taken else n for n in right.row_type.names]
         joined = checked.join(left, right, pairs, extra, how, right_names, self.location())
@@ -265,7 +293,8 @@ class Growing:
         function = chance.pick(("count", "sum", "min", "max", "mean"))
         types = (INT, FLOAT, MONEY) if function in ("sum", "mean") else TYPES
         counts_rows = function == "count" and not chance.maybe(40)
-        argument = None if counts_rows else self.scalar(source, chance.pick(types))
+        anything = self.some_scalar(source) if types is TYPES else self.scalar(source, chance.pick(types))
+        argument = None if counts_rows else anything
         where = condition(chance, source.row_type) if chance.maybe(25) else None
         dtype = aggregate_type(function, argument, where is not None, has_keys)
         return Aggregation(function, argument, where, dtype)
@@ -312,9 +341,9 @@ class Growing:
 _OPERATIONS: tuple[Callable[[Growing], None], ...] = (
     Growing.filter,
     Growing.project,
-    Growing.join,
-    Growing.join,
-    Growing.join,
+    Growing.any_join,
+    Growing.any_join,
+    Growing.any_join,
     Growing.aggregate,
     Growing.aggregate,
     Growing.top,

@@ -120,6 +120,17 @@ def condition(chance: Chance, row_type: RowType) -> Scalar:
     return chance.pick(_MAKERS[Kind.BOOL])(Maker(chance, row_type, 1), BOOL)
 
 
+def risky(chance: Chance, row_type: RowType) -> Scalar:
+    """An expression that fails on some values of a column, if the column's type has such."""
+    column_ = column(row_type, chance.number(0, len(row_type) - 1))
+    kind = column_.dtype.kind
+    if kind is Kind.INT:
+        return call("floordiv", Literal(10, INT), column_)
+    if kind in (Kind.STR, Kind.FLOAT):
+        return call("cast", column_, target=INT)
+    return call("add", column_, column_) if kind is Kind.DECIMAL else column_
+
+
 class Maker:
     """What makes arguments: expressions over one row, to a depth."""
 
@@ -177,6 +188,11 @@ def _compare_computed(make: Maker, _: DataType) -> Scalar:
     return call(make.chance.pick(("le", "ne", "eq", "gt")), make.of(dtype), make.of(dtype))
 
 
+def _compare_risky(make: Maker, _: DataType) -> Scalar:
+    fails = risky(make.chance, make.row_type)
+    return call("ge", fails, make.of(fails.dtype))
+
+
 def _is_null(make: Maker, _: DataType) -> Scalar:
     return call("not", call("is_null", make.column_here()))
 
@@ -219,6 +235,7 @@ _MAKERS: dict[Kind, tuple[MakeScalar, ...]] = {
         _compare,
         _compare,
         _compare_computed,
+        _compare_risky,
         _is_null,
         _is_in,
         _text_test,
