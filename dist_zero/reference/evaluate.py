@@ -322,11 +322,17 @@ def _float_sum(values: list[tuple[float, int]]) -> float:
     special = {value for value, _ in values if not math.isfinite(value)}
     if special:
         return min(special) if len(special) == 1 else NAN
-    total = sum(Fraction(value) * weight for value, weight in values)
-    try:
-        return canonical_float(float(total))
+    try:  # correctly rounded, as `math.fsum` promises, unless it meets a number beyond the largest on its way
+        return canonical_float(math.fsum(value for value, weight in values for _ in range(weight)))
     except OverflowError:
-        return math.inf if total > 0 else -math.inf
+        return _float_of(sum(Fraction(value) * weight for value, weight in values))
+
+
+def _float_of(exact: Fraction | int) -> float:
+    try:
+        return float(exact)
+    except OverflowError:
+        return math.inf if exact > 0 else -math.inf
 
 
 def _value_key(dtype: DataType) -> Callable[[Any], Any]:
