@@ -28,12 +28,20 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from dist_zero.row import Row, row_from_stored, row_type_of
+from dist_zero.text_rows import (
+    BLOCK_ROWS,
+    RowsOfLines,
+    check_columns,
+    column_places,
+    csv_rows,
+    in_blocks,
+    json_rows,
+)
 from dist_zero.text_values import (
     FALSE_TEXTS,
     TRUE_TEXTS,
     json_row,
     json_value,
-    row_from_json,
     value_from_text,
 )
 from dist_zero.types import (
@@ -54,7 +62,6 @@ SomeRow = TypeVar("SomeRow", bound=Row)
 FORMATS = ("csv", "jsonl", "ndjson", "parquet")
 COMPRESSIONS = {"gz": "gzip", "zst": "zstd", "bz2": "bz2", "zip": "zip"}
 BLOCK_BYTES = 2**20
-BLOCK_ROWS = 8_192
 _ROWS_LOOKED_AT = 100
 
 
@@ -84,9 +91,13 @@ class RowFile:
 
     def blocks(self) -> Iterator[list[StoredRow]]:
         """The rows, in order, some thousands at a time. Raises `DataError` naming line or row, and column."""
-        reader = {"csv": self._csv, "parquet": self._parquet}.get(self.format, self._json_lines)
         with self._read_errors():
-            yield from reader()
+            if self.format == "csv":
+                yield from self._csv()
+            elif self.format == "parquet":
+                yield from self._parquet()
+            else:
+                yield from self._by_line(json_rows, 0)
 
     @contextmanager
     def _read_errors(self) -> Iterator[None]:
@@ -114,7 +125,7 @@ class RowFile:
                     yield rows
                     read += len(rows)
         except (pa.ArrowException, _Unfit, DataError):
-            yield from self._csv_by_line(read)
+            yield from self._by_line(csv_rows, read)
 
     def _csv_options(self, columns: dict[str, pa.DataType]) -> tuple[Any, Any, Any]:
         return (
@@ -135,79 +146,20 @@ class RowFile:
         """The types to read columns as: datetimes with or without a zone, as the first rows have them."""
         with self._opened_text() as text:
             reader = csv.reader(text)
-            header = next(reader, None)
-            places = self._places(header)
+            places = column_places(self.path, self._row_type, next(reader, None))
             first = list(islice(reader, _ROWS_LOOKED_AT))
         types = {}
         for name, dtype, place in zip(self._row_type.names, self._row_type.types, places, strict=True):
             types[name] = _CSV_TYPES.get(dtype.kind, pa.string())
             if dtype.kind is Kind.DATETIME:
-                cells = [row[place] for row in first if place < len(row) and not self._is_null(row[place])]
+                cells = [
+                    row[place]
+                    for row in first
+                    if place < len(row) and row[place] and row[place] not in self._nulls
+                ]
                 zoned = any(cell.endswith(("Z", "z")) or "+" in cell for cell in cells)
                 types[name] = pa.timestamp("us", "UTC" if zoned else None)
         return types
-
-    def _places(self, header: list[str] | None) -> list[int]:
-        """Where the row type's columns are in the file."""
-        if not header:
-            raise DataError(f"{self.path} is empty: its first line has to name the columns")
-        header = [name.strip() for name in header]
-        self._check_columns(header)
-        return [header.index(name) for name in self._row_type.names]
-
-    def _csv_by_line(self, skip: int) -> Iterator[list[StoredRow]]:
-        with self._opened_text() as text:
-            reader = csv.reader(text)
-            try:
-                places = self._places(next(reader, None))
-                rows = (
-                    self._csv_row(reader.line_num, cells, places)
-                    for cells in islice(reader, skip, None)
-                    if cells
-                )
-                yield from _in_blocks(rows)
-            except csv.Error as error:
-                raise DataError(f"{self.path}, line {reader.line_num:,}: {error}") from None
-
-    def _csv_row(self, line: int, cells: list[str], places: list[int]) -> StoredRow:
-        if len(cells) <= max(places):
-            raise DataError(f"{self.path}, line {line:,}: {len(cells)} cells, too few for its columns")
-        row = []
-        for name, dtype, place in zip(self._row_type.names, self._row_type.types, places, strict=True):
-            try:
-                row.append(self._cell(dtype, cells[place]))
-            except DataError as error:
-                raise DataError(f"{self.path}, line {line:,}, column {name!r}: {error}") from None
-        return tuple(row)
-
-    def _cell(self, dtype: DataType, text: str) -> Any:
-        if not self._is_null(text):
-            return value_from_text(dtype, text)
-        if not text and dtype.kind is Kind.STR and not dtype.nullable:
-            return ""
-        return to_stored(dtype, None)
-
-    def _is_null(self, text: str) -> bool:
-        return not text or text in self._nulls
-
-    # -- JSON Lines ------------------------------------------------------------------------------------------
-
-    def _json_lines(self) -> Iterator[list[StoredRow]]:
-        decimals = any(dtype.kind is Kind.DECIMAL for dtype in self._row_type.types)
-        loads: Callable[[str], Any] = _loads_exactly if decimals else json.loads
-        with self._opened_text() as text:
-            yield from _in_blocks(
-                self._json_row(number, line, loads) for number, line in enumerate(text, 1) if line.strip()
-            )
-
-    def _json_row(self, number: int, line: str, loads: Callable[[str], Any]) -> StoredRow:
-        try:
-            return row_from_json(self._row_type, loads(line))
-        except json.JSONDecodeError as error:
-            problem = f"no JSON: {error.msg} at character {error.pos + 1}"
-        except DataError as error:
-            problem = str(error)
-        raise DataError(f"{self.path}, line {number:,}: {problem}")
 
     # -- Parquet ---------------------------------------------------------------------------------------------
 
@@ -232,7 +184,7 @@ class RowFile:
             file = pq.ParquetFile(self.path)
         except pa.ArrowException as error:
             raise DataError(f"{self.path} is no Parquet file: {error}") from None
-        self._check_columns(file.schema_arrow.names)
+        check_columns(self.path, self._row_type, file.schema_arrow.names)
         return file
 
     def _arrow_column(self, before: int, name: str, dtype: DataType, array: pa.Array) -> list[Any]:
@@ -250,14 +202,13 @@ class RowFile:
                 raise DataError(f"{self.path}, row {row:,}, column {name!r}: {error}") from None
         return column
 
-    # -- opening ---------------------------------------------------------------------------------------------
+    # -- lines of text ---------------------------------------------------------------------------------------
 
-    def _check_columns(self, there: Sequence[str]) -> None:
-        missing = [name for name in self._row_type.names if name not in there]
-        if missing:
-            raise DataError(
-                f"{self.path} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(str, there))}"
-            )
+    def _by_line(self, rows_of: RowsOfLines, skip: int) -> Iterator[list[StoredRow]]:
+        with self._opened_text() as text:
+            yield from in_blocks(rows_of(self.path, text, self._row_type, self._nulls, skip))
+
+    # -- opening ---------------------------------------------------------------------------------------------
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
@@ -415,29 +366,6 @@ def _writing(part: Path, path: Path, compression: str | None) -> Iterator[Any]:
                 yield packed
         else:
             yield raw
-
-
-def _in_blocks(rows: Iterator[StoredRow]) -> Iterator[list[StoredRow]]:
-    """Lists of rows; those before a bad one come before its error."""
-    block: list[StoredRow] = []
-    try:
-        for row in rows:
-            block.append(row)
-            if len(block) == BLOCK_ROWS:
-                yield block
-                block = []
-    except DataError:
-        if block:
-            yield block
-        raise
-    if block:
-        yield block
-
-
-def _loads_exactly(line: str) -> Any:
-    from decimal import Decimal
-
-    return json.loads(line, parse_float=Decimal)
 
 
 def _stored_list(dtype: DataType, array: pa.Array) -> list[Any]:

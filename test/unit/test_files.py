@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_zero.files import BLOCK_ROWS, RowFile, arrow_table, polars_frame, read_rows, write_rows
+from dist_zero.files import RowFile, arrow_table, polars_frame, read_rows, write_rows
 from dist_zero.row import Row as UserRow
+from dist_zero.text_rows import BLOCK_ROWS
 from dist_zero.types import (
     BOOL,
     BYTES,
