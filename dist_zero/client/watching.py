@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING
 
 from dist_zero.client.watch import StoredChange, Subscription
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _QUIET_SECONDS = 5.0
 """A watch that hears nothing for so long asks whether it has missed something."""
+WAITING_ROWS_MAX = 1_000_000
+"""More rows than this are not kept for a reader who is behind: the watch begins again with a snapshot."""
 _GAP_SECONDS = 1.0
 """How long it waits for the rest of an epoch of which something has come."""
 
@@ -31,7 +34,9 @@ class Watch:
         self._client = client
         self._views = views
         self._changed = asyncio.Event()
-        self._ready: list[StoredChange] = []
+        self._ready: deque[StoredChange] = deque()
+        self._ready_rows = 0
+        self._overrun = False
         self._error: Exception | None = None
         self._state = self._new_state(after)
 
@@ -67,9 +72,9 @@ class Watch:
     def handle(self, message: SnapshotAnswer | Changes | ChangesGone) -> None:
         """A message of this subscription."""
         if isinstance(message, SnapshotAnswer):
-            self._ready += self._state.on_snapshot(message)
+            self._add(self._state.on_snapshot(message))
         elif isinstance(message, Changes):
-            self._ready += self._state.on_changes(message)
+            self._add(self._state.on_changes(message))
         else:
             self._begin_again()
         for stray in self._state.strays:
@@ -82,6 +87,9 @@ class Watch:
 
     async def __anext__(self) -> StoredChange:
         while not self._ready:
+            if self._overrun:
+                self._overrun = False
+                self._begin_again()
             self._client.questions.check()
             if self._error is not None:
                 raise self._error
@@ -92,7 +100,21 @@ class Watch:
                     await self._changed.wait()
             except TimeoutError:
                 self._ask_for_missing()
-        return self._ready.pop(0)
+        change = self._ready.popleft()
+        self._ready_rows -= _row_count(change)
+        return change
+
+    def _add(self, changes: list[StoredChange]) -> None:
+        """Keep changes for the reader; too many, beside one that is being waited for, end the
+        subscription."""
+        for change in changes:
+            self._ready.append(change)
+            self._ready_rows += _row_count(change)
+        if self._ready_rows > WAITING_ROWS_MAX and len(self._ready) > 1:
+            self._ready.clear()
+            self._ready_rows = 0
+            self._overrun = True
+            self.unsubscribe()
 
     def _begin_again(self) -> None:
         """What we would go on from is forgotten: a new subscription, which begins with a snapshot."""
@@ -121,3 +143,7 @@ class Watch:
                 self._client.replies,
             )
             self._client.send(placement.inboxes[shard], ask)
+
+
+def _row_count(change: StoredChange) -> int:
+    return sum(len(rows) for rows in change.rows.values())

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 import dist_zero as dz
+from dist_zero.client import watching
 from dist_zero.client.client import Client
 from dist_zero.client.watch import Change
 from dist_zero.client.writes import Transaction
@@ -216,6 +217,26 @@ def test_a_watch_after_a_forgotten_epoch_begins_anew(monkeypatch: pytest.MonkeyP
         assert len(change.inserted) == 6
 
     with_client(main)
+
+
+def test_a_reader_who_is_far_behind_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changes are not kept without bound: who does not read for long gets a snapshot instead, which is
+    right."""
+    monkeypatch.setattr(watching, "WAITING_ROWS_MAX", 5)
+
+    async def main(system: System) -> None:
+        async with system.connect(app) as client, system.connect(app) as writer:
+            changes = client.watch("low")
+            assert (await anext(changes)).snapshot
+            for number in range(9):
+                await writer.put("items", item(f"sku {number}", 1))
+            await writer.flush()
+            await asyncio.sleep(60)
+            change = await anext(changes)
+            assert change.snapshot
+            assert len(change.inserted) == 9
+
+    simulated(main)
 
 
 def test_a_store_is_gone_on_from() -> None:

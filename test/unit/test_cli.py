@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+import dist_zero
 from dist_zero.cli.main import BUG, CHECK_FAILED, OK, OPERATOR_ERROR, USER_ERROR, main
 from dist_zero.cli.render import shown, shown_float
 from dist_zero.types import DATETIME, FLOAT, INT, STR
@@ -128,6 +131,30 @@ def test_no_seed_and_no_size_changes_an_answer(shell: Shell) -> None:
     assert json.loads(again.out)["stats"]["history"] in histories
 
 
+def test_a_seed_is_one_history_in_any_process(shell: Shell) -> None:
+    """The digest does not depend on the process, nor on how Python hashes."""
+    here = json.loads(shell("run", "sampled.py", "--seed", "3", "--nodes", "2", "--json").out)["stats"][
+        "history"
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "dist_zero.cli",
+        "run",
+        "sampled.py",
+        "--seed",
+        "3",
+        "--nodes",
+        "2",
+        "--json",
+    ]
+    root = str(Path(dist_zero.__file__).parents[1])
+    for hash_seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": root}
+        ran = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
+        assert json.loads(ran.stdout)["stats"]["history"] == here
+
+
 def test_samples_change_and_delete_and_speak(shell: Shell) -> None:
     """A generator's updates and deletes are made, its lines go to standard error, `--all` gives it all."""
     ran = shell("run", "sampled.py", "--json", "--show", "groups")
@@ -193,7 +220,7 @@ MISTAKES = {
     "a wrong column": (("run", "toy.py", "--load", "things=wrong.csv"), "no column 'v'; it has k, value, s"),
     "a null key": (("run", "toy.py", "--load", "things=nullkey.csv"), "line 2, column 'k': null is not allowed"),
     "a wrong value": (("run", "toy.py", "--load", "things=value.csv"), "line 3, column 'v': expected float, got 'x'"),
-    "an unknown view": (("run", "toy.py", "--show", "worst"), "no view 'worst' in program 'toy'; there are best, groups"),
+    "an unknown view": (("run", "toy.py", "--show", "worst"), "no view 'worst' in program 'toy'; there are best"),
     "an unknown kind of file": (("run", "toy.py", "--out", "best=x.doc"), "the name has to end in one of"),
     "no directory to write to": (("run", "toy.py", "--out", "best=no/x.csv"), "there is no directory no"),
     "everything of nothing": (("run", "toy.py", "--all"), "has no sample generator"),
