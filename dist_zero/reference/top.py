@@ -1,7 +1,8 @@
 """Top: every group is kept in order, and after a change its first places are compared with those shown
 before.
 
-A change costs the logarithm of the group's size and the number of places, however large the group is.
+A change costs the logarithm of the group's size, and if it is among the first places, their number; however large the
+group is.
 """
 
 from __future__ import annotations
@@ -24,14 +25,18 @@ row.
 
 
 class _Group:
-    """One group: its rows' weights, the rows in order, and the output rows shown just now."""
+    """One group: its rows' weights, the rows in order, and the output rows shown just now.
 
-    __slots__ = ("entries", "shown", "weights")
+    `last`: what the last shown row sorts by, if all places are taken; nothing behind it changes what is shown.
+    """
+
+    __slots__ = ("entries", "last", "shown", "weights")
 
     def __init__(self) -> None:
         self.weights: ZSet = {}
         self.entries: SortedItems[_Entry] = SortedItems()
         self.shown: ZSet = {}
+        self.last: Row | None = None
 
 
 class Top:
@@ -60,11 +65,12 @@ class Top:
                 group = self._groups.get(per)
                 if group is None:
                     group = self._groups[per] = _Group()
-                touched[per] = group
+                if group.last is None or not group.last < entry[0]:
+                    touched[per] = group
                 _change(group, entry, pair[1])
         changes: Delta = []
         for per, group in touched.items():
-            shown = self._first(group)
+            shown, group.last = self._first(group)
             changes += [(row, -weight) for row, weight in group.shown.items() if row not in shown]
             changes += [
                 (row, w - group.shown.get(row, 0)) for row, w in shown.items() if w != group.shown.get(row)
@@ -86,11 +92,11 @@ class Top:
         order += [key(row[place]) for place, key in self._tie]
         return values[:size], (tuple(order), row)
 
-    def _first(self, group: _Group) -> ZSet:
-        """The output rows of a group: a row of weight w takes w places."""
+    def _first(self, group: _Group) -> tuple[ZSet, Row | None]:
+        """The output rows of a group, of which one of weight w takes w places, and the group's `last`."""
         first: ZSet = {}
         taken = 0
-        for _, row in group.entries:
+        for order, row in group.entries:
             weight = min(group.weights[row], self._count - taken)
             if self._rank:
                 for rank in range(taken + 1, taken + weight + 1):
@@ -98,9 +104,9 @@ class Top:
             else:
                 first[row] = weight
             taken += weight
-            if taken >= self._count:
-                break
-        return first
+            if taken == self._count:
+                return first, order
+        return first, None
 
 
 def _change(group: _Group, entry: _Entry, weight: int) -> None:
