@@ -87,6 +87,19 @@ def join_cases(draw: st.DrawFn, how: str, conditioned: bool) -> Case:
     return Case(graph, _history(chance, graph))
 
 
+@st.composite
+def pair_cases(draw: st.DrawFn, first: str, second: str) -> Case:
+    """A program of one operation upon another; they are named as in `OPERATIONS`."""
+    chance = Chance(draw)
+    growing = Growing(chance)
+    growing.add_dataset()
+    growing.add_dataset()
+    OPERATIONS[first](growing)
+    OPERATIONS[second](growing)
+    graph = growing.graph()
+    return Case(graph, _history(chance, graph))
+
+
 # ---- histories ---------------------------------------------------------------------------------------------
 
 
@@ -172,7 +185,7 @@ class Growing:
 
     def add_operation(self) -> None:
         """One operation on what is there; a join or union may bring a few more with it."""
-        self.chance.pick(_OPERATIONS)(self)
+        self.chance.pick(_USUAL)(self)
 
     def add(self, relation: Relation, rows: int) -> Relation:
         """Take in a relation."""
@@ -182,7 +195,7 @@ class Growing:
 
     def source(self) -> Relation:
         """Something to build on: most often the newest."""
-        return self.chance.pick((self.relations[-1], *reversed(self.relations)))
+        return self.chance.pick(self.relations) if self.chance.maybe(35) else self.relations[-1]
 
     def name(self) -> str:
         """A column name that is not taken."""
@@ -338,19 +351,17 @@ class Growing:
         return self.add(checked.project(source, names, columns, self.location()), self.rows[id(source)])
 
 
-_OPERATIONS: tuple[Callable[[Growing], None], ...] = (
-    Growing.filter,
-    Growing.project,
-    Growing.any_join,
-    Growing.any_join,
-    Growing.any_join,
-    Growing.aggregate,
-    Growing.aggregate,
-    Growing.top,
-    Growing.top,
-    Growing.distinct,
-    Growing.union,
-    Growing.difference,
-    Growing.flat_map,
-    Growing.window,
-)
+OPERATIONS: dict[str, Callable[[Growing], None]] = {
+    "filter": Growing.filter,
+    "project": Growing.project,
+    "join": Growing.any_join,
+    "aggregate": Growing.aggregate,
+    "top": Growing.top,
+    "distinct": Growing.distinct,
+    "union": Growing.union,
+    "difference": Growing.difference,
+    "flat_map": Growing.flat_map,
+    "window": Growing.window,
+}
+_USUAL = tuple(OPERATIONS[name] for name in (*OPERATIONS, "join", "join", "aggregate", "top"))
+"""What programs are made of; where the mistakes are likely more often."""
