@@ -8,6 +8,7 @@
     ├── OperatorError           whoever runs the system: settings, stores, brokers, machines
     │   ├── SettingsError       a setting is missing or makes no sense
     │   ├── StoreError          the store failed or does not keep its promises
+    │   │   └── LogDamaged      an object of a log is damaged or missing; asking again does not help
     │   └── BrokerError         the broker failed or is gone
     │       ├── ConnectionLost  the connection ended; whatever was in flight is unknown
     │       └── Unroutable      no such queue: nobody took the message
@@ -51,6 +52,10 @@ class SettingsError(OperatorError):
 
 class StoreError(OperatorError):
     """The store failed, is damaged, or does not honour create-only writes."""
+
+
+class LogDamaged(StoreError):
+    """An object of a program's log is damaged or missing; the message names it. Asking again does not help."""
 
 
 class BrokerError(OperatorError):

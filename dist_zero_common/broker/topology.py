@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dist_zero_common.broker.base import Queue, QueueKind
-from dist_zero_common.errors import BrokerError
+from dist_zero_common.errors import BrokerError, MalformedMessage
 from dist_zero_common.ids import checked_name
 
 
@@ -103,6 +103,17 @@ def parsed(name: str) -> QueueAddress:
         if len(names) == len(role.id_parts) and all(parts):
             return QueueAddress(system, role, names)
     raise BrokerError(f"{name!r} is not the name of a queue of DistZero: those are dz.<system>.<role>.<id>")
+
+
+def check_inbox(system: str, role: Role, inbox: str) -> None:
+    """Raise `MalformedMessage` unless this is an inbox of that role in this system: whoever names an inbox to a
+    service must not make it write to anybody else."""
+    try:
+        address = parsed(inbox)
+    except BrokerError as wrong:
+        raise MalformedMessage(str(wrong)) from wrong
+    if address.role is not role or address.system != system:
+        raise MalformedMessage(f"{inbox!r} is no queue {role.meaning} of the system {system!r}")
 
 
 def _name(system: str, role: Role, *names: str) -> str:

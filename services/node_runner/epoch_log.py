@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import TypeVar
 
-from dist_zero_common.errors import MalformedMessage, StoreError
+from dist_zero_common.errors import LogDamaged, MalformedMessage, StoreError
 from dist_zero_common.protocol.codec import decode, encode
 from dist_zero_common.protocol.messages import Base, LogRecord
 from dist_zero_common.store.base import Store
-from dist_zero_common.store.layout import base_name, bases_prefix, number_of, record_name
+from dist_zero_common.store.layout import (
+    base_name,
+    bases_prefix,
+    number_of,
+    record_name,
+    records_prefix,
+)
 
 _RETRY_SECONDS_FIRST, _RETRY_SECONDS_MAX = 0.1, 5.0
 
@@ -17,7 +23,7 @@ T = TypeVar("T")
 
 
 class EpochLog:
-    """The log of one program. Reading trusts nothing: damaged or missing records are a `StoreError` that names them."""
+    """The log of one program. Reading trusts nothing: a damaged or missing record is `LogDamaged`, which names it."""
 
     def __init__(self, store: Store, program: str) -> None:
         self._store, self._program = store, program
@@ -32,23 +38,34 @@ class EpochLog:
         return number_of(names[-1])
 
     async def load(self) -> tuple[Base, list[LogRecord]]:
-        """The newest base and the records behind it, in order."""
+        """The newest base and the records behind it, in order. The newest one is the end of the log: a record that is
+        missing before it is lost, and must not be taken for the end."""
         epoch = await self.newest_base()
         base = await self._read(Base, base_name(self._program, epoch))
         if base is None:
-            raise StoreError(f"base {epoch} of the program {self._program!r} was listed but is not there")
+            raise LogDamaged(
+                f"the object {base_name(self._program, epoch)} was listed and is not there: the store loses what it has"
+            )
+        listed = await self._store.list(records_prefix(self._program))
+        newest = number_of(listed[-1]) if listed else epoch
         records: list[LogRecord] = []
         while (record := await self.read(epoch + 1)) is not None:
             records.append(record)
             epoch += 1
+        if epoch < newest:
+            raise LogDamaged(
+                f"the object {record_name(self._program, epoch + 1)} is missing from the store, which has later ones"
+                f" up to epoch {newest}: the log of {self._program!r} cannot be read beyond epoch {epoch}. Bring the"
+                " object back from a copy of the store"
+            )
         return base, records
 
     async def read(self, epoch: int) -> LogRecord | None:
         """The record of `epoch`, or None when there is none."""
         record = await self._read(LogRecord, record_name(self._program, epoch))
         if record is not None and record.epoch != epoch:
-            raise StoreError(
-                f"the record of epoch {epoch} of {self._program!r} says that it is of epoch {record.epoch}"
+            raise LogDamaged(
+                f"the object {record_name(self._program, epoch)} says that it is of epoch {record.epoch}"
             )
         return record
 
@@ -78,4 +95,4 @@ class EpochLog:
         try:
             return decode(kind, data)
         except MalformedMessage as damaged:
-            raise StoreError(f"the object {name} in the store is damaged: {damaged}") from damaged
+            raise LogDamaged(f"the object {name} in the store is damaged: {damaged}") from damaged

@@ -15,7 +15,7 @@ from dist_zero.compiler import compile
 from dist_zero.compiler.plan import Plan
 from dist_zero.executor import Executor
 from dist_zero.expr.graph import decode_graph
-from dist_zero_common.errors import MalformedMessage
+from dist_zero_common.errors import MalformedMessage, UserError
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import NO_TOKEN, Mailbox, Token
 from dist_zero_common.protocol.messages import (
@@ -73,7 +73,7 @@ class ProgramHost:
         log: Logger,
     ) -> None:
         """Compiles the program. Raises `MalformedMessage` if the graph is no program."""
-        self.program, self.plan, self.shard_map = program, compile(decode_graph(graph)), shard_map
+        self.program, self.plan, self.shard_map = program, _compiled(program, graph), shard_map
         self.nodes: dict[int, HostedNode] = {}
         self.inboxes: tuple[str, ...] = ()
         self.nodes_inbox = ""
@@ -105,13 +105,18 @@ class ProgramHost:
         self._work = deque((shard, event) for shard, event in self._work if shard in self.nodes)
 
     def locate(self, inboxes: tuple[str, ...], nodes_inbox: str) -> None:
-        """Learn where the program's parts listen, and send what waited for that."""
-        if len(inboxes) != len(self.shard_map.nodes):
-            raise MalformedMessage(f"{len(inboxes)} inboxes for {len(self.shard_map.nodes)} shards")
+        """Learn where the program's parts listen, one inbox per shard, and send what waited for that."""
         self.inboxes, self.nodes_inbox = inboxes, nodes_inbox
         held, self._held = self._held, []
         for shard, generation, effect in held:
             self._perform(shard, generation, effect)
+
+    def check_same_map(self, shard_map: ShardMap) -> None:
+        """Raises `MalformedMessage` unless this is the map by which the program runs here."""
+        if shard_map != self.shard_map:
+            raise MalformedMessage(
+                f"shard map {shard_map.version} of {self.program!r} is not the one that runs here"
+            )
 
     def statuses(self) -> list[NodeStatus]:
         """What the runner reports of this program's nodes."""
@@ -214,7 +219,11 @@ class ProgramHost:
 
     def _ask(self, shard: int, event: GetEvent | AskChangesEvent, token: Token) -> None:
         """A reader's question to one node."""
-        if shard in self.nodes:
+        wire.check_shard(self.shard_map, shard)
+        node = self.nodes.get(shard)
+        if node is not None:
+            if isinstance(event, GetEvent):
+                wire.check_at_least(node.kernel.finished, event.at_least)
             self._work.append((shard, event))
         else:
             self.counters["not_here"] += 1
@@ -268,3 +277,14 @@ class ProgramHost:
                 done = Done(self.program, generation, self.shard_map.version, shard, epoch)
                 self._post.send(self.nodes_inbox, done)
             self._done.clear()
+
+
+def _compiled(program: str, graph: bytes) -> Plan:
+    """The plan of a graph that somebody sent. Raises `MalformedMessage` if it is no program, or not this one."""
+    try:
+        plan = compile(decode_graph(graph))
+    except (UserError, RecursionError) as wrong:
+        raise MalformedMessage(f"the graph of {program!r} is no program that can run: {wrong}") from wrong
+    if plan.name != program:
+        raise MalformedMessage(f"the graph of the program {plan.name!r} came as that of {program!r}")
+    return plan

@@ -64,6 +64,8 @@ from services.node_runner.sequencer_events import (
 from services.node_runner.sessions import Sessions
 
 _REMEMBERED_REQUESTS = 1_024
+EPOCHS_AHEAD_MAX = 100_000
+"""A client that waits for an epoch further ahead than this has not heard of it from us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,19 +151,13 @@ class Sequencer:
                 self._sessions.on_transaction(message, token, effects)
             case OpenSession():
                 self._sessions.on_open(message, token, effects)
-            case SnapshotRequest():
-                views = self._views(message.views, message.request, message.reply_to, effects)
-                if views is not None and self._is_new(message.reply_to, message.request):
-                    self._snapshots.append(SnapshotWanted(message.request, views, message.reply_to))
-                self._request_tokens.append(token)
-            case Subscribe():
-                views = self._views(message.views, message.request, message.reply_to, effects)
-                if views is not None and self._is_new(message.reply_to, message.request):
-                    self._subscribes.append((message.request, views, message.after, message.reply_to))
-                self._request_tokens.append(token)
+            case SnapshotRequest() | Subscribe():
+                self._on_reader(message, token, effects)
             case Unsubscribe():
                 self._unsubscribes.append(message.subscription)
                 self._request_tokens.append(token)
+            case AwaitEpoch() if message.epoch > self.epoch + EPOCHS_AHEAD_MAX:
+                raise MalformedMessage(f"epoch {message.epoch}, where {self.epoch} is the newest of the log")
             case AwaitEpoch():
                 if message not in self._awaiting:
                     self._awaiting.append(message)
@@ -169,6 +165,20 @@ class Sequencer:
                 effects.append(SettleMessages((token,)))
             case _:
                 raise MalformedMessage(f"{type(message).__name__} is not for a sequencer")
+
+    def _on_reader(
+        self, message: SnapshotRequest | Subscribe, token: Token, effects: list[SequencerEffect]
+    ) -> None:
+        """A question for the next record, unless it is refused or waits or stands there already."""
+        views = self._views(message.views, message.request, message.reply_to, effects)
+        if views is None or not self._is_new(message.reply_to, message.request):
+            effects.append(SettleMessages((token,)))
+            return
+        if isinstance(message, SnapshotRequest):
+            self._snapshots.append(SnapshotWanted(message.request, views, message.reply_to))
+        else:
+            self._subscribes.append((message.request, views, message.after, message.reply_to))
+        self._request_tokens.append(token)
 
     def _views(
         self, names: tuple[str, ...], request: int, reply_to: str, effects: list[SequencerEffect]

@@ -9,12 +9,27 @@ from __future__ import annotations
 import asyncio
 
 from dist_zero_common.broker.base import Queue
-from dist_zero_common.broker.topology import sequencer_clients_inbox, sequencer_nodes_inbox
+from dist_zero_common.broker.topology import (
+    CLIENT_REPLIES,
+    check_inbox,
+    sequencer_clients_inbox,
+    sequencer_nodes_inbox,
+)
 from dist_zero_common.clock import Clock
-from dist_zero_common.errors import MalformedMessage
+from dist_zero_common.errors import LogDamaged, MalformedMessage, SettingsError
+from dist_zero_common.ids import checked_name
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token
-from dist_zero_common.protocol.messages import Done, Message, SequencerStatus
+from dist_zero_common.protocol.messages import (
+    AwaitEpoch,
+    Done,
+    Message,
+    OpenSession,
+    SequencerStatus,
+    SnapshotRequest,
+    Subscribe,
+    Transaction,
+)
 from services.node_runner import wire
 from services.node_runner.epoch_log import EpochLog
 from services.node_runner.hosting import ProgramHost
@@ -54,18 +69,30 @@ class HostedSequencer:
         log: Logger,
     ) -> None:
         self.incarnation = incarnation
+        self._system = system
         self.nodes_inbox = sequencer_nodes_inbox(system, host.program, incarnation)
         self.clients_inbox = sequencer_clients_inbox(system, host.program)
         self._host, self._log_of_epochs, self._post = host, log_of_epochs, post
         self._clock, self._tasks, self._options, self._log = clock, tasks, options, log
         self._sequencer: Sequencer | None = None
         self._generation = 0
+        self._damaged = ""
         self._stopped = False
+        self._starting = asyncio.Lock()
 
     async def start(self) -> None:
-        """Load the log, write the fence, then listen. Raises `StoreError` if the log cannot be read."""
-        base, records = await self._log_of_epochs.load()
-        if self._stopped:
+        """Load the log, write the fence, then listen; a damaged log halts the program. Raises `StoreError` if the
+        store does not answer."""
+        async with self._starting:
+            if not self._stopped:
+                await self._start()
+
+    async def _start(self) -> None:
+        try:
+            base, records = await self._log_of_epochs.load()
+        except LogDamaged as damaged:
+            self._log.error("log_damaged", reason=str(damaged))
+            self._damaged = str(damaged)
             return
         self._generation = base.generation
         self._sequencer = Sequencer(
@@ -85,22 +112,25 @@ class HostedSequencer:
 
     async def stop(self) -> None:
         """Stop listening; what is not recorded stays in the clients' inbox for whoever comes next."""
-        self._stopped, self._host.on_finished = True, None
-        for inbox in (self.clients_inbox, self.nodes_inbox):
-            await self._post.stop_listening(inbox)
+        self._stopped = True
+        async with self._starting:
+            if self._host.on_finished == self._on_local_finished:
+                self._host.on_finished = None
+            for inbox in (self.clients_inbox, self.nodes_inbox):
+                await self._post.stop_listening(inbox)
 
     def status(self) -> SequencerStatus | None:
         """What the runner reports; None while the log is being loaded."""
-        if self._sequencer is None:
+        if self._sequencer is None and not self._damaged:
             return None
         return SequencerStatus(
             program=self._host.program,
             incarnation=self.incarnation,
             generation=self._generation,
             nodes_inbox=self.nodes_inbox,
-            epoch=self._sequencer.epoch,
-            finished_epoch=self._sequencer.finished,
-            halted=self._sequencer.deposed,
+            epoch=self._sequencer.epoch if self._sequencer is not None else 0,
+            finished_epoch=self._sequencer.finished if self._sequencer is not None else 0,
+            halted=self._sequencer.deposed if self._sequencer is not None else self._damaged,
         )
 
     def _handle(self, event: SequencerEvent) -> None:
@@ -113,11 +143,14 @@ class HostedSequencer:
         return Now(self._clock.now_us(), self._clock.monotonic())
 
     def _on_client_message(self, message: Message, token: Token) -> None:
+        _check_client(self._system, message)
         self._handle(FromClient(message, token))
 
     def _on_node_message(self, message: Message, token: Token) -> None:
         if not isinstance(message, Done):
             raise MalformedMessage(f"{type(message).__name__} is not for the nodes' inbox of a sequencer")
+        if message.program != self._host.program:
+            raise MalformedMessage(f"epochs of {message.program!r} are not told to {self._host.program!r}")
         wire.check_map(self._host.shard_map, message.map_version)
         wire.check_shard(self._host.shard_map, message.shard)
         if message.generation == self._generation:
@@ -143,6 +176,7 @@ class HostedSequencer:
                     self._tasks.create_task(self._wake(effect.seconds))
                 case Deposed():
                     self._log.warning("sequencer_deposed", reason=effect.reason)
+                    self._tasks.create_task(self.stop())
 
     async def _append(self, effect: Append) -> None:
         there, newest_base = await self._log_of_epochs.append(effect.record)
@@ -156,3 +190,14 @@ class HostedSequencer:
         await asyncio.sleep(seconds)
         self._handle(Tick())
         self._host.flush()
+
+
+def _check_client(system: str, message: Message) -> None:
+    """Raises `MalformedMessage` if a client has a name that none can have, or wants answers sent to anybody else."""
+    if isinstance(message, OpenSession | Transaction | SnapshotRequest | Subscribe | AwaitEpoch):
+        check_inbox(system, CLIENT_REPLIES, message.reply_to)
+    if isinstance(message, OpenSession):
+        try:
+            checked_name("client", message.client)
+        except SettingsError as wrong:
+            raise MalformedMessage(str(wrong)) from wrong

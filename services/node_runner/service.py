@@ -14,7 +14,7 @@ from dist_zero.executor import Executor
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero_common.aside import Aside
 from dist_zero_common.broker.base import Broker, Queue
-from dist_zero_common.broker.topology import runner_inbox, scheduler_inbox
+from dist_zero_common.broker.topology import SEQUENCER_NODES, check_inbox, runner_inbox, scheduler_inbox
 from dist_zero_common.clock import Clock
 from dist_zero_common.errors import MalformedMessage, StoreError
 from dist_zero_common.log import Logger
@@ -34,6 +34,7 @@ from dist_zero_common.protocol.messages import (
     StageRows,
 )
 from dist_zero_common.store.base import Store
+from services.node_runner import wire
 from services.node_runner.epoch_log import EpochLog
 from services.node_runner.hosting import ProgramHost
 from services.node_runner.sequencer_events import SequencerOptions
@@ -142,6 +143,7 @@ class RunnerService:
     def _on_node_message(
         self, message: HandOut | StageRows | EmptyRows | Get | AskChanges, token: Token
     ) -> None:
+        wire.check_readers(self._system, message)
         host = self._programs.get(message.program)
         if host is None:
             self.post.counters["not_here"] += 1
@@ -153,6 +155,8 @@ class RunnerService:
         if self._was_dropped(message.program, message.incarnation):
             self.post.settle(token)
             return
+        wire.check_hosting(self._system, message.program, message.shard_map, None)
+        wire.check_shard(message.shard_map, message.shard)
         host = self._host_of(message.program, message.graph, message.shard_map)
         if host.host(message.shard, message.generation, message.incarnation):
             self._locate(message.program)
@@ -163,6 +167,7 @@ class RunnerService:
         if self._was_dropped(message.program, message.incarnation):
             self.post.settle(token)
             return
+        wire.check_hosting(self._system, message.program, message.shard_map, message.inboxes)
         host = self._host_of(message.program, message.graph, message.shard_map)
         here = self._sequencers.get(message.program)
         if here is None or here.incarnation < message.incarnation:
@@ -196,6 +201,11 @@ class RunnerService:
         self._changed.set()
 
     def _on_placement(self, message: Placement, token: Token) -> None:
+        wire.check_hosting(self._system, message.program, message.shard_map, message.inboxes)
+        check_inbox(self._system, SEQUENCER_NODES, message.nodes_inbox)
+        host = self._programs.get(message.program)
+        if host is not None:
+            host.check_same_map(message.shard_map)
         known = self._placements.get(message.program)
         if known is None or (known.scheduler, known.version) < (message.scheduler, message.version):
             self._placements[message.program] = message
@@ -232,10 +242,8 @@ class RunnerService:
                 make_executor=self._make_executor,
                 log=self._log.bind(program=program),
             )
-        elif host.shard_map != shard_map:
-            raise MalformedMessage(
-                f"shard map {shard_map.version} of {program!r} is not the one that runs here"
-            )
+        else:
+            host.check_same_map(shard_map)
         return host
 
     def _locate(self, program: str) -> None:

@@ -35,6 +35,8 @@ from services.node_runner.sequencer_events import Answer, SequencerEffect, Seque
 
 RETRY_AFTER_MS = 200
 _REMEMBERED_NUMBERS = 256
+_NUMBERS_AHEAD_MAX = 65_536
+"""More than any client has unanswered; what a stranger makes up beyond it would wait for ever."""
 _REMEMBERED_OPENS = 1_024
 _REPLACED = "a newer session of the same client took its place"
 _EXPIRED = "it was idle for too long and has been forgotten"
@@ -110,6 +112,8 @@ class Sessions:
                 return _refused(message, _USED)
             waiting.tokens.append(token)
             return None
+        if number > session.committed + _NUMBERS_AHEAD_MAX:
+            return _refused(message, f"it is too far ahead of number {session.committed}, the last committed one")
         if self._pending_bytes + len(message.payload) > self._options.pending_bytes:
             return Wait(message.session, number, RETRY_AFTER_MS)
         try:
@@ -128,11 +132,11 @@ class Sessions:
         return tuple(RecordedOpen(m.client, m.request, m.reply_to) for m in self._opens)
 
     def expired(self, time_us: int) -> Iterator[int]:
-        """Sessions that have written nothing for too long at `time_us`, and have nothing pending."""
+        """Sessions that have written nothing for too long at `time_us`, and have nothing that could be recorded."""
         for session in self._sessions.values():
             if time_us - session.used_us <= self._options.session_idle_us:
                 return
-            if not session.pending:
+            if session.committed + 1 not in session.pending:  # what waits for a number that never came goes, too
                 yield session.id
 
     def next_transactions(self) -> Iterator[RecordedTransaction]:

@@ -12,7 +12,10 @@ from functools import partial
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Exchange, Plan
-from dist_zero_common.errors import MalformedMessage
+from dist_zero.shards import validate
+from dist_zero_common.broker.topology import CLIENT_REPLIES, RUNNER, check_inbox
+from dist_zero_common.errors import MalformedMessage, SettingsError
+from dist_zero_common.ids import checked_name
 from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages import (
     AskChanges,
@@ -42,6 +45,33 @@ EPOCHS_AHEAD_MAX = 100_000
 # ---- in ------------------------------------------------------------------------------------------------------
 
 
+def check_readers(system: str, message: HandOut | StageRows | EmptyRows | Get | AskChanges) -> None:
+    """Raises `MalformedMessage` if a message would make a node write to anybody but clients."""
+    match message:
+        case Get() | AskChanges():
+            check_inbox(system, CLIENT_REPLIES, message.reply_to)
+        case HandOut():
+            readers = [wanted.reply_to for wanted in message.snapshots]
+            for inbox in readers + [wanted.reply_to for wanted in message.subscriptions]:
+                check_inbox(system, CLIENT_REPLIES, inbox)
+
+
+def check_hosting(system: str, program: str, shard_map: ShardMap, inboxes: tuple[str, ...] | None) -> None:
+    """Raises `MalformedMessage` unless a scheduler may say this of a program, and of where its shards' runners
+    listen (None: it does not say)."""
+    try:
+        checked_name("program", program)
+    except SettingsError as wrong:
+        raise MalformedMessage(str(wrong)) from wrong
+    validate(shard_map)
+    if inboxes is None:
+        return
+    if len(inboxes) != len(shard_map.nodes):
+        raise MalformedMessage(f"{len(inboxes)} inboxes for {len(shard_map.nodes)} shards")
+    for inbox in inboxes:
+        check_inbox(system, RUNNER, inbox)
+
+
 Untokened = Callable[[Token], HandOutEvent | RowsEvent]
 """An event that still lacks the token of its message: one message may be for many nodes, each with its own token."""
 
@@ -49,6 +79,8 @@ Untokened = Callable[[Token], HandOutEvent | RowsEvent]
 def hand_out_events(plan: Plan, shard_map: ShardMap, message: HandOut) -> list[tuple[int, Untokened]]:
     """The event for each target."""
     check_map(shard_map, message.map_version)
+    if len(dict.fromkeys(message.targets)) != len(message.targets):
+        raise MalformedMessage("a hand-out that names one target twice")
     writes: dict[int, tuple[Writes, ...]] = {}
     for part in message.writes:
         if part.target not in message.targets or part.target in writes:
@@ -126,6 +158,8 @@ def get_event(plan: Plan, message: Get, token: Token) -> GetEvent:
 
 def ask_changes_event(message: AskChanges, token: Token) -> AskChangesEvent:
     """The event of a watcher's question."""
+    if message.epoch < 1:
+        raise MalformedMessage("there are no changes of epoch 0: epochs count from 1")
     return AskChangesEvent(message.subscription, message.epoch, message.reply_to, token)
 
 
@@ -133,6 +167,12 @@ def check_epoch(finished: int, epoch: int) -> None:
     """Raises `MalformedMessage` if rows are of no epoch, or of one far ahead of the newest finished one."""
     if not 0 < epoch <= finished + EPOCHS_AHEAD_MAX:
         raise MalformedMessage(f"epoch {epoch}, where {finished} is the newest finished one")
+
+
+def check_at_least(finished: int, at_least: int) -> None:
+    """Raises `MalformedMessage` if a reader would wait for an epoch far ahead of the newest finished one."""
+    if at_least > finished + EPOCHS_AHEAD_MAX:
+        raise MalformedMessage(f"a reader of epoch {at_least}, where {finished} is the newest finished one")
 
 
 def check_map(shard_map: ShardMap, version: int) -> None:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dist_zero.shards import SHARDS_MAX
-from dist_zero_common.broker.topology import CLIENT_REPLIES, agent_inbox, parsed, runner_inbox
-from dist_zero_common.errors import BrokerError, MalformedMessage, SettingsError
+from dist_zero_common.broker.topology import CLIENT_REPLIES, agent_inbox, check_inbox, runner_inbox
+from dist_zero_common.errors import MalformedMessage, SettingsError
 from dist_zero_common.ids import checked_name
 from dist_zero_common.protocol.messages import MachineReport, RunnerReport
 from services.scheduler.state import runner_name
@@ -47,12 +47,7 @@ def check_runner_report(system: str, report: RunnerReport) -> None:
 def check_reply_to(system: str, inbox: str) -> None:
     """Raise `MalformedMessage` unless this is a client's inbox: nobody makes the scheduler write to anybody
     else."""
-    try:
-        address = parsed(inbox)
-    except BrokerError as wrong:
-        raise MalformedMessage(str(wrong)) from wrong
-    if address.role is not CLIENT_REPLIES or address.system != system:
-        raise MalformedMessage(f"{inbox!r} is not where a client of the system {system!r} hears answers")
+    check_inbox(system, CLIENT_REPLIES, inbox)
 
 
 def _check_name(what: str, name: str) -> None:
