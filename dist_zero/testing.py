@@ -41,6 +41,8 @@ from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 
 WRITERS = 3
 GETS = 3
+SAMPLE_ROWS = 500
+"""A sample is cut off behind so many rows: the oracle looks at all of them at every epoch."""
 WATCH_SECONDS_MAX = 600
 
 
@@ -211,18 +213,21 @@ def _input(program: Program, plan: Plan, world: SimWorld, options: SeedOptions) 
     """The beginning of the sample, if there is one, or rows made up; then changes of what is there."""
     data_seed = world.seed if options.data_seed is None else options.data_seed
     generator = Generator(plan, random.Random(data_seed))
-    changes = options.transactions // 3
-    wanted = options.transactions - changes
+    wanted = options.transactions - options.transactions // 3
     transactions: list[Transaction] = []
     if program.has_sample:
+        rows = 0
         for pairs in islice((p for p in program.generate(data_seed) if not isinstance(p, str)), wanted):
             transactions.append(sampled_transaction(plan, pairs))
             for dataset, row in pairs:
                 if isinstance(row, tuple):
                     generator.notice(dataset, row)
+            rows += len(pairs)
+            if rows >= SAMPLE_ROWS:
+                break
     else:
         transactions.extend(generator.transactions(wanted))
-    return transactions + list(generator.changes(changes))
+    return transactions + list(generator.changes(options.transactions - len(transactions)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,7 +231,7 @@ def _pairs(option: str, form: str, given: list[str] | None) -> tuple[tuple[str, 
         name, equals, path = each.partition("=")
         if not (name and equals and path):
             raise typer.BadParameter(f"{each!r} is not {form}", param_hint=option)
-        pairs.append((name.strip(), Path(path)))
+        pairs.append((name.strip(), Path(path).expanduser()))
     return tuple(pairs)
 
 

@@ -44,19 +44,18 @@ def console_for(stderr: bool = False) -> Console:
     return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_WIDTH_OF_FILES)
 
 
-def view_table(name: str, row_type: RowType, rows: Sequence[StoredRow], limit: int) -> Table:
-    """The first `limit` rows of a view."""
-    count = _counted(len(rows), "row")
-    table = Table(
-        title=Text.assemble((name, "bold"), "  ", (count, "dim")), title_justify="left", title_style=""
-    )
+def view_title(name: str, count: int) -> Text:
+    """The line above a view's table."""
+    return Text.assemble((name, "bold"), "  ", (_counted(count, "row"), "dim"))
+
+
+def view_table(row_type: RowType, rows: Sequence[StoredRow]) -> Table:
+    """Rows of a view, numbers to the right."""
+    table = Table()
     for column, dtype in zip(row_type.names, row_type.types, strict=True):
         table.add_column(column, justify="right" if dtype.kind in _NUMBERS else "left", overflow="fold")
-    for row in rows[:limit]:
+    for row in rows:
         table.add_row(*(shown(dtype, value) for dtype, value in zip(row_type.types, row, strict=True)))
-    if len(rows) > limit:
-        table.caption = f"… {len(rows) - limit:,} more"
-        table.caption_justify = "left"
     return table
 
 

@@ -14,7 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from dist_zero.cli.render import Stats, console_for, error_lines, json_result, stats_line, view_table
+from dist_zero.cli.render import (
+    Stats,
+    console_for,
+    error_lines,
+    json_result,
+    stats_line,
+    view_table,
+    view_title,
+)
 from dist_zero.client.client import Client
 from dist_zero.client.loading import Loaded, file_transactions
 from dist_zero.client.snapshot import Snapshot
@@ -269,7 +277,11 @@ def _print(program: Program, options: RunOptions, outcome: _Outcome, stats: Stat
 def _print_views(console: Console, options: RunOptions, outcome: _Outcome) -> None:
     snapshot = outcome.snapshot
     for name in options.views or list(snapshot):
-        console.print(view_table(name, snapshot.row_types[name], snapshot.stored[name], options.rows_shown))
+        rows, limit = snapshot.stored[name], options.rows_shown
+        console.print(view_title(name, len(rows)))
+        console.print(view_table(snapshot.row_types[name], rows[:limit]))
+        if len(rows) > limit:
+            console.print(Text(f"… {len(rows) - limit:,} more", "dim"))
         for line in error_lines(snapshot.errors[name]):
             console.print(line)
         console.print()

@@ -14,6 +14,7 @@ from dist_zero.batch import Batch
 from dist_zero.compiler.plan import Plan, Sink
 from dist_zero.reference.ordering import sort_key
 from dist_zero.row import ViewRow, row_class_of, row_from_stored
+from dist_zero.shards import SHARDS_MAX
 from dist_zero.types import Row as StoredRow
 from dist_zero.types import RowType
 from dist_zero_common.errors import MalformedMessage, RequestError
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     import pandas
     import polars
     import pyarrow
+
+
+PARTS_MAX = 1 << 16
+"""More parts than any node cuts an answer into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +163,8 @@ class PartsByEpoch:
 
 def check_part(answer: Any) -> None:
     """Refuse a part whose place is impossible: `MalformedMessage`."""
-    if not (0 <= answer.shard < answer.shards and 0 <= answer.part < answer.parts):
+    places = 0 <= answer.shard < answer.shards <= SHARDS_MAX and 0 <= answer.part < answer.parts <= PARTS_MAX
+    if not places:
         raise MalformedMessage(
             f"part {answer.part} of {answer.parts} of shard {answer.shard} of {answer.shards} of a view"
         )

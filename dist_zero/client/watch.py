@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from dist_zero.client.snapshot import PartsByEpoch, ViewReader, check_part
 from dist_zero.row import ViewRow
 from dist_zero.types import Row as StoredRow
+from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.protocol.messages import Changes, SnapshotAnswer
+
+
+EPOCHS_AHEAD_MAX = 100_000
+"""Changes of an epoch further ahead than this are none of ours: they would be kept for ever."""
+
+Rows = list[tuple[StoredRow, int]]
+"""Rows and by how much each of them changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +41,16 @@ class StoredChange:
     """As `Change`, in stored values, by view number: every epoch, also one that changed nothing."""
 
     epoch: int
-    rows: dict[int, list[tuple[StoredRow, int]]]
+    rows: dict[int, Rows]
     snapshot: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One of a node's `parts` messages on an epoch, read."""
+
+    parts: int
+    rows: dict[int, Rows]
 
 
 class Subscription:
@@ -54,7 +70,7 @@ class Subscription:
         """The newest epoch that any node has sent something of."""
         self._readers = readers
         self._snapshot = PartsByEpoch()
-        self._changes: dict[int, dict[tuple[int, int], Changes]] = {}
+        self._changes: dict[int, dict[tuple[int, int], _Part]] = {}
 
     def on_snapshot(self, answer: SnapshotAnswer) -> list[StoredChange]:
         """A part of the snapshot; returns what is complete by it."""
@@ -74,9 +90,15 @@ class Subscription:
         check_part(changes)
         if not self._accept(changes.subscription) or changes.epoch <= self.epoch:
             return []
+        if changes.epoch > max(self.epoch, 0) + EPOCHS_AHEAD_MAX or changes.shards != (self.shards or changes.shards):
+            raise MalformedMessage(
+                f"changes of epoch {changes.epoch} by one of {changes.shards} shards, where {self.epoch} is the"
+                f" newest complete one and {self.shards} shards send them"
+            )
+        part = _Part(changes.parts, self._rows([changes]))  # read now: a part that cannot be read is none
         self.map_version, self.shards = changes.map_version, changes.shards
         self.newest = max(self.newest, changes.epoch)
-        self._changes.setdefault(changes.epoch, {}).setdefault((changes.shard, changes.part), changes)
+        self._changes.setdefault(changes.epoch, {}).setdefault((changes.shard, changes.part), part)
         return self._advance()
 
     def missing(self) -> list[int]:
@@ -100,17 +122,20 @@ class Subscription:
                 break
             del self._changes[self.epoch + 1]
             self.epoch += 1
-            complete.append(StoredChange(self.epoch, self._rows(there[place] for place in sorted(there))))
+            complete.append(StoredChange(self.epoch, self._joined([there[place] for place in sorted(there)])))
         for epoch in [epoch for epoch in self._changes if 0 <= epoch <= self.epoch]:
             del self._changes[epoch]
         return complete
 
-    def _has_all(self, there: dict[tuple[int, int], Changes], shard: int) -> bool:
-        parts = [changes.parts for (of, _), changes in there.items() if of == shard]
+    def _joined(self, parts: list[_Part]) -> dict[int, Rows]:
+        return {view: [item for part in parts for item in part.rows[view]] for view in self.views}
+
+    def _has_all(self, there: dict[tuple[int, int], _Part], shard: int) -> bool:
+        parts = [part.parts for (of, _), part in there.items() if of == shard]
         return bool(parts) and len(parts) == parts[0]
 
-    def _rows(self, messages: Iterable[SnapshotAnswer | Changes]) -> dict[int, list[tuple[StoredRow, int]]]:
-        rows: dict[int, list[tuple[StoredRow, int]]] = {view: [] for view in self.views}
+    def _rows(self, messages: Iterable[SnapshotAnswer | Changes]) -> dict[int, Rows]:
+        rows: dict[int, Rows] = {view: [] for view in self.views}
         for message in messages:
             for part in message.views:
                 if part.view in rows:

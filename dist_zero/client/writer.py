@@ -24,8 +24,8 @@ from dist_zero_common.protocol.messages import (
     Wait,
 )
 
-ROOM_SECONDS_MAX = 300.0
-"""How long a transaction waits for those before it to be answered."""
+PATIENCE_SECONDS = 300.0
+"""How long anybody waits for transactions to be answered."""
 
 SessionMessage = Committed | TransactionRefused | SessionUnknown | ResendFrom | Wait
 """What the sequencer says of a session's transactions."""
@@ -68,16 +68,13 @@ class Writer:
         """Send a transaction once there is room; returns its ticket."""
         await self.open()
         try:
-            async with asyncio.timeout(ROOM_SECONDS_MAX):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while not self.session.has_room(len(payload)):
                     self._room.clear()
                     await self._room.wait()
                     self._check()
         except TimeoutError:
-            raise OperatorError(
-                f"none of {self.session.unanswered:,} transactions was committed within {ROOM_SECONDS_MAX:g} s:"
-                " the sequencer, the store or a node is down or far behind"
-            ) from None
+            raise self._too_slow() from None
         self._check()
         number, messages = self.session.submit(payload, self._clock.monotonic())
         ticket = self._tickets[number] = asyncio.get_running_loop().create_future()
@@ -88,7 +85,9 @@ class Writer:
     async def wait_all_answered(self) -> None:
         """Wait until nothing is unanswered; whoever has the tickets hears how it went."""
         if self._tickets:
-            await asyncio.wait(list(self._tickets.values()))
+            _, open_still = await asyncio.wait(list(self._tickets.values()), timeout=PATIENCE_SECONDS)
+            if open_still:
+                raise self._too_slow()
 
     async def run(self) -> None:
         """Send what is unanswered again when it is time, until cancelled."""
@@ -143,6 +142,12 @@ class Writer:
                 _fail(ticket, self._lost(outcome))
         self._room.set()
         self._due_changed.set()
+
+    def _too_slow(self) -> OperatorError:
+        return OperatorError(
+            f"{self.session.unanswered:,} transactions wait to be committed for more than {PATIENCE_SECONDS:g} s:"
+            " the sequencer, the store or a node is down or far behind"
+        )
 
     def _lost(self, outcome: Outcome) -> SessionExpired:
         return SessionExpired(

@@ -22,6 +22,7 @@ from dist_zero_common.sim.world import SimWorld
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 from services.node_runner import kernel
 from services.node_runner.hosting import ProgramHost
+from services.node_runner.sequencer_events import SequencerOptions
 
 Result = TypeVar("Result")
 
@@ -268,6 +269,31 @@ def test_a_new_session_deposes_the_older_one() -> None:
                 assert [vars(row)["sku"] for row in await new.rows("low")] == ["a", "b", "c"]
 
     simulated(main)
+
+
+def test_a_writer_that_was_forgotten_is_told_so() -> None:
+    """A session that was idle for too long has ended: its next write is refused, never taken for a new one's,
+    and a new session of the name begins anew."""
+
+    async def live() -> None:
+        options = SequencerOptions(session_idle_us=60_000_000)
+        async with (
+            SimulatedSystem(SimWorld(1, "faithful"), sequencer=options) as system,
+            system.connect(app, client_id="loader-7") as old,
+            system.connect(app) as other,
+        ):
+            await old.put("items", item("a", 1))
+            await asyncio.sleep(120)
+            await other.put("items", item("b", 1))
+            with pytest.raises(
+                SessionExpired, match=r"may or may not be committed; those up to number 1 are"
+            ):
+                await old.put("items", item("c", 1))
+            async with system.connect(app, client_id="loader-7") as new:
+                await new.put("items", item("d", 1))
+                assert [vars(row)["sku"] for row in await new.rows("low")] == ["a", "b", "d"]
+
+    run_simulation(live(), until_seconds=3_600)
 
 
 def test_a_killed_load_goes_on_where_it_stopped() -> None:

@@ -64,8 +64,8 @@ class Shell:
         self._monkeypatch.setattr(sys, "argv", ["dist-zero", *arguments])
         with pytest.raises(SystemExit) as end:
             main()
-        # The next command may have another program of the same name. Nothing else is forgotten: a library that is
-        # imported twice is two libraries.
+        # The next command may have another program of the same name. Nothing else is forgotten: a library
+        # that is imported twice is two libraries.
         for name, module in list(sys.modules.items()):
             if (getattr(module, "__file__", None) or "").startswith(str(self._directory)):
                 del sys.modules[name]
