@@ -17,7 +17,6 @@ from dist_zero.types import Row as StoredRow
 from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.protocol.messages import Changes, SnapshotAnswer
 
-
 EPOCHS_AHEAD_MAX = 100_000
 """Changes of an epoch further ahead than this are none of ours: they would be kept for ever."""
 
@@ -90,7 +89,8 @@ class Subscription:
         check_part(changes)
         if not self._accept(changes.subscription) or changes.epoch <= self.epoch:
             return []
-        if changes.epoch > max(self.epoch, 0) + EPOCHS_AHEAD_MAX or changes.shards != (self.shards or changes.shards):
+        far = 0 <= self.epoch < changes.epoch - EPOCHS_AHEAD_MAX
+        if far or changes.shards != (self.shards or changes.shards):
             raise MalformedMessage(
                 f"changes of epoch {changes.epoch} by one of {changes.shards} shards, where {self.epoch} is the"
                 f" newest complete one and {self.shards} shards send them"
