@@ -247,12 +247,22 @@ def _placement_complaints(placed: Plan, operator: Operator, known: list[Facts]) 
         users = [o for o in placed.operators if operator.id in o.inputs]
         if any(user.label != operator.label for user in users):
             yield "its key may fail, and the error would not be that of its only user"
+    if isinstance(operator, Exchange) and not all(_tells_null(scalar) for scalar in operator.key):
+        yield "its key may be null where its type says that it is not"
     if isinstance(operator, plan.Top) and not top_is_whole(operator, known[0]):
         yield from _partial_complaints(placed, operator)
     if isinstance(operator, plan.Reduce) and operator.phase is Phase.PARTIAL:
         if set(operator.row_type.types) != {BYTES}:
             yield "its accumulators are not bytes"
         yield from _partial_complaints(placed, operator)
+
+
+def _tells_null(scalar: Scalar) -> bool:
+    """Whether the type of an expression is nullable wherever its value may be null; hashes rely on it."""
+    if not isinstance(scalar, Call):
+        return scalar.dtype.nullable or not (isinstance(scalar, ops.Literal) and scalar.value is None)
+    nullable = result_type(scalar.name, scalar.args, scalar.dtype).nullable
+    return (scalar.dtype.nullable or not nullable) and all(map(_tells_null, scalar.args))
 
 
 def _partial_complaints(placed: Plan, operator: Operator) -> Iterator[str]:

@@ -24,7 +24,7 @@ from dataclasses import replace
 
 from dist_zero.compiler import plan
 from dist_zero.compiler.plan import EVERYWHERE, UNKNOWN, Operator, Phase, Place, Sharding
-from dist_zero.compiler.walk import all_columns, columns_of, shift, substitute
+from dist_zero.compiler.walk import all_columns, columns_of, shift
 from dist_zero.expr.ops import Call, ColumnRef, Scalar
 from dist_zero.types import RowType
 
@@ -83,21 +83,20 @@ def expressible(known: Facts, columns: Sequence[Scalar]) -> tuple[Shard, ...]:
 
 
 def apply(shard: Shard, columns: Sequence[Scalar]) -> Shard:
-    """`shard`, over the row of the values of `columns`, as scalars over the row that these refer to."""
-    return tuple(substitute(scalar, lambda ref: columns[ref.index]) for scalar in shard)
+    """`shard`, over the row of the values of `columns`, as scalars over the row that these refer to.
+
+    A column may be nullable where the one that it stands for was not; then so is what is computed from it, for a hash
+    has to know. Where that says nullable of what never is null, it does no harm.
+    """
+    return tuple(_applied(scalar, columns) for scalar in shard)
 
 
-def over(shard: Shard, row_type: RowType) -> Shard:
-    """The same sharding with the nullability of `row_type`, whose columns it refers to."""
-    return tuple(_retyped(scalar, row_type) for scalar in shard)
-
-
-def _retyped(scalar: Scalar, row_type: RowType) -> Scalar:
+def _applied(scalar: Scalar, columns: Sequence[Scalar]) -> Scalar:
     if isinstance(scalar, ColumnRef):
-        return ColumnRef(scalar.index, row_type.types[scalar.index])
+        return columns[scalar.index]
     if not isinstance(scalar, Call):
         return scalar
-    args = tuple(_retyped(arg, row_type) for arg in scalar.args)
+    args = tuple(_applied(arg, columns) for arg in scalar.args)
     nullable = any(arg.dtype.nullable for arg in args)
     return replace(scalar, args=args, dtype=scalar.dtype.optional() if nullable else scalar.dtype)
 
@@ -113,7 +112,7 @@ def facts(operator: Operator, inputs: Sequence[Operator], known: Sequence[Facts]
     distinct: list[Shard] = []
     for fact in found:
         if not any(same(fact, other) for other in distinct):
-            distinct.append(over(fact, operator.row_type))
+            distinct.append(apply(fact, all_columns(operator.row_type)))
     return tuple(distinct)
 
 

@@ -14,6 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import dist_zero as dz
+from dist_zero.batch import Batch, Writes
 from dist_zero.compiler import REWRITES, compile, levels
 from dist_zero.compiler.check import JOINS, check_partitioned
 from dist_zero.compiler.lower import lower
@@ -24,6 +26,8 @@ from dist_zero.compiler.walk import relations
 from dist_zero.expr import ops
 from dist_zero.expr.ops import Graph
 from dist_zero.reference.evaluate import Evaluated
+from dist_zero.types import Row
+from dist_zero_common.protocol.messages import WriteKind
 from test.oracle.harness import check
 from test.oracle.random_programs import OPERATIONS, Case, cases, join_cases, pair_cases
 
@@ -118,6 +122,69 @@ def test_programs_compile_the_same_twice(case: Case) -> None:
     assert isinstance(rewritten, Graph)
     for rewrite in REWRITES:
         assert rewrite(rewritten) is rewritten, rewrite.__name__
+
+
+# ---- what random programs found, made small ----------------------------------------------------------------
+
+
+class Left(dz.Row):
+    """Nullable where the others are not."""
+
+    n: int
+    name: str | None
+
+
+class Right(dz.Row):
+    """Its key is a text."""
+
+    name: str
+    n: int
+
+
+def found() -> tuple[dz.Program, dz.Table, dz.Table]:
+    """A program and two datasets."""
+    app = dz.Program("found")
+    return app, app.dataset("left", Left, key="n"), app.dataset("right", Right, key="name")
+
+
+LEFT_ROWS: list[Row] = [(0, None), (1, "a"), (2, "B"), (3, "b")]
+RIGHT_ROWS: list[Row] = [("a", 1), ("b", 2), ("B", 2), ("", 0)]
+
+
+def check_found(app: dz.Program, table: dz.Table) -> None:
+    """The program shows what the oracle says once its datasets have some rows."""
+    app.view("v", table)
+    graph = app.graph()
+    writes = [
+        Writes(number, WriteKind.PUT, (0, 1), Batch.from_rows(dataset.row_type.types, rows), (), ())
+        for number, (dataset, rows) in enumerate(zip(graph.datasets, (LEFT_ROWS, RIGHT_ROWS), strict=True))
+    ]
+    check(Case(graph, ((), (tuple(writes),))), 0)
+
+
+def test_oracle_found_join_on_a_column_twice() -> None:
+    """A sharding by a column that is twice in the join key is several functions of the key."""
+    app, left, right = found()
+    check_found(
+        app, left.join(right, on=(left["name"] == right["name"]) & (left["name"] == right["name"].lower()))
+    )
+
+
+def test_oracle_found_global_aggregate_of_rows_on_another_node() -> None:
+    """Rows sharded by a constant are on one node, which is not the one where a global aggregate has to be."""
+    app, left, _ = found()
+    check_found(app, left.top(3, by="n", per=dz.lit("x")).group_by().agg(n=dz.count()))
+
+
+def test_oracle_found_sharding_by_a_function_of_a_nullable_key() -> None:
+    """A side that is sharded by a function of its join key may meet a side whose key is nullable."""
+    app, left, right = found()
+    other = right.alias("other").select(lower="name", m="n")
+    sharded = right.join(other, on=right["name"].lower() == other["lower"])
+    check_found(app, left.join(sharded, on=left["name"] == sharded["name"], how="outer"))
+
+
+# ---- what random programs have to have ---------------------------------------------------------------------
 
 
 def _kinds(relation: ops.Relation) -> list[str]:
