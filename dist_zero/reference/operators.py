@@ -19,7 +19,7 @@ from dist_zero.compiler import plan
 from dist_zero.reference.functions import ScalarFailure
 from dist_zero.reference.scalar import Scalars, compile_scalar, example_text, referenced_columns
 from dist_zero.types import DATETIME_MAX_US, DATETIME_MIN_US, Row, RowType
-from dist_zero.zset import ZSet, consolidate
+from dist_zero.zset import ZSet
 
 Pair = tuple[Row, int]
 Delta = list[Pair]
@@ -46,9 +46,15 @@ class OperatorState(Protocol):
 
 
 def consolidated(delta: Delta) -> ZSet:
-    """The Z-set that a delta means; short where no row is repeated."""
+    """The Z-set that a delta means. This is `zset.consolidate`, quicker where few rows cancel."""
     total = dict(delta)
-    return total if len(total) == len(delta) else consolidate(delta)
+    if len(total) == len(delta):
+        return total
+    total.clear()
+    get = total.get
+    for row, weight in delta:
+        total[row] = get(row, 0) + weight
+    return {row: weight for row, weight in total.items() if weight} if 0 in total.values() else total
 
 
 def report(failures: Failures, scalars: Scalars, pair: Pair) -> None:

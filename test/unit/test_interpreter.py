@@ -9,6 +9,8 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import dist_zero as dz
 from dist_zero.batch import Batch, Writes
@@ -18,9 +20,11 @@ from dist_zero.executor import Parcel
 from dist_zero.reference.evaluate import evaluate
 from dist_zero.reference.history import Datasets, after
 from dist_zero.reference.interpreter import Interpreter
+from dist_zero.reference.operators import consolidated
 from dist_zero.reference.ordering import SortedItems
 from dist_zero.shards import even_map
 from dist_zero.types import INT
+from dist_zero.zset import consolidate
 from dist_zero_common.errors import MalformedMessage, RequestError
 from test.oracle.nodes import Nodes, delete, put, update
 
@@ -227,6 +231,12 @@ def test_a_row_of_a_top_may_change_where_it_stands() -> None:
     for card in (4, None, 6):
         nodes.run([update(plan, "payments", ["card"], (1, card), (3, card))])
         assert nodes.rows("top") == {(3, card, 1, 1): 1, (1, card, 5, 2): 1}
+
+
+@given(st.lists(st.tuples(st.tuples(st.integers(0, 3)), st.sampled_from([-2, -1, 1, 2])), max_size=12))
+def test_the_quick_consolidation_is_the_plain_one(delta: list[tuple[tuple[int], int]]) -> None:
+    """`operators.consolidated` is `zset.consolidate`."""
+    assert consolidated(list(delta)) == consolidate(delta)
 
 
 def test_history_counts_bag_rows_and_misses() -> None:
