@@ -3,7 +3,7 @@
 An executor is a pure state machine. For every epoch e = 1, 2, 3 … and stage s = 1 … `plan.stages`, `step(e, s, …)` is
 called once, (e, s) after (e, s − 1) and after (e − 1, s); between those rules stage 1 may be many epochs ahead of the
 last stage, so whatever waits between two stages is kept by epoch. `finish(e)` is called after the last stage of e and
-makes e visible: `rows`, `get` and `errors` answer as of the newest finished epoch.
+makes e visible: `rows`, `get`, `errors` and `missed` answer as of the newest finished epoch.
 
 The result of a step depends on the state and on the *set* of rows that arrived, never on their order, the number of
 batches they came in, or who sent them. Deltas are consolidated before use. A row an expression fails on (overflow,
@@ -85,5 +85,5 @@ class Executor(Protocol):
         ...
 
     def missed(self, dataset: int) -> int:
-        """Updates and deletes of keys that were not there, on this node, since the beginning."""
+        """Updates and deletes of keys that were not there, on this node, up to the newest finished epoch."""
         ...

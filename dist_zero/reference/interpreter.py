@@ -58,6 +58,8 @@ class Interpreter:
         self._waiting: dict[int, dict[int, Delta]] = {}
         self._waiting_failures: dict[int, dict[int, Failures]] = {}
         self._errors: dict[int, dict[tuple[str, str], int]] = {}
+        self._waiting_missed: dict[int, dict[int, int]] = {}
+        self._missed = dict.fromkeys(self._sources, 0)
 
     def step(
         self,
@@ -84,6 +86,8 @@ class Interpreter:
                     self._unstarted.discard(operator.id)
                     context = Context(self._failures(epoch, operator), owns_empty_key)
                     deltas[operator.id] = self._states[operator.id].apply(inputs, context)
+        if stage == 1:
+            self._waiting_missed[epoch] = {number: source.missed for number, source in self._sources.items()}
         parcels = self._send(epoch, stage, deltas, shards)
         waiting = {n: delta for n, delta in deltas.items() if delta and self._last_use[n] > stage}
         if waiting:
@@ -100,6 +104,7 @@ class Interpreter:
                     counts[reason, example] = count
                 else:
                     counts.pop((reason, example), None)
+        self._missed = self._waiting_missed.pop(epoch)
         changed = {number: view.finish(epoch) for number, view in self._views.items()}
         return {number: batch for number, batch in changed.items() if batch is not None}
 
@@ -126,8 +131,8 @@ class Interpreter:
         return found
 
     def missed(self, dataset: int) -> int:
-        """Updates and deletes of keys that were not there, on this node, since the beginning."""
-        return self._sources[dataset].missed
+        """Updates and deletes of keys that were not there, on this node, up to the newest finished epoch."""
+        return self._missed[dataset]
 
     def _receive(self, stage: int, arrived: Sequence[tuple[int, Batch]], deltas: dict[int, Delta]) -> None:
         """Put what arrived where the exchanges' consumers look for it."""

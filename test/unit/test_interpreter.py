@@ -86,21 +86,23 @@ def test_stage_1_may_run_many_epochs_ahead_of_the_last_stage() -> None:
                 plan,
                 "payments",
                 *((rng.randrange(8), rng.randrange(3), rng.randrange(-5, 99)) for _ in range(4)),
-            )
+            ),
+            delete(plan, "payments", (rng.randrange(12),)),
         ]
         for _ in range(10)
     ]
     node, datasets = Interpreter(plan), Datasets(graph)
     node_arrivals: dict[tuple[int, int], list[tuple[int, Batch]]] = {}
     for stage in range(1, plan.stages + 1):
-        for epoch, (writes,) in enumerate(history, 1):
-            own = [_placed(writes, 0)] if stage == 1 else []
+        for epoch, (puts, deletes) in enumerate(history, 1):
+            own = [_placed(puts, 0), _placed(deletes, 0, 4)] if stage == 1 else []
             arrived = node_arrivals.get((epoch, stage), [])
             node_arrivals[epoch, stage + 1] = _deliver(node.step(epoch, stage, own, arrived, _ONE, 0))
-    assert not len(node.rows(0)), "nothing is visible before an epoch is finished"
+    assert not len(node.rows(0)) and not node.missed(0), "nothing is visible before an epoch is finished"
     for epoch, transaction in enumerate(history, 1):
         datasets.apply(transaction)
         node.finish(epoch)
+        assert node.missed(0) == datasets.missed["payments"]
         for number, view in enumerate(graph.views):
             expected = evaluate(graph, view.name, datasets.contents())
             assert node.rows(number).to_zset() == expected.rows, (view.name, epoch)
