@@ -77,7 +77,7 @@ class Program:
 
     @located
     def sample(self, generator: _S) -> _S:
-        """Name the generator of input for runs without files, as a decorator.
+        """Name the generator of input for runs without files, as a decorator::
 
             @app.sample
             def sample(rng):

@@ -280,7 +280,7 @@ class Embedded:
 def embedded(
     program: Program, store: str | Path | None = None, *, nodes: int = 1, client_id: str | None = None
 ) -> Embedded:
-    """The whole system in this process, for notebooks and small services.
+    """The whole system in this process, for notebooks and small services::
 
         with dz.embedded(app, store="./data") as db:
             db.put("scores", {"player": "ann", "points": 7})

@@ -6,5 +6,5 @@ source_suffix = {".md": "markdown"}
 html_theme = "furo"
 html_title = "DistZero"
 exclude_patterns = ["_build"]
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
