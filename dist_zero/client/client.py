@@ -72,6 +72,8 @@ if TYPE_CHECKING:
     from dist_zero.system import System
 
 _STARTING_SECONDS = 0.05
+_SLOW_SECONDS = 5.0
+"""When something waits for so long, there may be a reason to hear of."""
 
 Compile = Callable[[bytes], Plan]
 
@@ -137,6 +139,7 @@ class Client:
             self._tasks = [
                 self._start(self._mailbox.run(), "mailbox"),
                 self._start(self._writer.run(), "writer"),
+                self._start(self._look_after(), "look after"),
             ]
             await self._locate()
             if self._options.client_id is not None:
@@ -354,10 +357,10 @@ class Client:
         options = self._options
 
         def question(request: int) -> tuple[str, Message]:
-            inbox = scheduler_inbox(options.system)
             if options.graph is None:
-                return inbox, Locate(request, options.program, self.replies)
-            return inbox, SubmitProgram(request, options.graph, options.nodes, self.replies)
+                return self._locate_question(request)
+            submit = SubmitProgram(request, options.graph, options.nodes, self.replies)
+            return scheduler_inbox(options.system), submit
 
         give_up_at = self._clock.monotonic() + ANSWER_SECONDS_MAX
         while self._clock.monotonic() < give_up_at:
@@ -375,6 +378,22 @@ class Client:
                 return
             await asyncio.sleep(_STARTING_SECONDS)
         raise OperatorError(f"program {options.program!r} was not running after {ANSWER_SECONDS_MAX:g} s")
+
+    async def _look_after(self) -> None:
+        """While something waits for long, ask whether the program stands still: then nothing will be
+        answered."""
+        while True:
+            waited = self.questions.waiting or self._writer.session.unanswered
+            await asyncio.sleep(_SLOW_SECONDS)
+            if waited and (self.questions.waiting or self._writer.session.unanswered):
+                located = await self.questions.ask(self._locate_question, "its state")
+                if located.state is ProgramState.HALTED:
+                    self.fail(
+                        OperatorError(f"program {self._options.program!r} stands still: {located.note}")
+                    )
+
+    def _locate_question(self, request: int) -> tuple[str, Message]:
+        return scheduler_inbox(self._options.system), Locate(request, self._options.program, self.replies)
 
     async def _ask_open(self, question: Callable[[int], OpenSession]) -> SessionOpened:
         opened = await self.questions.ask(

@@ -26,6 +26,11 @@ class Questions:
         self._newest = 0
         self._answers: dict[int, asyncio.Future[Any]] = {}
 
+    @property
+    def waiting(self) -> int:
+        """How many questions wait for their answers."""
+        return len(self._answers)
+
     def next_number(self) -> int:
         """A number for a question, given once."""
         self._newest += 1

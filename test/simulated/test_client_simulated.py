@@ -22,6 +22,7 @@ from dist_zero_common.sim.world import SimWorld
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 from services.node_runner import kernel
 from services.node_runner.hosting import ProgramHost
+from services.node_runner.kernel import NodeKernel
 from services.node_runner.sequencer_events import SequencerOptions
 
 Result = TypeVar("Result")
@@ -431,6 +432,23 @@ def test_a_failing_service_fails_the_calls_that_wait(monkeypatch: pytest.MonkeyP
         with pytest.raises(ZeroDivisionError, match="inside a service"):
             await client.put("items", item("a", 1))
             await client.get("per_shop", 1)
+
+    with_client(main)
+
+
+def test_a_program_that_stands_still_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a node halts, whoever waits hears the reason within seconds, not after a long patience."""
+
+    async def main(client: Client) -> None:
+        await client.put("items", item("a", 1))
+        monkeypatch.setattr(
+            NodeKernel, "_advance", lambda self, effects: self._halt("two contents for one stage", effects)
+        )
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(dz.OperatorError, match=r"'shop' stands still: .*two contents"):
+            await client.put("items", item("a", 2))
+            await client.get("per_shop", 1)
+        assert asyncio.get_running_loop().time() - started < 60
 
     with_client(main)
 
