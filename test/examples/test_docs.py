@@ -196,6 +196,26 @@ def test_written_commands_exist() -> None:
     assert any(line.startswith("make demo") for page, line in written_commands() if page == "README.md")
 
 
+def test_readme_commands_run_simulated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the README tells a newcomer to type about the examples runs, in a clone."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("DIST_ZERO_LOG_DIR", str(tmp_path))
+    lines = [line.removeprefix("pipenv run ") for page, line in written_commands() if page == "README.md"]
+    commands = [words for line in lines if (words := line.split())[0] == "dist-zero" and len(words) > 2]
+    typed = [words for words in commands if Path(words[2]).exists()]
+    assert [words[1] for words in typed] == ["run", "explain"]
+    for words in typed:
+        printed = run_command(words)
+        assert printed
+        assert "exit code" not in printed
+
+
+def test_readme_program_has_ten_lines() -> None:
+    """The first program of the README is as short as it says."""
+    first = next(b for b in blocks_of((ROOT / "README.md").read_text()) if b.language == "python")
+    assert len([line for line in first.text.splitlines() if line.strip()]) == 10
+
+
 def test_every_option_is_documented() -> None:
     """The page of the command line names every command and every option, in its section."""
     page = (DOCS / "command-line.md").read_text()
