@@ -79,11 +79,15 @@ class ProgramHost:
         self.nodes_inbox = ""
         self.counters: Counter[str] = Counter()
         self.on_finished: Callable[[int, int], None] | None = None
+        """What the sequencer on this runner, if there is one, wants to be called with: shard and epoch."""
+        self.own_nodes_inbox = ""
+        """Where it listens to nodes elsewhere."""
         self._post, self._make_executor, self._log = post, make_executor, log
         self._work: deque[tuple[int, NodeEvent]] = deque()
         self._working = False
         self._empties: dict[tuple[str, int, int, int], list[tuple[int, int]]] = {}
         self._done: dict[int, int] = {}
+        self._untold = False
         self._held: list[tuple[int, int, NodeEffect]] = []
 
     # -- hosting -----------------------------------------------------------------------------------------------
@@ -105,8 +109,12 @@ class ProgramHost:
         self._work = deque((shard, event) for shard, event in self._work if shard in self.nodes)
 
     def locate(self, inboxes: tuple[str, ...], nodes_inbox: str) -> None:
-        """Learn where the program's parts listen, one inbox per shard, and send what waited for that."""
-        self.inboxes, self.nodes_inbox = inboxes, nodes_inbox
+        """Learn where the program's parts listen, one inbox per shard, and send what waited for that. No `nodes_inbox`:
+        the sequencer is to be told where it was."""
+        self.inboxes = inboxes
+        if nodes_inbox and nodes_inbox != self.nodes_inbox:
+            self.nodes_inbox = nodes_inbox
+            self.tell_finished()
         held, self._held = self._held, []
         for shard, generation, effect in held:
             self._perform(shard, generation, effect)
@@ -179,8 +187,30 @@ class ProgramHost:
             self._post.send(inbox, wire.hand_out_message(self.program, record, effect.writes, tuple(targets)))
         self.work()
 
+    def tell_finished(self) -> None:
+        """Tell whichever sequencer there is now how far the nodes are: it may have come later than they."""
+        for shard, node in self.nodes.items():
+            if node.kernel.finished:
+                self._tell_finished(shard, node.kernel.finished)
+
+    def tell_again(self) -> None:
+        """Try again to tell a sequencer that did not listen when it was told last."""
+        if self._untold:
+            self._untold = False
+            self.tell_finished()
+            self.flush()
+
+    def _tell_finished(self, shard: int, epoch: int) -> None:
+        if self.on_finished is not None:
+            self.on_finished(shard, epoch)
+        if self.on_finished is None or self.nodes_inbox not in ("", self.own_nodes_inbox):
+            self._done[shard] = epoch  # the sequencer here may be deposed and not know it yet
+
     def reader_gone(self, inbox: str) -> None:
-        """A client's inbox is gone."""
+        """An inbox does not exist: of a client that is gone, or of a sequencer that is not there yet."""
+        if inbox == self.nodes_inbox:
+            self._untold = True
+            return
         for shard in self.nodes:
             self._work.append((shard, ReaderGone(inbox)))
         self.work()
@@ -241,10 +271,7 @@ class ProgramHost:
             case SendRows():
                 self._send_rows(shard, generation, effect)
             case Finished():
-                if self.on_finished is not None:
-                    self.on_finished(shard, effect.epoch)
-                else:
-                    self._done[shard] = effect.epoch
+                self._tell_finished(shard, effect.epoch)
             case Reply():
                 self._post.send(effect.inbox, effect.message)
             case Settle():

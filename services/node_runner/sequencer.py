@@ -108,7 +108,8 @@ class Sequencer:
         self._awaiting: list[AwaitEpoch] = []
         self._request_tokens: list[Token] = []
         self._creating = False
-        self._fenced = False
+        self.fenced = False
+        """Whether a record of its own is there, from which on nobody else's may be."""
         self._to_hand_out: deque[_HandOut] = deque()
         self._ahead_bytes = 0
         self._last_saved_at = 0.0
@@ -204,7 +205,12 @@ class Sequencer:
 
     def _propose(self, now: Now, effects: list[SequencerEffect]) -> None:
         """Create the next record if something waits and the bounds allow it; else think of when to look again."""
-        if self._creating or not self._fenced or self._ahead_bytes > self._options.ahead_bytes:
+        if self._creating:
+            return
+        if not self.fenced:
+            effects += self.start(now)
+            return
+        if self._ahead_bytes > self._options.ahead_bytes:
             return
         record = self._record(
             now, save=now.monotonic - self._last_saved_at >= self._options.save_interval_seconds
@@ -255,10 +261,15 @@ class Sequencer:
             raise InternalError(f"record {record.epoch} came where {self.epoch + 1} was created")
         if event.newest_base >= record.epoch:
             self._depose(f"base {event.newest_base} is beyond epoch {record.epoch}", effects)
+        elif record.incarnation < self._incarnation and not self.fenced:
+            self._creating = (
+                False  # an older one has gone on since the log was read: the fence comes behind it
+            )
+            self._take(record, effects)
         elif record.incarnation != self._incarnation:
             self._depose(f"incarnation {record.incarnation} wrote epoch {record.epoch}", effects)
         else:
-            self._creating, self._fenced = False, True
+            self._creating, self.fenced = False, True
             self._take(record, effects)
             self._answer_awaiting(effects)
 
@@ -266,6 +277,7 @@ class Sequencer:
         """Make a record of the log part of the state, in the order that defines it: expiries, transactions, opens."""
         self.epoch, self._time_us, self._last_was_save = record.epoch, record.time_us, record.save
         self._generation = record.generation
+        self._count_finished()
         for expired in record.expired:
             self._sessions.expire(expired, effects)
         writes = [self._sessions.take_transaction(record, each, effects) for each in record.transactions]
@@ -293,7 +305,7 @@ class Sequencer:
 
     def _hand_out(self, effects: list[SequencerEffect]) -> None:
         """Give the next epochs to the nodes, as far as the window goes; never before the fence is there."""
-        if not self._fenced:
+        if not self.fenced:
             return
         while self._to_hand_out and self._handed_out - self.finished < self._options.window_epochs:
             ready = self._to_hand_out.popleft()
@@ -311,13 +323,13 @@ class Sequencer:
         return tuple(tuple(merge_writes(writes)) for writes in by_shard)
 
     def _on_finished(self, event: ShardFinished, effects: list[SequencerEffect]) -> None:
-        if event.epoch > self.epoch:
-            raise MalformedMessage(
-                f"shard {event.shard} finished epoch {event.epoch}, which does not exist yet"
-            )
         self._shard_finished[event.shard] = max(self._shard_finished[event.shard], event.epoch)
-        self.finished = min(self._shard_finished)
+        self._count_finished()
         self._answer_awaiting(effects)
+
+    def _count_finished(self) -> None:
+        """The newest epoch that all have finished; nodes may know later ones by another sequencer, which deposes us."""
+        self.finished = min(self.epoch, *self._shard_finished)
 
     def _answer_awaiting(self, effects: list[SequencerEffect]) -> None:
         ready = [a for a in self._awaiting if a.epoch <= self.finished]

@@ -104,10 +104,13 @@ class HostedSequencer:
             records=records,
             options=self._options,
         )
-        self._host.on_finished = self._on_local_finished
+        await self._post.listen(
+            Queue(self.nodes_inbox), self._on_node_message
+        )  # before anything can be finished
+        self._host.on_finished, self._host.own_nodes_inbox = self._on_local_finished, self.nodes_inbox
         self._log.info("sequencer_started", epoch=self._sequencer.epoch, records=len(records))
         self._perform(self._sequencer.start(self._now()))
-        await self._post.listen(Queue(self.nodes_inbox), self._on_node_message)
+        self._host.tell_finished()
         await self._post.listen(Queue(self.clients_inbox), self._on_client_message)
 
     async def stop(self) -> None:
@@ -116,6 +119,7 @@ class HostedSequencer:
         async with self._starting:
             if self._host.on_finished == self._on_local_finished:
                 self._host.on_finished = None
+                self._host.tell_finished()
             for inbox in (self.clients_inbox, self.nodes_inbox):
                 await self._post.stop_listening(inbox)
 
@@ -153,6 +157,11 @@ class HostedSequencer:
             raise MalformedMessage(f"epochs of {message.program!r} are not told to {self._host.program!r}")
         wire.check_map(self._host.shard_map, message.map_version)
         wire.check_shard(self._host.shard_map, message.shard)
+        assert self._sequencer is not None
+        if self._sequencer.fenced and message.epoch > self._sequencer.epoch:
+            raise MalformedMessage(
+                f"shard {message.shard} finished epoch {message.epoch}, which does not exist yet"
+            )
         if message.generation == self._generation:
             self._handle(ShardFinished(message.shard, message.epoch))
         self._post.settle(token)

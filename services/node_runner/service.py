@@ -100,6 +100,8 @@ class RunnerService:
             self._log.info("runner_started", inbox=self._inbox)
             while True:
                 self._report()
+                for host in self._programs.values():
+                    host.tell_again()
                 await self._wait_changed(HEARTBEAT_SECONDS)
 
     async def _wait_changed(self, seconds: float) -> None:
@@ -183,7 +185,7 @@ class RunnerService:
                 log=self._log.bind(program=message.program, incarnation=message.incarnation),
             )
             self._sequencers[message.program] = sequencer
-            host.locate(message.inboxes, sequencer.nodes_inbox)
+            host.locate(message.inboxes, "")
             self._tasks.create_task(self._start_sequencer(message.program, here, sequencer))
         self.post.settle(token)
 

@@ -1,0 +1,240 @@
+"""What the property tests of whole systems share: programs of one to three stages, a world that remembers, a busy run.
+
+`BusyRun` lets several clients write at once, in sessions that are taken over half-way, while a watcher sees every
+epoch of every view. `WitnessWorld` keeps every event of the simulation, so that a test can ask in which order things
+happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import dist_zero as dz
+from dist_zero.client.client import Client
+from dist_zero.client.watch import StoredChange
+from dist_zero.client.writes import Transaction
+from dist_zero.compiler import compile
+from dist_zero.generated import Generator
+from dist_zero.reference.evaluate import Oracle
+from dist_zero.reference.history import Datasets
+from dist_zero.shards import even_map
+from dist_zero.system import SimulatedSystem, System
+from dist_zero.testing import log_of, writes_of
+from dist_zero.zset import ZSet, consolidate
+from dist_zero_common.protocol.codec import decode, encode
+from dist_zero_common.protocol.messages import Base, LogRecord
+from dist_zero_common.sim.faults import Weather
+from dist_zero_common.sim.loop import run_simulation
+from dist_zero_common.sim.world import SimWorld
+from dist_zero_common.store.layout import base_name
+from dist_zero_common.store.memory import MemoryObjects, MemoryStore
+from services.node_runner.sequencer_events import SequencerOptions
+
+
+class Sale(dz.Row):
+    id: int
+    shop: str | None
+    amount: float | None
+
+
+class Shop(dz.Row):
+    shop: str
+    town: str
+
+
+class Visit(dz.Row):
+    shop: str
+    visitors: int
+
+
+def program(stages: int) -> dz.Program:
+    """A program of this many stages."""
+    app = dz.Program(f"stages-{stages}")
+    sales = app.dataset("sales", Sale, key="id")
+    if stages == 1:
+        app.view("large", sales.where(sales["amount"] > 0.5).select("id", twice=sales["amount"] * 2))
+        return app
+    per_shop = sales.group_by("shop").agg(total=dz.sum("amount"), n=dz.count(), best=dz.max("amount"))
+    app.view("per_shop", per_shop)
+    if stages == 2:
+        return app
+    shops = app.dataset("shops", Shop, key="shop")
+    visits = app.dataset("visits", Visit)
+    town = sales.join(shops, on="shop", how="left").group_by("town").agg(n=dz.count(), mean=dz.mean("amount"))
+    app.view("per_town", town)
+    app.view("best", town.top(2, by=dz.desc("n"), rank="place"))
+    app.view("visited", visits.join(shops, on="shop", how="outer"))
+    return app
+
+
+PROGRAMS = {stages: program(stages) for stages in (1, 2, 3)}
+
+
+class Event(NamedTuple):
+    """One event of a simulation: `detail` holds who and which delivery tags."""
+
+    seconds: float
+    kind: str
+    place: str
+    detail: str
+    body: bytes
+
+
+class WitnessWorld(SimWorld):
+    """A world that keeps every event, in order."""
+
+    def __init__(self, seed: int, weather: str | Weather = "faithful") -> None:
+        super().__init__(seed, weather)
+        self.events: list[Event] = []
+
+    def record(self, kind: str, place: str, detail: str = "", body: bytes = b"") -> None:
+        super().record(kind, place, detail, body)
+        self.events.append(Event(asyncio.get_running_loop().time(), kind, place, detail, body))
+
+
+@dataclass
+class BusyRun:
+    """Parameters of a run, and what was seen in it."""
+
+    stages: int = 3
+    nodes: int = 3
+    machines: int = 2
+    transactions: int = 36
+    writers: int = 3
+    options: SequencerOptions | None = None
+    objects: MemoryObjects = field(default_factory=MemoryObjects)
+    committed: list[tuple[str, bytes, int]] = field(default_factory=list)
+    """Of every transaction that was acknowledged: writer, payload, epoch; in the order of each writer's sending."""
+    changes: list[StoredChange] = field(default_factory=list)
+    log: list[LogRecord] = field(default_factory=list)
+
+    def run(self, world: SimWorld) -> BusyRun:
+        """Live through it in this world."""
+        run_simulation(self._live(world), until_seconds=20_000)
+        return self
+
+    async def _live(self, world: SimWorld) -> None:
+        app = PROGRAMS[self.stages]
+        store = MemoryStore(self.objects, world)
+        async with (
+            SimulatedSystem(world, machines=self.machines, store=store, sequencer=self.options) as system,
+            system.connect(app, nodes=self.nodes) as client,
+        ):
+            watching = asyncio.create_task(self._watch(client))
+            generator = Generator(client.plan, random.Random(world.seed))
+            wanted = [*generator.transactions(self.transactions * 2 // 3)]
+            wanted += generator.changes(self.transactions - len(wanted))
+            async with asyncio.TaskGroup() as tasks:
+                for number in range(self.writers):
+                    mine = wanted[number :: self.writers]
+                    tasks.create_task(self._write(system, f"writer-{number}", mine, world))
+            newest = await client.put("sales", {"id": 1, "shop": "end", "amount": 1.0})
+            await client.flush()
+            while not self.changes or self.changes[-1].epoch < newest:
+                await asyncio.sleep(1)
+            watching.cancel()
+            await asyncio.sleep(20)
+            stuck = {
+                name: depth
+                for name, depth in system.broker.depths().items()
+                if depth.unacked or depth.waiting
+            }
+            assert not stuck, f"messages that nobody settles: {stuck}"
+            self.log = await log_of(store, app.name)
+
+    async def _watch(self, client: Client) -> None:
+        async with client.watch_stored(range(len(client.plan.views))) as watch:
+            async for change in watch:
+                self.changes.append(change)
+
+    async def _write(self, system: System, name: str, wanted: list[Transaction], world: SimWorld) -> None:
+        """In three sessions of one name; each has to know where the one before stopped."""
+        rng = world.rng(name)
+        sent = 0
+        for share in _thirds(wanted):
+            async with system.connect(f"stages-{self.stages}", client_id=name) as client:
+                assert client.committed == sent
+                tickets = []
+                for transaction in share:
+                    tickets.append((transaction.payload(), await client.write_soon(transaction)))
+                    await asyncio.sleep(rng.choice((0.0, 0.0, 0.05, 0.5)))
+                self.committed += [(name, payload, await ticket) for payload, ticket in tickets]
+                sent += len(share)
+
+    # -- what must hold --------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """I1 and I2."""
+        self.check_commits()
+        self.check_views()
+
+    def check_views(self) -> None:
+        """I1: at every epoch that was seen, every view equals the oracle on the log up to there."""
+        app = PROGRAMS[self.stages]
+        graph, plan = app.graph(), compile(app.graph())
+        shown: dict[str, ZSet] = {view.name: {} for view in plan.views}
+        seen = {change.epoch: change for change in self.changes}
+        assert [*seen] == [*range(min(seen), max(seen) + 1)], "an epoch was not told, or told out of order"
+        datasets = Datasets(graph)
+        for record in self.log:
+            for writes in writes_of(plan, record):
+                datasets.apply(writes)
+            change = seen.get(record.epoch)
+            if change is None:
+                continue
+            oracle = Oracle(graph, datasets.contents())
+            for number, view in enumerate(plan.views):
+                before = () if change.snapshot else shown[view.name].items()
+                shown[view.name] = consolidate([*before, *change.rows[number]])
+                assert shown[view.name] == oracle.view(view.name).rows, (record.epoch, view.name)
+
+    def check_commits(self) -> None:
+        """I2: what was acknowledged is in the log once, in the epoch that was told, in each writer's order; and the
+        log holds nothing that nobody sent."""
+        there = [(t.payload, record.epoch) for record in self.log for t in record.transactions]
+        told = [(payload, epoch) for _, payload, epoch in self.committed]
+        assert sorted(there[:-1]) == sorted(told)
+        for writer in dict.fromkeys(name for name, _, _ in self.committed):
+            mine = [(payload, epoch) for name, payload, epoch in self.committed if name == writer]
+            remaining = iter(there)
+            assert all(each in remaining for each in mine), (
+                f"the log has the writes of {writer} in another order"
+            )
+        numbers: dict[int, int] = {}
+        for record in self.log:
+            for transaction in record.transactions:
+                known = numbers.get(transaction.session)
+                assert known is None or transaction.number == known + 1
+                numbers[transaction.session] = transaction.number
+
+    def changes_by_epoch(self) -> dict[int, list[ZSet]]:
+        """What every view changed by in every epoch that was seen without being a snapshot."""
+        return {
+            change.epoch: [consolidate(change.rows[number]) for number in sorted(change.rows)]
+            for change in self.changes
+            if not change.snapshot
+        }
+
+
+def _thirds(wanted: list[Transaction]) -> Iterator[list[Transaction]]:
+    size = (len(wanted) + 2) // 3
+    for start in range(0, len(wanted), size):
+        yield wanted[start : start + size]
+
+
+def with_nodes(objects: MemoryObjects, name: str, nodes: int) -> MemoryObjects:
+    """A copy of a store in which the program `name` has the same log, but begins with this many nodes."""
+    copied = MemoryObjects()
+    for each in objects.names:
+        if each.startswith("programs/"):
+            copied.create(each, objects.data[each])
+    base = decode(Base, copied.data[base_name(name, 0)])
+    shard_map = even_map(1, [f"n{i}" for i in range(nodes)])
+    copied.data[base_name(name, 0)] = encode(
+        Base(base.epoch, base.generation, base.time_us, shard_map, base.graph)
+    )
+    return copied
