@@ -381,7 +381,7 @@ def test_mistakes_are_refused_before_anything_is_sent() -> None:
 
 
 def test_a_transaction_that_is_too_large_is_refused() -> None:
-    """One message carries at most 16 MiB; the error says so, nothing of it is written, and the session goes
+    """One message carries at most 15 MiB; the error says so, nothing of it is written, and the session goes
     on."""
 
     async def main(client: Client) -> None:
