@@ -242,7 +242,7 @@ class EmbeddedSystem(System):
 
 
 class Embedded:
-    """What `dz.embedded` gives: `async with` it for a `Client`, `with` it for a `BlockingClient`."""
+    """What `dz.embedded` gives: `async with` it for a `Client`, `with` it for a `BlockingClient`, or `open` it."""
 
     def __init__(self, program: Program, store: str | Path | None, nodes: int, client_id: str | None) -> None:
         self._program, self._store, self._nodes, self._client_id = program, store, nodes, client_id
@@ -267,6 +267,10 @@ class Embedded:
     ) -> None:
         self._blocking.__exit__(kind, error, traceback)
 
+    def open(self) -> BlockingClient:
+        """The `BlockingClient` without a `with` block, for the cells of a notebook; its `close` ends it."""
+        return self.__enter__()
+
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[Client]:
         async with (
@@ -286,7 +290,8 @@ def embedded(
             db.put("scores", {"player": "ann", "points": 7})
             print(db["board"])
 
-    `async with` gives the same with `await`. `store`: a directory that keeps the program's log, so that the
+    `async with` gives the same with `await`; `db = dz.embedded(app).open()` and `db.close()` do without a block.
+    `store`: a directory that keeps the program's log, so that the
     next start goes on where this one ended; None keeps everything in memory. `client_id`: see `dz.connect`.
     """
     return Embedded(program, store, nodes, client_id)

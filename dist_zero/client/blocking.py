@@ -54,6 +54,11 @@ class BlockingClient:
         if self._error is not None and error is None:
             raise self._error
 
+    def close(self) -> None:
+        """End it, as leaving the `with` block does; for a client that was made by `open`."""
+        if self._thread.is_alive():
+            self.__exit__(None, None, None)
+
     # -- writing ---------------------------------------------------------------------------------------------
 
     def put(self, dataset: str, rows: RowLike | Iterable[RowLike]) -> int:
@@ -151,7 +156,7 @@ class BlockingClient:
     def _wait(self, work: Coroutine[Any, Any, Result]) -> Result:
         if not self._thread.is_alive():
             work.close()
-            raise OperatorError("this database is closed: use it inside its with block")
+            raise OperatorError("this database is closed: use it inside its with block, or before close()")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()

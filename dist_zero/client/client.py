@@ -411,7 +411,10 @@ class Client:
             if reader.name == view:
                 return number, reader
         names = ", ".join(reader.name for reader in self.readers.values())
-        raise RequestError(f"no view {view!r} in program {self._options.program!r}; there are {names}")
+        hint = ""
+        if any(dataset.name == view for dataset in self.plan.datasets):
+            hint = f". {view!r} is a dataset: what is to be read is declared as a view, app.view(name, table)"
+        raise RequestError(f"no view {view!r} in program {self._options.program!r}; there are {names}{hint}")
 
     def _shard_of(self, reader: ViewReader, places: tuple[int, ...], key: StoredRow) -> int:
         """The shard that has the row with this key: the view's sharding uses columns of the key alone."""
