@@ -77,14 +77,14 @@ class HostedSequencer:
         self._sequencer: Sequencer | None = None
         self._generation = 0
         self._damaged = ""
-        self._stopped = False
+        self.stopped = False
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
         """Load the log, write the fence, then listen; a damaged log halts the program. Raises `StoreError` if the
         store does not answer."""
         async with self._starting:
-            if not self._stopped:
+            if not self.stopped:
                 await self._start()
 
     async def _start(self) -> None:
@@ -115,7 +115,7 @@ class HostedSequencer:
 
     async def stop(self) -> None:
         """Stop listening; what is not recorded stays in the clients' inbox for whoever comes next."""
-        self._stopped = True
+        self.stopped = True
         async with self._starting:
             if self._host.on_finished == self._on_local_finished:
                 self._host.on_finished = None
@@ -138,7 +138,7 @@ class HostedSequencer:
         )
 
     def _handle(self, event: SequencerEvent) -> None:
-        if self._stopped:
+        if self.stopped:
             return
         assert self._sequencer is not None
         self._perform(self._sequencer.handle(event, self._now()))

@@ -14,7 +14,7 @@ from dist_zero.executor import Executor
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero_common.aside import Aside
 from dist_zero_common.broker.base import Broker, Queue
-from dist_zero_common.broker.topology import SEQUENCER_NODES, check_inbox, runner_inbox, scheduler_inbox
+from dist_zero_common.broker.topology import runner_inbox, scheduler_inbox
 from dist_zero_common.clock import Clock
 from dist_zero_common.errors import MalformedMessage, StoreError
 from dist_zero_common.log import Logger
@@ -204,7 +204,7 @@ class RunnerService:
 
     def _on_placement(self, message: Placement, token: Token) -> None:
         wire.check_hosting(self._system, message.program, message.shard_map, message.inboxes)
-        check_inbox(self._system, SEQUENCER_NODES, message.nodes_inbox)
+        incarnation = wire.sequencer_incarnation(self._system, message.program, message.nodes_inbox)
         host = self._programs.get(message.program)
         if host is not None:
             host.check_same_map(message.shard_map)
@@ -212,7 +212,16 @@ class RunnerService:
         if known is None or (known.scheduler, known.version) < (message.scheduler, message.version):
             self._placements[message.program] = message
             self._locate(message.program)
+            self._stop_sequencer_before(message.program, incarnation)
         self.post.settle(token)
+
+    def _stop_sequencer_before(self, program: str, incarnation: int) -> None:
+        """There is a later sequencer elsewhere: ours, were it idle, would never find out, and go on answering. It is
+        stopped, not forgotten, because no incarnation may live twice."""
+        sequencer = self._sequencers.get(program)
+        if sequencer is not None and sequencer.incarnation < incarnation and not sequencer.stopped:
+            self._tasks.create_task(sequencer.stop())
+            self._log.info("sequencer_replaced", program=program, incarnation=incarnation)
 
     def _on_drop_program(self, message: DropProgram, token: Token) -> None:
         self.post.settle(token)

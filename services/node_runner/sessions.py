@@ -113,7 +113,9 @@ class Sessions:
             waiting.tokens.append(token)
             return None
         if number > session.committed + _NUMBERS_AHEAD_MAX:
-            return _refused(message, f"it is too far ahead of number {session.committed}, the last committed one")
+            return _refused(
+                message, f"it is too far ahead of number {session.committed}, the last committed one"
+            )
         if self._pending_bytes + len(message.payload) > self._options.pending_bytes:
             return Wait(message.session, number, RETRY_AFTER_MS)
         try:
@@ -136,7 +138,9 @@ class Sessions:
         for session in self._sessions.values():
             if time_us - session.used_us <= self._options.session_idle_us:
                 return
-            if session.committed + 1 not in session.pending:  # what waits for a number that never came goes, too
+            if (
+                session.committed + 1 not in session.pending
+            ):  # what waits for a number that never came goes, too
                 yield session.id
 
     def next_transactions(self) -> Iterator[RecordedTransaction]:

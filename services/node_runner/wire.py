@@ -13,7 +13,7 @@ from functools import partial
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Exchange, Plan
 from dist_zero.shards import validate
-from dist_zero_common.broker.topology import CLIENT_REPLIES, RUNNER, check_inbox
+from dist_zero_common.broker.topology import CLIENT_REPLIES, RUNNER, SEQUENCER_NODES, check_inbox, parsed
 from dist_zero_common.errors import MalformedMessage, SettingsError
 from dist_zero_common.ids import checked_name
 from dist_zero_common.mailbox import Token
@@ -54,6 +54,15 @@ def check_readers(system: str, message: HandOut | StageRows | EmptyRows | Get | 
             readers = [wanted.reply_to for wanted in message.snapshots]
             for inbox in readers + [wanted.reply_to for wanted in message.subscriptions]:
                 check_inbox(system, CLIENT_REPLIES, inbox)
+
+
+def sequencer_incarnation(system: str, program: str, nodes_inbox: str) -> int:
+    """Which incarnation of a program's sequencer has this inbox. Raises `MalformedMessage` if none can."""
+    check_inbox(system, SEQUENCER_NODES, nodes_inbox)
+    name, incarnation = parsed(nodes_inbox).id
+    if name != program or not incarnation.isdecimal() or len(incarnation) > 20:
+        raise MalformedMessage(f"{nodes_inbox!r} is no inbox of a sequencer of {program!r}")
+    return int(incarnation)
 
 
 def check_hosting(system: str, program: str, shard_map: ShardMap, inboxes: tuple[str, ...] | None) -> None:
