@@ -73,7 +73,7 @@ class EpochLog:
         """Create `record`; returns the record that is there afterwards, and the newest base.
 
         What the store answers to the write is not believed: the record is read back, for as long as it takes the
-        store to say what is there.
+        store to say what is there. Raises `LogDamaged` if that is no record.
         """
         name, data = record_name(self._program, record.epoch), encode(record)
         delay = _RETRY_SECONDS_FIRST
@@ -83,6 +83,8 @@ class EpochLog:
                 there = await self.read(record.epoch)
                 if there is not None:
                     return there, await self.newest_base()
+            except LogDamaged:
+                raise
             except StoreError:
                 pass  # the outcome is unknown; the next round looks again
             await asyncio.sleep(delay)

@@ -91,8 +91,7 @@ class HostedSequencer:
         try:
             base, records = await self._log_of_epochs.load()
         except LogDamaged as damaged:
-            self._log.error("log_damaged", reason=str(damaged))
-            self._damaged = str(damaged)
+            self._halt(damaged)
             return
         self._generation = base.generation
         self._sequencer = Sequencer(
@@ -134,7 +133,7 @@ class HostedSequencer:
             nodes_inbox=self.nodes_inbox,
             epoch=self._sequencer.epoch if self._sequencer is not None else 0,
             finished_epoch=self._sequencer.finished if self._sequencer is not None else 0,
-            halted=self._sequencer.deposed if self._sequencer is not None else self._damaged,
+            halted=self._damaged or (self._sequencer.deposed if self._sequencer is not None else ""),
         )
 
     def _handle(self, event: SequencerEvent) -> None:
@@ -187,8 +186,17 @@ class HostedSequencer:
                     self._log.warning("sequencer_deposed", reason=effect.reason)
                     self._tasks.create_task(self.stop())
 
+    def _halt(self, damaged: LogDamaged) -> None:
+        """The log cannot be gone on with: the runner's reports say why, and a person has to act."""
+        self._log.error("log_damaged", reason=str(damaged))
+        self._damaged = str(damaged)
+
     async def _append(self, effect: Append) -> None:
-        there, newest_base = await self._log_of_epochs.append(effect.record)
+        try:
+            there, newest_base = await self._log_of_epochs.append(effect.record)
+        except LogDamaged as damaged:
+            self._halt(damaged)
+            return
         self._log.debug(
             "epoch_recorded", epoch=there.epoch, transactions=len(there.transactions), save=there.save
         )
