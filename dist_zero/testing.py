@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypedDict
@@ -41,8 +41,10 @@ from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 
 WRITERS = 3
 GETS = 3
-SAMPLE_ROWS = 500
-"""A sample is cut off behind so many rows: the oracle looks at all of them at every epoch."""
+SAMPLE_ROWS = 200
+"""Rows of each dataset that are taken from a sample."""
+SAMPLE_TRANSACTIONS = 1_000
+"""Transactions of a sample that are looked at for them."""
 WATCH_SECONDS_MAX = 600
 
 
@@ -214,20 +216,29 @@ def _input(program: Program, plan: Plan, world: SimWorld, options: SeedOptions) 
     data_seed = world.seed if options.data_seed is None else options.data_seed
     generator = Generator(plan, random.Random(data_seed))
     wanted = options.transactions - options.transactions // 3
-    transactions: list[Transaction] = []
     if program.has_sample:
-        rows = 0
-        for pairs in islice((p for p in program.generate(data_seed) if not isinstance(p, str)), wanted):
-            transactions.append(sampled_transaction(plan, pairs))
-            for dataset, row in pairs:
-                if isinstance(row, tuple):
-                    generator.notice(dataset, row)
-            rows += len(pairs)
-            if rows >= SAMPLE_ROWS:
-                break
+        transactions = list(islice(_sampled(program, plan, data_seed, generator), wanted))
     else:
-        transactions.extend(generator.transactions(wanted))
+        transactions = list(generator.transactions(wanted))
     return transactions + list(generator.changes(options.transactions - len(transactions)))
+
+
+def _sampled(program: Program, plan: Plan, data_seed: int, generator: Generator) -> Iterator[Transaction]:
+    """The sample, cut down to some rows of every dataset: the oracle looks at all of them at every epoch."""
+    left = {dataset.name: SAMPLE_ROWS for dataset in plan.datasets}
+    sample = (pairs for pairs in program.generate(data_seed) if not isinstance(pairs, str))
+    for pairs in islice(sample, SAMPLE_TRANSACTIONS):
+        kept = []
+        for dataset, what in pairs:
+            if left[dataset] > 0:
+                left[dataset] -= 1
+                kept.append((dataset, what))
+                if isinstance(what, tuple):
+                    generator.notice(dataset, what)
+        if kept:
+            yield sampled_transaction(plan, kept)
+        if not any(left.values()):
+            return
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,7 @@ app.view(
 )
 
 MONTHS = 3
+Key = tuple[datetime, str, int]
 CHANGED, DELETED = 3_000, 2_000
 
 
@@ -136,14 +137,22 @@ def sample(rng: random.Random, everything: bool = False) -> Iterator[object]:
     yield from in_batches(airports, dz.read_rows(data / "airports.csv", Airport))
     yield from in_batches(planes, dz.read_rows(data / "planes.csv", Plane, ["NA"]))
     yield from in_batches(weather, dz.read_rows(data / "weather.csv", Weather, ["NA"]))
-    loaded = [row for row in dz.read_rows(data / "flights.csv.zip", Flight, ["NA"]) if row.month <= months]
-    yield from in_batches(flights, loaded)
-    yield f"changing {CHANGED:,} flights and deleting {DELETED:,} of {len(loaded):,}"
-    keys = [(row.time_hour, row.carrier, row.flight) for row in rng.sample(loaded, CHANGED + DELETED)]
-    changes = [dz.Update(key, dep_delay=float(rng.randrange(-20, 300))) for key in keys[:CHANGED]]
-    deletions = [dz.Delete(key) for key in keys[CHANGED:]]
+    keys: list[Key] = []
+    yield from in_batches(flights, flights_of(data, months, keys))
+    yield f"changing {CHANGED:,} flights and deleting {DELETED:,} of {len(keys):,}"
+    chosen = rng.sample(keys, CHANGED + DELETED)
+    changes = [dz.Update(key, dep_delay=float(rng.randrange(-20, 300))) for key in chosen[:CHANGED]]
+    deletions = [dz.Delete(key) for key in chosen[CHANGED:]]
     yield from in_batches(flights, changes, 100)
     yield from in_batches(flights, deletions, 100)
+
+
+def flights_of(data: Path, months: int, keys: list[Key]) -> Iterator[Flight]:
+    """The flights of the first months; their keys are noted on the way."""
+    for row in dz.read_rows(data / "flights.csv.zip", Flight, ["NA"]):
+        if row.month <= months:
+            keys.append((row.time_hour, row.carrier, row.flight))
+            yield row
 
 
 def in_batches(
