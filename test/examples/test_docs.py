@@ -28,7 +28,9 @@ from typing import Any
 import pytest
 import typer.main
 
+import dist_zero as dz
 from dist_zero.cli import main as cli
+from test.unit.tidy import tracked
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -234,6 +236,30 @@ def options_of_commands() -> dict[str, set[str]]:
         | {"--help"}
         for name, command in group.commands.items()
     }
+
+
+def test_every_operation_has_an_example() -> None:
+    """Every verb of tables, method of columns, aggregate and public function is used by a program of the language page;
+    every public name is in the API reference."""
+    language = (DOCS / "language.md").read_text()
+    code = "\n".join(block.text for block in blocks_of(language) if block.language == "python")
+    verbs = [f".{name}(" for of in (dz.Table, dz.Column) for name in vars(of) if not name.startswith("_")]
+    assert not [v for v in verbs if v not in code and v not in (".key(", ".row_type(")]
+    functions = [name for name in dz.__all__ if name[0].islower() and name not in ("read_rows",)]
+    assert not [name for name in functions if f"dz.{name}(" not in code]
+    reference = (DOCS / "api.md").read_text()
+    assert not [name for name in dz.__all__ if not re.search(rf":: {name}\b", reference)]
+
+
+def test_named_files_are_there() -> None:
+    """Files of the tree that the pages name, as `expr/ops.py`, are there."""
+    there = [path.as_posix() for path in tracked()]
+    missing = []
+    for page in PAGES:
+        for name in re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|capnp|md))`", page.read_text()):
+            if not any(f"/{path}".endswith(f"/{name}") for path in there):
+                missing.append(f"{page.name}: {name}")
+    assert not missing
 
 
 def test_links_lead_somewhere() -> None:
