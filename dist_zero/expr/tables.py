@@ -33,6 +33,24 @@ _UNIT_US = {
     "h": 3_600_000_000,
     "d": 86_400_000_000,
 }
+_VERBS_ELSEWHERE = {
+    "aggregate": "group_by(...).agg",
+    "assign": "with_columns",
+    "drop_duplicates": "distinct",
+    "except_": "difference",
+    "filter": "where",
+    "groupby": "group_by",
+    "head": "top",
+    "limit": "top",
+    "merge": "join",
+    "mutate": "with_columns",
+    "order_by": "top",
+    "rename": "select",
+    "sort": "top",
+    "union_all": "union",
+    "unique": "distinct",
+}
+"""What other libraries call a verb, and what it is called here."""
 
 
 class NoAttribute(ProgramError, AttributeError):
@@ -74,7 +92,10 @@ class Table:
         if name.startswith("_"):
             raise AttributeError(name)
         if name not in self.row_type.names:
-            message = unknown_column(name, self.row_type, describe(self._relation))
+            if name in _VERBS_ELSEWHERE:
+                message = f"a table has no verb {name!r}; what it is for is done by {_VERBS_ELSEWHERE[name]}"
+            else:
+                message = unknown_column(name, self.row_type, describe(self._relation))
             raise NoAttribute(f"{user_location()}: {message}")
         return Column(column_node(self, name))
 
