@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler import compile
 from dist_zero.compiler.plan import Plan, Sink
+from dist_zero.compiler.sharding import Facts, Shard, facts, listed
 from dist_zero.executor import ErrorCount
 from dist_zero.hashing import hasher
 from dist_zero.reference.evaluate import Evaluated, LeftOut, Oracle
 from dist_zero.reference.history import Datasets
 from dist_zero.reference.interpreter import Interpreter
+from dist_zero.reference.operators import Context, Delta, OperatorState
 from dist_zero.reference.scalar import compile_tuple
 from dist_zero.shards import even_map, owner
 from dist_zero.types import DataType, RowType, check_stored
@@ -121,7 +123,7 @@ class Running:
 
     def __init__(self, plan: Plan, epochs: Sequence[Epoch], shards: ShardMap, chance: random.Random) -> None:
         self.plan, self.epochs, self.shards, self.chance = plan, epochs, shards, chance
-        self.nodes = [Interpreter(plan) for _ in shards.nodes]
+        self.nodes = [Watched(plan, shards, place) for place in range(len(shards.nodes))]
         self.done = {(n, 0, s) for n in range(len(self.nodes)) for s in range(1, plan.stages + 1)}
         self.arrived: dict[tuple[int, int, int], list[tuple[int, Batch]]] = {}
         self.writes = [self._routed(number, epoch) for number, epoch in enumerate(epochs, 1)]
@@ -220,6 +222,38 @@ class Running:
                 seen.append(Seen(rows, errors, dict(watched[view])))
             outcome.views.append(seen)
         return outcome
+
+
+class Watched(Interpreter):
+    """An interpreter that asserts, of every row of every operator, that it is where the compiler believes."""
+
+    def __init__(self, plan: Plan, shards: ShardMap, place: int) -> None:
+        super().__init__(plan)
+        known: list[Facts] = []
+        for operator in plan.operators:
+            inputs = operator.inputs
+            known.append(facts(operator, [plan.operators[i] for i in inputs], [known[i] for i in inputs]))
+            if operator.id in self._states:
+                state = self._states[operator.id]
+                self._states[operator.id] = WatchedState(state, listed(known[-1]), shards, place)
+
+
+class WatchedState:
+    """An operator whose output rows have to be on this node by each of `known`."""
+
+    def __init__(self, state: OperatorState, known: tuple[Shard, ...], shards: ShardMap, place: int) -> None:
+        self._state, self._shards, self._place = state, shards, place
+        self._known = [(compile_tuple(shard), hasher([s.dtype for s in shard])) for shard in known]
+
+    def apply(self, inputs: Sequence[Delta], context: Context) -> Delta:
+        """What the operator does."""
+        changes = self._state.apply(inputs, context)
+        for row, _ in changes:
+            for values_of, hash_of in self._known:
+                assert owner(self._shards, hash_of(values_of(row))) == self._place, (
+                    "a row is where it is not believed"
+                )
+        return changes
 
 
 def summed(errors: Sequence[ErrorCount]) -> tuple[LeftOut, ...]:

@@ -66,14 +66,14 @@ def cases(draw: st.DrawFn, operations_max: int = 6) -> Case:
         growing.add_dataset()
     for _ in range(chance.number(1, operations_max)):
         growing.add_operation()
-    graph = growing.graph()
+    graph = growing.graph(percent=35)
     return Case(graph, _history(chance, graph))
 
 
 @st.composite
 def join_cases(draw: st.DrawFn, how: str, conditioned: bool) -> Case:
-    """A program around one join of this kind: of datasets or of what one operation makes of them, and the join goes
-    through one operation more, perhaps."""
+    """A program around one join of this kind: of datasets or of what one operation makes of them; what is joined is
+    filtered, or goes through another operation, perhaps."""
     chance = Chance(draw)
     growing = Growing(chance)
     growing.add_dataset()
@@ -81,21 +81,27 @@ def join_cases(draw: st.DrawFn, how: str, conditioned: bool) -> Case:
     if chance.maybe(50):
         growing.add_operation()
     growing.join(how, conditioned)
-    if chance.maybe(60):
-        growing.add_operation()
+    if chance.maybe(80):
+        chance.pick((Growing.filter, Growing.filter, Growing.add_operation))(growing)
     graph = growing.graph()
     return Case(graph, _history(chance, graph))
 
 
 @st.composite
-def pair_cases(draw: st.DrawFn, first: str, second: str) -> Case:
-    """A program of one operation upon another; they are named as in `OPERATIONS`."""
+def shown_cases(draw: st.DrawFn, operation: str, last: str) -> Case:
+    """A program of an operation (named as in `OPERATIONS`), upon another perhaps, of which few rows (`last` is
+    "filtered") or few columns ("narrowed") are shown."""
     chance = Chance(draw)
     growing = Growing(chance)
     growing.add_dataset()
     growing.add_dataset()
-    OPERATIONS[first](growing)
-    OPERATIONS[second](growing)
+    if chance.maybe(40):
+        growing.add_operation()
+    OPERATIONS[operation](growing)
+    if last == "filtered":
+        growing.filter()
+    else:
+        growing.narrow()
     graph = growing.graph()
     return Case(graph, _history(chance, graph))
 
@@ -160,10 +166,10 @@ class Growing:
         self.rows: dict[int, int] = {}
         self.names = 0
 
-    def graph(self) -> ops.Graph:
-        """The program; the last relation is a view, and sometimes others are too."""
+    def graph(self, percent: int = 15) -> ops.Graph:
+        """The program; the last relation is a view, and of the others so many percent."""
         viewed = [self.relations[-1]]
-        viewed += [r for r in reversed(self.relations[:-1]) if self.chance.maybe(20)][:2]
+        viewed += [r for r in reversed(self.relations[:-1]) if self.chance.maybe(percent)][:3]
         views = tuple(ops.View(f"v{i}", relation) for i, relation in enumerate(viewed))
         return ops.Graph("random", tuple(self.datasets), views)
 
@@ -230,10 +236,18 @@ class Growing:
         kept = self.chance.some(range(len(source.row_type)), 0, 4)
         names = [self.name() if self.chance.maybe(20) else source.row_type.names[i] for i in kept]
         scalars: list[Scalar] = [column(source.row_type, i) for i in kept]
-        for _ in range(self.chance.number(0 if kept else 1, 2)):
-            scalars.append(self.some_scalar(source))
-            names.append(self.name())
+        scalars += [self.some_scalar(source) for _ in range(self.chance.number(0 if kept else 1, 2))]
+        if self.chance.maybe(25):
+            scalars.append(risky(self.chance, source.row_type))
+        names += [self.name() for _ in scalars[len(kept) :]]
         self.add(checked.project(source, names, scalars, self.location()), self.rows[id(source)])
+
+    def narrow(self) -> None:
+        source = self.relations[-1]
+        kept = self.chance.some(range(len(source.row_type)), 1, 2)
+        names = [source.row_type.names[i] for i in kept]
+        columns = [column(source.row_type, i) for i in kept]
+        self.add(checked.project(source, names, columns, self.location()), self.rows[id(source)])
 
     def flat_map(self) -> None:
         source, chance = self.source(), self.chance
@@ -308,6 +322,8 @@ class Growing:
         counts_rows = function == "count" and not chance.maybe(40)
         anything = self.some_scalar(source) if types is TYPES else self.scalar(source, chance.pick(types))
         argument = None if counts_rows else anything
+        if function == "sum" and chance.maybe(40):
+            argument = chance.pick([*columns_like(source.row_type, INT), self.scalar(source, INT)])
         where = condition(chance, source.row_type) if chance.maybe(25) else None
         dtype = aggregate_type(function, argument, where is not None, has_keys)
         return Aggregation(function, argument, where, dtype)

@@ -29,11 +29,11 @@ from dist_zero.reference.evaluate import Evaluated
 from dist_zero.types import Row
 from dist_zero_common.protocol.messages import WriteKind
 from test.oracle.harness import check
-from test.oracle.random_programs import OPERATIONS, Case, cases, join_cases, pair_cases
+from test.oracle.random_programs import OPERATIONS, Case, cases, join_cases, shown_cases
 
 SEEDS = st.integers(0, 2**16)
 SAME_EACH_TIME = settings(
-    max_examples=250, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=350, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
 )
 SEARCH = settings(max_examples=5_000, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -56,7 +56,7 @@ def test_oracle_random_programs() -> None:
 
     programs()
     assert not [kind for kind in _WANTED if not reached[kind]]
-    assert reached["rows"] > 150 and reached["retractions"] > 60 and reached["errors"] > 20
+    assert reached["rows"] > 200 and reached["retractions"] > 80 and reached["errors"] > 20
 
 
 @pytest.mark.long
@@ -72,7 +72,7 @@ def test_oracle_random_programs_long(case: Case, seed: int) -> None:
 def test_oracle_joins(how: str, conditioned: bool) -> None:
     """Each kind of join, with and without a condition, between whatever, on 1 and 3 nodes."""
 
-    @settings(SAME_EACH_TIME, max_examples=20)
+    @settings(SAME_EACH_TIME, max_examples=25)
     @given(join_cases(how, conditioned), SEEDS)
     def programs(case: Case, seed: int) -> None:
         check(case, seed, (1, 3))
@@ -80,20 +80,20 @@ def test_oracle_joins(how: str, conditioned: bool) -> None:
     programs()
 
 
-@pytest.mark.parametrize("second", ["filter", "project", "aggregate", "top"])
-@pytest.mark.parametrize("first", OPERATIONS)
-def test_oracle_pairs(first: str, second: str) -> None:
-    """One operation upon another, for all that a rewrite may exchange or narrow."""
+@pytest.mark.parametrize("last", ["filtered", "narrowed"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_oracle_little_of_an_operation_is_shown(operation: str, last: str) -> None:
+    """Of each operation some rows or some columns, for all that filters may pass and that nobody may look at."""
 
-    @settings(SAME_EACH_TIME, max_examples=12)
-    @given(pair_cases(first, second), SEEDS)
+    @settings(SAME_EACH_TIME, max_examples=50)
+    @given(shown_cases(operation, last), SEEDS)
     def programs(case: Case, seed: int) -> None:
         check(case, seed, (1, 3))
 
     programs()
 
 
-@settings(SAME_EACH_TIME, max_examples=80)
+@settings(SAME_EACH_TIME, max_examples=60)
 @given(cases(), SEEDS, st.sets(st.sampled_from(REWRITES)))
 def test_oracle_every_rewrite_alone(case: Case, seed: int, chosen: set[object]) -> None:
     """Any selection of the rewrites, the empty one too, leaves rows and errors as they are."""
