@@ -64,6 +64,7 @@ class _Outcome:
     snapshot: Snapshot
     loaded: Loaded
     note: str
+    nodes: int
     virtual_seconds: float
     differences: list[str] | None
 
@@ -139,7 +140,10 @@ async def _live(program: Program, options: RunOptions, world: SimWorld, loader: 
                     dict(snapshot.stored),
                     dict(snapshot.errors),
                 )
-            return _Outcome(snapshot, loader.loaded, client.note, system.clock.monotonic(), differences)
+            nodes = len(client.placement.shard_map.nodes)
+            return _Outcome(
+                snapshot, loader.loaded, client.note, nodes, system.clock.monotonic(), differences
+            )
 
 
 def _wanted(program: Program, options: RunOptions) -> tuple[str, ...]:
@@ -238,7 +242,7 @@ def _content_hash(dataset: str, path: Path) -> int:
 def _stats(options: RunOptions, world: SimWorld, outcome: _Outcome, real_seconds: float) -> Stats:
     published = world.history.counters.get("publish")
     return Stats(
-        nodes=options.nodes,
+        nodes=outcome.nodes,
         machines=options.machines,
         seed=options.seed,
         rows=outcome.loaded.rows,
