@@ -19,6 +19,7 @@ import doctest
 import io
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -271,3 +272,13 @@ def test_links_lead_somewhere() -> None:
             if "://" not in link and target and not (page.parent / target).exists():
                 broken.append(f"{page.name}: {link}")
     assert not broken
+
+
+@pytest.mark.long
+def test_site_builds_without_warnings(tmp_path: Path) -> None:
+    """`make docs`: no broken reference between pages, no docstring that does not render."""
+    options = shlex.split("-m sphinx -W --keep-going -q -b html docs")
+    command = [sys.executable, *options, str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    assert (tmp_path / "api.html").exists()
