@@ -191,6 +191,9 @@ def test_a_store_is_gone_on_from(shell: Shell) -> None:
     more = shell("run", "toy.py", "--load", "things=more.csv", "--store", "data", "--json", "--check")
     assert [row["k"] for row in views(more)["best"]] == [9, 3, 1]
     assert views(shell("run", "toy.py", "--store", "data", "--json")) == views(more)
+    wider = shell("run", "toy.py", "--store", "data", "--json", "--nodes", "3")
+    assert views(wider) == views(more)
+    assert json.loads(wider.out)["stats"]["nodes"] == 1 and "not on the 3 asked for" in wider.err
 
 
 def test_a_load_that_fails_says_what_was_written(shell: Shell) -> None:
