@@ -139,9 +139,9 @@ class Client:
             self._tasks = [
                 self._start(self._mailbox.run(), "mailbox"),
                 self._start(self._writer.run(), "writer"),
-                self._start(self._look_after(), "look after"),
             ]
             await self._locate()
+            self._tasks.append(self._start(self._look_after(), "look after"))  # before, it may be unknown
             if self._options.client_id is not None:
                 await self._writer.open()
         except BaseException:

@@ -106,6 +106,8 @@ class BusyRun:
     transactions: int = 36
     writers: int = 3
     options: SequencerOptions | None = None
+    names: str = "writer"
+    """What the names of the writers begin with."""
     objects: MemoryObjects = field(default_factory=MemoryObjects)
     committed: list[tuple[str, bytes, int]] = field(default_factory=list)
     """Of every transaction that was acknowledged: writer, payload, epoch; in the order of each writer's sending."""
@@ -131,7 +133,7 @@ class BusyRun:
             async with asyncio.TaskGroup() as tasks:
                 for number in range(self.writers):
                     mine = wanted[number :: self.writers]
-                    tasks.create_task(self._write(system, f"writer-{number}", mine, world))
+                    tasks.create_task(self._write(system, f"{self.names}-{number}", mine, world))
             newest = await client.put("sales", {"id": 1, "shop": "end", "amount": 1.0})
             await client.flush()
             while not self.changes or self.changes[-1].epoch < newest:
