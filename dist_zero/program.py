@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import inspect
 import random
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from dist_zero.expr import checked, ops
-from dist_zero.expr.location import Refused, located, user_location
+from dist_zero.expr.location import Refused, located, shown_path, user_location
 from dist_zero.expr.tables import Table, describe, fresh_origins
 from dist_zero.expr.walk import check_bounds, in_order
 from dist_zero.row import Row, row_type_of, to_stored_row
 from dist_zero.sample import Delete, Update
 from dist_zero.types import Row as StoredRow
-from dist_zero_common.errors import DataError, SettingsError
+from dist_zero_common.errors import DataError, ProgramError, SettingsError, UserError
 from dist_zero_common.ids import checked_name
 
 Sampler = Callable[..., Iterable[Any]]
@@ -112,7 +113,8 @@ class Program:
             raise DataError(
                 f"the sample generator of program {self.name!r} has one size: it takes no `everything`"
             )
-        for number, yielded in enumerate(self._sampler(random.Random(data_seed), **arguments), 1):
+        sampled = _located(self._sampler, self._sampler(random.Random(data_seed), **arguments))
+        for number, yielded in enumerate(sampled, 1):
             if isinstance(yielded, str):
                 yield yielded
                 continue
@@ -166,3 +168,17 @@ class Program:
         if isinstance(row, Update | Delete):
             return name, row
         return name, to_stored_row(self._datasets[name].row_type, row)
+
+
+def _located(sampler: Sampler, items: Iterable[Any]) -> Iterator[Any]:
+    """The items of a sample generator; whatever goes wrong in it is a `ProgramError` at the generator's line."""
+    try:
+        yield from items
+    except UserError:
+        raise
+    except Exception as error:
+        file = inspect.unwrap(sampler).__code__.co_filename if inspect.isfunction(sampler) else ""
+        frames = traceback.extract_tb(error.__traceback__)
+        mine = [frame for frame in frames if frame.filename == file] or frames
+        place = f"{shown_path(mine[-1].filename)}:{mine[-1].lineno}"
+        raise ProgramError(f"{place}: in the sample generator: {type(error).__name__}: {error}") from error

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TypedDict
 
 from dist_zero.batch import Writes
@@ -26,11 +28,11 @@ from dist_zero.generated import Generator
 from dist_zero.program import Program
 from dist_zero.reference.evaluate import LeftOut, Oracle
 from dist_zero.reference.history import Datasets
-from dist_zero.system import SimulatedSystem, System
+from dist_zero.system import SimulatedSystem, System, only_error
 from dist_zero.types import Row as StoredRow
 from dist_zero.writes import decode_payload
 from dist_zero.zset import ZSet, consolidate
-from dist_zero_common.errors import DistZeroError, InternalError, StoreError
+from dist_zero_common.errors import InternalError, StoreError, UserError
 from dist_zero_common.protocol.codec import decode
 from dist_zero_common.protocol.messages import LogRecord
 from dist_zero_common.sim.loop import run_simulation
@@ -151,8 +153,13 @@ def run_seed(program: Program, seed: int, options: SeedOptions) -> SeedResult:
     try:
         watched = run_simulation(_watched_run(program, world, options), **_BOUNDS)
         again = run_simulation(_replayed(program, SimWorld(seed + 1, profile), watched), **_BOUNDS)
-    except DistZeroError as error:
-        return SeedResult(seed, (f"{type(error).__name__}: {error}",), history=world.history.digest())
+    except Exception as group:  # whatever it is, this seed brings it up again
+        error = only_error(group)
+        if isinstance(error, UserError):
+            raise error from None  # the program's, whatever the seed
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        said = f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
+        return SeedResult(seed, (said,), history=world.history.digest())
     failures = [
         *watched.failures,
         *_epoch_failures(program.graph(), watched),

@@ -42,7 +42,7 @@ def _is_ours(path: str) -> bool:
 def user_location() -> str:
     """`file:line` of the user's current line; the path is relative if it is below the working directory."""
     frame = user_frame()
-    return f"{_shown_path(frame.f_code.co_filename)}:{frame.f_lineno}"
+    return f"{shown_path(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
 def program_error(message: str) -> ProgramError:
@@ -69,7 +69,8 @@ def did_you_mean(name: object, candidates: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def _shown_path(path: str) -> str:
+def shown_path(path: str) -> str:
+    """The path of a file of the user's: relative if it is below the working directory."""
     if path.startswith("<"):
         return path
     try:

@@ -85,6 +85,21 @@ def test_a_wrong_acknowledgement_is_caught(monkeypatch: pytest.MonkeyPatch) -> N
     assert any("was acknowledged for epoch" in line for line in result.failures)
 
 
+def test_an_executor_that_fails_is_a_failure_of_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that halts over an epoch is told with its reason; nobody waits for it without end."""
+    monkeypatch.setattr(Interpreter, "finish", lambda *_: 1 / 0)
+    (failure,) = run_seed(app, 0, SMALL).failures
+    assert "stands still" in failure
+    assert "has halted" in failure
+
+
+def test_a_crash_is_a_failure_of_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody foresaw is told with its place, as a failure of the seed."""
+    monkeypatch.setattr(Session, "on_committed", lambda *_: 1 / 0)
+    (failure,) = run_seed(app, 0, SMALL).failures
+    assert failure.startswith("ZeroDivisionError: division by zero (test_dist_zero_test_simulated.py:")
+
+
 def test_the_command_says_how_to_run_a_failure_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -220,6 +220,8 @@ MISTAKES = {
     "not Python": (("run", "syntax.py"), "syntax.py:1: not Python"),
     "a cyclic import": (("run", "cycle.py"), "cycle_b.py:1: a cyclic import"),
     "an exception": (("run", "raises.py"), "raises.py:2: ZeroDivisionError: division by zero\n    return 1 / 0"),
+    "an exception in the sample": (("run", "bad_sample.py"), "bad_sample.py:18: in the sample generator: Zero"),
+    "the clock in the sample": (("test", "clock.py"), "clock.py:18: in the sample generator: SimulationError"),
     "another's dataset": (("run", "foreign.py"), "foreign.py:6: view 'x' of program 'a' uses dataset 'ds' of another"),
     "a missing data file": (("run", "toy.py", "--load", "things=no.csv"), "the file 'no.csv' does not exist"),
     "an unknown dataset": (("run", "toy.py", "--load", "thing=good.csv"), "no dataset 'thing' in program 'toy'"),
@@ -247,6 +249,10 @@ def test_mistakes_are_one_message(shell: Shell, mistake: str) -> None:
     write("cycle.py", "import cycle_b\n")
     write("cycle_b.py", "from cycle import app\n")
     write("raises.py", "def f():\n    return 1 / 0\nf()\n")
+    write("bad_sample.py", PROGRAM + "@app.sample\ndef sample(rng):\n    yield things, 1 / 0\n")
+    write(
+        "clock.py", PROGRAM + "@app.sample\ndef sample(rng):\n    yield things, __import__('time').time()\n"
+    )
     write("wrong.csv", "k,value,s\n1,2,3\n")
     write("nullkey.csv", "k,v,s\n,2,3\n")
     write("value.csv", "k,v,s\n1,2,3\n2,x,3\n")
