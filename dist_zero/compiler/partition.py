@@ -11,7 +11,8 @@ and follows four rules:
   first.
 - A global aggregate or top runs on every node on what is there, then on one node on what came out.
 - A group that only feeds a `top` per part of the group's key is sharded by that part at once, which saves a
-  stage. It also puts all groups of one `per` on one node; but there they have to come together anyway.
+  stage. Its price is skew: all rows of one `per`, and not only their groups, go to one node. It is paid only
+  for a `top`, since there the groups of one `per` come together on one node in any case.
 """
 
 from __future__ import annotations
