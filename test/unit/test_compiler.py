@@ -222,6 +222,18 @@ def test_a_key_that_may_fail_is_not_shared() -> None:
     assert len(labels) == 2 and labels == users and all(label.endswith(" agg") for label in labels)
 
 
+def test_a_key_that_may_fail_is_computed_from_its_beginning() -> None:
+    """A row on which two parts of a key fail fails for the first one, so no exchange begins with the second, even if
+    the other side is sharded by that."""
+
+    def build(t: Tables) -> dz.Table:
+        first, second = (t.sales["amount"] // t.sales["number"]).cast(str), (t.sales["amount"] + 1).cast(str)
+        return t.sales.join(t.shops, on=(first == t.shops["city"]) & (second == t.shops["shop"]))
+
+    keys = [_key_text(exchange) for exchange in exchanges(plan_of(build))]
+    assert keys[0] == "cast(amount // number, str), cast(amount + 1, str)"
+
+
 def test_where_rows_are() -> None:
     """The plan tells of each operator where its rows are, and of each state how it is divided."""
     compiled = plan_of(lambda t: t.events.join(t.small, on="shop").group_by().agg(n=dz.count()))
