@@ -708,3 +708,8 @@ class Base:
 def place_in_log(epoch: int, index: int) -> int:
     """The id of a session or subscription: the epoch of its record and its place in it."""
     return (epoch << 20) | index
+
+
+def epoch_of_place(place: int) -> int:
+    """The epoch in whose record a session or subscription began."""
+    return place >> 20

@@ -43,6 +43,8 @@ from dist_zero_common.protocol.messages import (
     SubscriptionWanted,
     Transaction,
     Unsubscribe,
+    Wait,
+    epoch_of_place,
     place_in_log,
 )
 from services.node_runner.sequencer_events import (
@@ -61,7 +63,7 @@ from services.node_runner.sequencer_events import (
     Tick,
     WakeAfter,
 )
-from services.node_runner.sessions import Sessions
+from services.node_runner.sessions import RETRY_AFTER_MS, Sessions
 
 _REMEMBERED_REQUESTS = 1_024
 EPOCHS_AHEAD_MAX = 100_000
@@ -148,6 +150,10 @@ class Sequencer:
 
     def _on_client(self, message: Message, token: Token, effects: list[SequencerEffect]) -> None:
         match message:
+            case Transaction() if epoch_of_place(message.session) > self.epoch:
+                # Opened by a later sequencer, which may take this when it comes again: not ours to call it unknown.
+                wait = Wait(message.session, message.number, RETRY_AFTER_MS)
+                effects += (Answer(message.reply_to, wait), SettleMessages((token,)))
             case Transaction():
                 self._sessions.on_transaction(message, token, effects)
             case OpenSession():

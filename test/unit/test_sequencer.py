@@ -221,6 +221,32 @@ def test_record_by_another_incarnation_deposes() -> None:
     assert driver.client(Transaction(session, 2, payload((1, 1)), "me")) == []
 
 
+def test_fence_comes_behind_what_an_older_one_has_written() -> None:
+    """A record that an older incarnation created while the log was being read is part of the log; a newer one's ends
+    this sequencer."""
+    driver = Driver()
+    fence = driver.proposed()
+    assert fence is not None
+    driver.event(RecordThere(replace(fence, incarnation=driver.incarnation - 1), 0))
+    assert driver.proposed() == replace(fence, epoch=2)
+    assert not driver.handed_out()
+    driver.write()
+    assert [each.record.epoch for each in driver.handed_out()] == [1, 2]
+    late = Driver()
+    late.event(RecordThere(replace(fence, incarnation=late.incarnation + 1), 0))
+    assert isinstance(late.effects[-1], Deposed)
+
+
+def test_session_of_a_later_record_is_not_called_unknown() -> None:
+    """A session that was opened in a record that this sequencer has not seen is known to a later sequencer: its writer
+    is told to try again, not that it was forgotten."""
+    driver = ready()
+    driver.client(Transaction(9 << 20, 1, payload((1, 1)), "me"))
+    driver.client(Transaction(driver.sequencer.epoch << 20, 1, payload((1, 1)), "me"))
+    assert [type(answer) for answer in driver.answers()] == [Wait, SessionUnknown]
+    assert driver.settled() == [1, 2]
+
+
 def test_newer_base_deposes() -> None:
     """If a base is at or beyond the epoch just created, its slot had been collected: no effect may follow."""
     driver = ready()
