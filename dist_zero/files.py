@@ -78,7 +78,16 @@ class RowFile:
             what = "is a directory" if self.path.is_dir() else "does not exist"
             raise DataError(f"the file {str(self.path)!r} {what}")
         self.size = self.path.stat().st_size
-        self.position = 0
+        self._fetched = 0
+        self._scale = 1.0  # bytes of the file per byte unpacked, where that is known beforehand
+        self._blocks_used: int | None = None
+
+    @property
+    def position(self) -> int:
+        """How far reading is, in bytes of the file. Arrow fetches ahead of what it has given out."""
+        if self._blocks_used is None:
+            return self._fetched
+        return min(self._fetched, int(self._blocks_used * BLOCK_BYTES * self._scale))
 
     def check(self) -> None:
         """Raise `DataError` now if the file cannot be read at all or lacks a column."""
@@ -87,7 +96,7 @@ class RowFile:
                 self._csv_types()
             elif self.format == "parquet":
                 self._opened_parquet().close()
-            self.position = 0
+            self._fetched = 0
 
     def blocks(self) -> Iterator[list[StoredRow]]:
         """The rows, in order, some thousands at a time. Raises `DataError` naming line or row, and column."""
@@ -122,6 +131,8 @@ class RowFile:
                         for dtype, array in zip(self._row_type.types, arrays, strict=True)
                     ]
                     rows = list(zip(*lists, strict=True))
+                    if self.compression in (None, "zip"):
+                        self._blocks_used = 1 + (self._blocks_used or 0)
                     yield rows
                     read += len(rows)
         except (pa.ArrowException, _Unfit, DataError):
@@ -175,7 +186,7 @@ class RowFile:
                 ]
                 yield list(zip(*columns, strict=True))
                 read += batch.num_rows
-                self.position = self.size * read // total
+                self._fetched = self.size * read // total
 
     def _opened_parquet(self) -> Any:
         if self.compression is not None:
@@ -205,6 +216,7 @@ class RowFile:
     # -- lines of text ---------------------------------------------------------------------------------------
 
     def _by_line(self, rows_of: RowsOfLines, skip: int) -> Iterator[list[StoredRow]]:
+        self._blocks_used = None
         with self._opened_text() as text:
             yield from in_blocks(rows_of(self.path, text, self._row_type, self._nulls, skip))
 
@@ -216,7 +228,8 @@ class RowFile:
         with self.path.open("rb") as raw:
             if self.compression == "zip":
                 with zipfile.ZipFile(raw) as archive, archive.open(self._member(archive)) as member:
-                    yield _Counted(member, self, self.size / max(1, archive.getinfo(member.name).file_size))
+                    self._scale = self.size / max(1, archive.getinfo(member.name).file_size)
+                    yield _Counted(member, self, self._scale)
             elif self.compression is not None:
                 yield pa.CompressedInputStream(pa.PythonFile(_Counted(raw, self, 1.0), "r"), self.compression)
             else:
@@ -251,7 +264,7 @@ class _Counted(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         data = self._file.read(size)
         self._read += len(data)
-        self._owner.position = int(self._read * self._scale)
+        self._owner._fetched = int(self._read * self._scale)
         return data
 
     def readinto(self, buffer: Any) -> int:

@@ -251,6 +251,22 @@ def test_blocks_and_position(tmp_path: Path) -> None:
     assert file.position == file.size == path.stat().st_size
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.zip", "a.csv.gz", "a.parquet"])
+def test_position_grows_with_what_is_given_out(tmp_path: Path, name: str) -> None:
+    """Whatever is fetched ahead, `position` says how far the rows are that were given out, where that is
+    known."""
+    rows: list[Row] = [(n, n / 7, "x" * 50) for n in range(60_000)]
+    write_rows(tmp_path / name, PLAIN, rows)
+    file = RowFile(tmp_path / name, PLAIN)
+    positions = [file.position for _ in file.blocks()]
+    assert positions == sorted(positions)
+    assert positions[0] <= file.size
+    assert len(positions) > 3
+    if name in ("a.csv", "a.csv.zip"):
+        assert positions[0] < file.size / 2
+    assert file.position == file.size
+
+
 def test_rows_of_a_class(tmp_path: Path) -> None:
     """`dz.read_rows` gives instances of a row class."""
 
