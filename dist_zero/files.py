@@ -12,6 +12,7 @@ text column that allows no null is the empty text. `text_values.py` says how eac
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 import os
@@ -55,7 +56,7 @@ from dist_zero.types import (
     to_stored,
 )
 from dist_zero.types import Row as StoredRow
-from dist_zero_common.errors import DataError, InternalError
+from dist_zero_common.errors import DataError, InternalError, OperatorError
 
 SomeRow = TypeVar("SomeRow", bound=Row)
 
@@ -311,11 +312,23 @@ def arrow_table(row_type: RowType, rows: Sequence[StoredRow]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
+def pandas_frame(table: pa.Table) -> Any:
+    """An Arrow table as a pandas data frame. Raises `OperatorError` when pandas is not installed."""
+    _check_installed("pandas")
+    return table.to_pandas()
+
+
 def polars_frame(table: pa.Table) -> Any:
-    """An Arrow table as a polars data frame."""
+    """An Arrow table as a polars data frame. Raises `OperatorError` when polars is not installed."""
+    _check_installed("polars")
     import polars
 
     return polars.from_arrow(table)
+
+
+def _check_installed(library: str) -> None:
+    if importlib.util.find_spec(library) is None:
+        raise OperatorError(f"{library} is not installed: pip install {library}, or take to_arrow")
 
 
 def write_rows(path: str | Path, row_type: RowType, rows: Sequence[StoredRow]) -> None:

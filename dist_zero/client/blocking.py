@@ -54,6 +54,9 @@ class BlockingClient:
         if self._error is not None and error is None:
             raise self._error
 
+    def __repr__(self) -> str:
+        return repr(self._client) if self._thread.is_alive() else "<closed database>"
+
     def close(self) -> None:
         """End it, as leaving the `with` block does; for a client that was made by `open`."""
         if self._thread.is_alive():

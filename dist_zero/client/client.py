@@ -19,7 +19,7 @@ from dist_zero.batch import Batch
 from dist_zero.client.loading import Loaded, OnProgress, load, load_file
 from dist_zero.client.questions import ANSWER_SECONDS_MAX, Questions
 from dist_zero.client.session import Session
-from dist_zero.client.snapshot import Snapshot, SnapshotAssembly, ViewReader, snapshot_of
+from dist_zero.client.snapshot import PartsByEpoch, Snapshot, ViewReader, snapshot_of
 from dist_zero.client.view_handle import ViewHandle
 from dist_zero.client.watch import Change, change_for_people
 from dist_zero.client.watching import Watch
@@ -125,7 +125,7 @@ class Client:
             on_epoch=self._saw,
         )
         self.questions = Questions(options.program, clock, self._mailbox.send)
-        self._assemblies: dict[int, SnapshotAssembly] = {}
+        self._assemblies: dict[int, PartsByEpoch] = {}
         self.watches: dict[int, Watch] = {}
         self._seen_epoch = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -155,6 +155,10 @@ class Client:
         if error is None and self.questions.failure is None:
             await self._writer.wait_all_answered()
         await self.close()
+
+    def __repr__(self) -> str:
+        views = ", ".join(reader.name for reader in self.readers.values())
+        return f"<client of program {self._options.program}: views {views}>"
 
     async def close(self) -> None:
         """End the connection; what is unanswered fails."""
@@ -302,7 +306,7 @@ class Client:
         names = views or tuple(view.name for view in self.plan.views)
         numbers = tuple(self._reader(name)[0] for name in dict.fromkeys(names))
         request = self.questions.next_number()
-        self._assemblies[request] = SnapshotAssembly(numbers)
+        self._assemblies[request] = PartsByEpoch()
         message = SnapshotRequest(request, tuple(dict.fromkeys(names)), self.replies)
         try:
             answers = await self.questions.ask(

@@ -118,7 +118,9 @@ class Snapshot:
 
     def to_pandas(self, view: str) -> pandas.DataFrame:
         """A view as a pandas data frame; pandas has to be installed."""
-        return self.to_arrow(view).to_pandas()
+        from dist_zero.files import pandas_frame
+
+        return pandas_frame(self.to_arrow(view))
 
     def to_polars(self, view: str) -> polars.DataFrame:
         """A view as a polars data frame; polars has to be installed."""
@@ -132,20 +134,8 @@ class Snapshot:
         return view
 
 
-class SnapshotAssembly:
-    """Collects the answers to one question, until one epoch is whole."""
-
-    def __init__(self, views: tuple[int, ...]) -> None:
-        self.views = views
-        self._parts = PartsByEpoch()
-
-    def add(self, answer: SnapshotAnswer) -> list[SnapshotAnswer] | None:
-        """Take an answer in; returns all answers of an epoch, by shard and part, once they are all here."""
-        return self._parts.add(answer)
-
-
 class PartsByEpoch:
-    """Answers by epoch, shard and part."""
+    """Collects the answers to one question until one epoch is whole."""
 
     def __init__(self) -> None:
         self._epochs: dict[int, dict[tuple[int, int], SnapshotAnswer]] = {}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import dist_zero as dz
 from dist_zero import compiler
 from dist_zero.batch import Batch
-from dist_zero.client.snapshot import SnapshotAssembly, ViewReader, snapshot_of
+from dist_zero.client.snapshot import PartsByEpoch, ViewReader, snapshot_of
 from dist_zero.client.watch import StoredChange, Subscription, change_for_people
 from dist_zero.types import Row
 from dist_zero_common.errors import MalformedMessage
@@ -129,7 +129,7 @@ def test_impossible_places_are_refused() -> None:
 
 def test_a_snapshot_is_the_first_epoch_that_is_whole() -> None:
     """A question that was answered as of two epochs gives one of them, never a mixture."""
-    assembly = SnapshotAssembly((0,))
+    assembly = PartsByEpoch()
     early = answers(4, [[[((1, 1.0), 1)]], [[((2, None), 1)]]], subscription=0)
     late = answers(5, [[[((1, 7.0), 1)]], [[((3, 2.0), 1)]]], subscription=0)
     assert assembly.add(early[0]) is None

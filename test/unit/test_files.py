@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_zero.files import RowFile, arrow_table, polars_frame, read_rows, write_rows
+from dist_zero.files import RowFile, arrow_table, pandas_frame, polars_frame, read_rows, write_rows
 from dist_zero.row import Row as UserRow
 from dist_zero.text_rows import BLOCK_ROWS
 from dist_zero.types import (
@@ -37,7 +37,7 @@ from dist_zero.types import (
     decimal_type,
     enum_type,
 )
-from dist_zero_common.errors import DataError
+from dist_zero_common.errors import DataError, OperatorError
 
 DECIMAL, ENUM = decimal_type(2), enum_type(("RED", "GREEN", "dark blue"))
 TYPES = (BOOL, INT, FLOAT, STR, BYTES, DATETIME, DECIMAL, ENUM)
@@ -286,8 +286,16 @@ def test_out_to_arrow_pandas_and_polars() -> None:
     assert table.schema.field("ndecimal").type == pa.decimal128(38, 2)
     table = arrow_table(PLAIN, [(1, 2.0, None), (2, 3.5, "x")])
     assert table.to_pylist() == [{"k": 1, "v": 2.0, "s": None}, {"k": 2, "v": 3.5, "s": "x"}]
-    assert list(table.to_pandas()["k"]) == [1, 2]
+    assert list(pandas_frame(table)["k"]) == [1, 2]
     assert polars_frame(table).row(1) == (2, 3.5, "x")
+
+
+def test_a_library_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without pandas or polars the error says what to install."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    for frame, name in ((pandas_frame, "pandas"), (polars_frame, "polars")):
+        with pytest.raises(OperatorError, match=f"{name} is not installed"):
+            frame(arrow_table(PLAIN, []))
 
 
 def test_json_lines_are_json(tmp_path: Path) -> None:
