@@ -343,7 +343,16 @@ class ViewRow(Row, _row_type=RowType((), ())):
 
         def __getattr__(self, name: str) -> Any: ...
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # the class is nowhere that pickle could find it by name
+        return view_row, (type(self).__name__, self._row_type, self._stored)
+
 
 def row_class_of(name: str, row_type: RowType) -> type[ViewRow]:
     """A `Row` class for a row type that no class declares, as a view's; enums are their members' names."""
     return types.new_class(name, (ViewRow,), {"_row_type": row_type})
+
+
+def view_row(view: str, row_type: RowType, stored: StoredRow) -> ViewRow:
+    """A row of a view from what it is made of, for pickle and copy."""
+    return row_from_stored(row_class_of(view, row_type), stored)

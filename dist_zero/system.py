@@ -249,6 +249,15 @@ class Embedded:
         self._entered: AbstractAsyncContextManager[Client]
         self._blocking: BlockingClient
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise AttributeError(
+                f"no {name!r} before it runs: write `with dz.embedded(app) as db:`, or db = dz.embedded(app).open()"
+            )
+
     async def __aenter__(self) -> Client:
         self._entered = self._opened()
         return await self._entered.__aenter__()

@@ -157,3 +157,22 @@ def test_a_failing_service_fails_the_calls(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(ProgramHost, "hand_out", broken)
         with pytest.raises(ZeroDivisionError, match="inside a service"):
             db["board"]
+
+
+def test_opened_without_a_block() -> None:
+    """`open` and `close` do without a block, a watch that is left behind is harmless, and a database that was never
+    entered says what to write."""
+    with pytest.raises(AttributeError, match=r"with dz\.embedded"):
+        getattr(dz.embedded(app), "put")  # noqa: B009
+    db = dz.embedded(app).open()
+    db.put("scores", Score(player="ann", points=7))
+    changes = db.watch("board")
+    assert points(next(changes).inserted) == [7]
+    assert repr(db) == "<client of program scores: views board, total>"
+    assert repr(db.snapshot("board")).endswith(": board: 1 row>")
+    with pytest.raises(dz.RequestError, match="'scores' is a dataset"):
+        db["scores"]
+    db.close()
+    db.close()
+    changes.close()  # type: ignore[attr-defined]
+    assert repr(db) == "<closed database>"

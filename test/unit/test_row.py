@@ -20,7 +20,7 @@ from dist_zero.row import (
     to_stored_column,
     to_stored_row,
 )
-from dist_zero.types import BOOL, BYTES, DATETIME, FLOAT, INT, STR, decimal_type, enum_type
+from dist_zero.types import BOOL, BYTES, DATETIME, FLOAT, INT, STR, RowType, decimal_type, enum_type
 
 
 class Colour(enum.Enum):
@@ -224,3 +224,12 @@ def test_row_sizes_are_bounded() -> None:
         type("Bad", (dz.Row,), {"__annotations__": {f"c{i}": int for i in range(201)}})
     with pytest.raises(dz.ProgramError, match="a decimal has 0 to 18 digits"):
         dz.scale(19)
+
+
+def test_rows_of_views_can_be_pickled_and_copied() -> None:
+    """A view's row goes into a cache or to another process and comes back equal, though its class has no module."""
+    row_type = RowType(("game", "at", "points"), (STR, DATETIME.optional(), INT))
+    row = row_from_stored(row_class_of("board", row_type), ("go", 1_000_000, 7))
+    assert copy.deepcopy(row) == row == pickle.loads(pickle.dumps(row))
+    assert repr(pickle.loads(pickle.dumps(row))) == repr(row)
+    assert pickle.loads(pickle.dumps(row)).points == 7
