@@ -429,7 +429,7 @@ class Client:
         if not isinstance(sharding, tuple):
             raise InternalError(f"view {reader.name!r} has a key and is not sharded by it")
         types = [scalar.dtype for scalar in sharding]
-        return 0 * owner(self.placement.shard_map, key_hash(types, compile_tuple(sharding)(tuple(row))))
+        return owner(self.placement.shard_map, key_hash(types, compile_tuple(sharding)(tuple(row))))
 
     # -- background ------------------------------------------------------------------------------------------
 
