@@ -5,6 +5,7 @@ A test that says how many examples it wants itself has that many in both.
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # No deadline: how long an example takes says something about this machine only. No database: a search that found
@@ -20,3 +21,10 @@ settings.register_profile(
 settings.register_profile(
     "long", deadline=None, max_examples=2_000, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A search takes as long as it takes: twenty times the time of an ordinary test, not to be cut off in the middle."""
+    for item in items:
+        if item.get_closest_marker("long") is not None:
+            item.add_marker(pytest.mark.timeout(6_000))

@@ -52,11 +52,7 @@ def _run_file(path: Path) -> ModuleType:
     """The file as a module, so that files beside it can be imported, and can import it back."""
     name = path.stem
     if name in sys.modules or name in sys.stdlib_module_names or not name.isidentifier():
-        name = (
-            f"dist_zero_program_{abs(hash(str(path.resolve())))}"
-            if not name.isidentifier()
-            else f"{name}_program"
-        )
+        name = "".join(c if c.isalnum() else "_" for c in f"{name}_program")
     try:
         source = path.read_text(encoding="utf-8")
         code = compile(source, str(path), "exec", dont_inherit=True)

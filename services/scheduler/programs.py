@@ -84,8 +84,8 @@ def note_on(asked_nodes: int, nodes: int) -> str:
     if asked_nodes == nodes:
         return ""
     return (
-        f"its log began with {nodes} nodes, and the shard map of a program cannot be changed yet: it runs on {nodes}, "
-        f"not on the {asked_nodes} asked for"
+        f"its log began with {nodes} node{'s' if nodes > 1 else ''}, and the shard map of a program cannot be changed "
+        f"yet: it runs on {nodes}, not on the {asked_nodes} asked for"
     )
 
 
