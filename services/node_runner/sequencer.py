@@ -13,8 +13,8 @@ follow the rules of this file:
   the latency of the store by themselves.
 
 Every transaction is checked against the row types when it arrives (`sessions.py`), before anything is recorded of it.
-Hand-out is separate
-from recording: records may run ahead of it by some bytes, and it stays within a window of unfinished epochs.
+Hand-out is separate from recording: records may run ahead of it by some bytes, and it stays within a window of
+unfinished epochs.
 
 Before it goes idle, a sequencer writes one empty epoch flagged `save`; then nothing moves until somebody writes.
 """
@@ -28,7 +28,7 @@ from dist_zero.batch import Writes
 from dist_zero.compiler.plan import Plan
 from dist_zero.writes import decode_payload, merge_writes, route
 from dist_zero_common.errors import InternalError, MalformedMessage
-from dist_zero_common.mailbox import Token
+from dist_zero_common.mailbox import NO_TOKEN, Token
 from dist_zero_common.protocol.messages import (
     AwaitEpoch,
     EpochFinished,
@@ -97,21 +97,21 @@ class Sequencer:
         self.epoch = base_epoch
         self.finished = base_epoch
         self.deposed = ""
+        self.fenced = False
+        """Whether a record of its own is there, from which on nobody else's may be."""
         self._plan, self._map, self._incarnation = plan, shard_map, incarnation
         self._generation, self._options = generation, options
         self._handed_out = base_epoch
         self._shard_finished = [base_epoch] * len(shard_map.nodes)
         self._time_us = 0
         self._sessions = Sessions(plan, options)
-        self._snapshots: list[SnapshotWanted] = []
-        self._subscribes: list[tuple[int, tuple[int, ...], int, str]] = []
-        self._unsubscribes: list[int] = []
+        self._snapshots: dict[SnapshotWanted, Token] = {}
+        # As subscription 0: a subscription's id comes with its record.
+        self._subscribes: dict[SubscriptionWanted, Token] = {}
+        self._unsubscribes: dict[int, Token] = {}
         self._asked: dict[tuple[str, int], None] = {}
         self._awaiting: list[AwaitEpoch] = []
-        self._request_tokens: list[Token] = []
         self._creating = False
-        self.fenced = False
-        """Whether a record of its own is there, from which on nobody else's may be."""
         self._to_hand_out: deque[_HandOut] = deque()
         self._ahead_bytes = 0
         self._last_saved_at = 0.0
@@ -160,9 +160,10 @@ class Sequencer:
                 self._sessions.on_open(message, token, effects)
             case SnapshotRequest() | Subscribe():
                 self._on_reader(message, token, effects)
+            case Unsubscribe() if message.subscription in self._unsubscribes:
+                effects.append(SettleMessages((token,)))
             case Unsubscribe():
-                self._unsubscribes.append(message.subscription)
-                self._request_tokens.append(token)
+                self._unsubscribes[message.subscription] = token
             case AwaitEpoch() if message.epoch > self.epoch + EPOCHS_AHEAD_MAX:
                 raise MalformedMessage(f"epoch {message.epoch}, where {self.epoch} is the newest of the log")
             case AwaitEpoch():
@@ -182,10 +183,10 @@ class Sequencer:
             effects.append(SettleMessages((token,)))
             return
         if isinstance(message, SnapshotRequest):
-            self._snapshots.append(SnapshotWanted(message.request, views, message.reply_to))
+            self._snapshots[SnapshotWanted(message.request, views, message.reply_to)] = token
         else:
-            self._subscribes.append((message.request, views, message.after, message.reply_to))
-        self._request_tokens.append(token)
+            wanted = SubscriptionWanted(0, message.request, views, message.after, message.reply_to)
+            self._subscribes[wanted] = token
 
     def _views(
         self, names: tuple[str, ...], request: int, reply_to: str, effects: list[SequencerEffect]
@@ -243,8 +244,7 @@ class Sequencer:
         epoch = self.epoch + 1
         time_us = max(now.us, self._time_us)
         subscriptions = tuple(
-            SubscriptionWanted(place_in_log(epoch, i), request, views, after, reply_to)
-            for i, (request, views, after, reply_to) in enumerate(self._subscribes)
+            replace(wanted, subscription=place_in_log(epoch, i)) for i, wanted in enumerate(self._subscribes)
         )
         return LogRecord(
             epoch=epoch,
@@ -268,9 +268,8 @@ class Sequencer:
         if event.newest_base >= record.epoch:
             self._depose(f"base {event.newest_base} is beyond epoch {record.epoch}", effects)
         elif record.incarnation < self._incarnation and not self.fenced:
-            self._creating = (
-                False  # an older one has gone on since the log was read: the fence comes behind it
-            )
+            # An older one has gone on since the log was read: the fence comes behind it.
+            self._creating = False
             self._take(record, effects)
         elif record.incarnation != self._incarnation:
             self._depose(f"incarnation {record.incarnation} wrote epoch {record.epoch}", effects)
@@ -294,14 +293,12 @@ class Sequencer:
         self._ahead_bytes += self._to_hand_out[-1].size_bytes
 
     def _take_requests(self, record: LogRecord, effects: list[SequencerEffect]) -> None:
-        taken = set(record.snapshots)
-        self._snapshots = [s for s in self._snapshots if s not in taken]
-        subscribed = {(s.reply_to, s.request) for s in record.subscriptions}
-        self._subscribes = [s for s in self._subscribes if (s[3], s[0]) not in subscribed]
-        self._unsubscribes = [u for u in self._unsubscribes if u not in record.unsubscriptions]
-        if self._request_tokens and not (self._snapshots or self._subscribes or self._unsubscribes):
-            effects.append(SettleMessages(tuple(self._request_tokens)))
-            self._request_tokens = []
+        tokens = [self._snapshots.pop(wanted, NO_TOKEN) for wanted in record.snapshots]
+        tokens += [self._subscribes.pop(replace(s, subscription=0), NO_TOKEN) for s in record.subscriptions]
+        tokens += [self._unsubscribes.pop(gone, NO_TOKEN) for gone in record.unsubscriptions]
+        own = tuple(token for token in tokens if token != NO_TOKEN)
+        if own:
+            effects.append(SettleMessages(own))
 
     def _depose(self, reason: str, effects: list[SequencerEffect]) -> None:
         self.deposed = reason

@@ -27,6 +27,7 @@ from dist_zero_common.protocol.messages import (
     Subscribe,
     Transaction,
     TransactionRefused,
+    Unsubscribe,
     Wait,
     WriteKind,
 )
@@ -439,6 +440,25 @@ def test_requests_are_recorded_and_unknown_views_are_refused() -> None:
         driver.write()
     assert [s.request for r in driver.records for s in r.snapshots] == [6]
     assert [s.request for r in driver.records for s in r.subscriptions] == [7]
+    assert sorted(driver.settled()) == list(range(1, driver.tokens + 1))
+
+
+def test_requests_are_acked_with_their_own_record() -> None:
+    """Under questions without a pause, when one is always pending, each is acked as soon as its record is there; an
+    end of a subscription that comes twice stands in one record."""
+    driver = ready()
+    driver.client(SnapshotRequest(1, ("all",), "me"))
+    for request in range(2, 8):
+        driver.client(SnapshotRequest(request, ("all",), "me"))
+        driver.client(Subscribe(100 + request, ("all",), 0, "me"))
+        driver.write()
+        assert driver.settled() == list(range(1, driver.tokens - 1))
+    driver.write()
+    assert driver.settled() == list(range(1, driver.tokens + 1))
+    driver.client(SnapshotRequest(8, ("all",), "me"))
+    driver.client(Unsubscribe(5))
+    driver.client(Unsubscribe(5))
+    assert [driver.write().unsubscriptions, driver.write().unsubscriptions] == [(), (5,)]
     assert sorted(driver.settled()) == list(range(1, driver.tokens + 1))
 
 
