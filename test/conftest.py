@@ -24,7 +24,7 @@ settings.register_profile(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A search takes as long as it takes: twenty times the time of an ordinary test, not to be cut off in the middle."""
+    """A search has twenty times the time of an ordinary test, not to be cut off in the middle."""
     for item in items:
         if item.get_closest_marker("long") is not None:
             item.add_marker(pytest.mark.timeout(6_000))
