@@ -223,6 +223,28 @@ def test_second_copy_that_differs_halts_the_node() -> None:
     assert "n2" in kernel.halted and "epoch 1" in kernel.halted
 
 
+def test_messages_are_settled_when_their_epoch_is_finished() -> None:
+    """What an epoch needs may be forgotten only when the epoch is finished, copies included; afterwards at once."""
+    net = Net(2, 0)
+    kernel = net.kernels[0]
+    event = HandOutEvent(1, False, (), (), (), (), 1)
+    early: list[NodeEvent] = [
+        event,
+        replace(event, token=2),
+        RowsEvent(1, 2, 1, 0, 1, (), 3),
+        RowsEvent(1, 2, 1, 0, 1, (), 4),
+    ]
+    effects = [effect for each in early for effect in kernel.handle(each)]
+    for stage in range(3, PLAN.stages + 1):
+        assert not any(isinstance(effect, Finished | Settle) for effect in effects)
+        effects += kernel.handle(RowsEvent(1, stage, 1, 0, 1, (), 10 + stage))
+    kinds = [type(effect) for effect in effects if isinstance(effect, Finished | Settle)]
+    assert kinds == [Finished, Settle]
+    settled = next(effect.tokens for effect in effects if isinstance(effect, Settle))
+    assert sorted(settled) == [1, 2, 3, 4, *range(13, 11 + PLAN.stages)]
+    assert kernel.handle(replace(event, token=9)) == [Settle((9,))]
+
+
 def test_failing_executor_halts_with_the_evidence() -> None:
     """An executor that raises stops the node; it goes on answering readers as of the last finished epoch."""
     net = Net(1, 0)
