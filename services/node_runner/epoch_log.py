@@ -6,6 +6,7 @@ import asyncio
 from typing import TypeVar
 
 from dist_zero_common.errors import LogDamaged, MalformedMessage, StoreError
+from dist_zero_common.log import Logger
 from dist_zero_common.protocol.codec import decode, encode
 from dist_zero_common.protocol.messages import Base, LogRecord
 from dist_zero_common.store.base import Store
@@ -25,8 +26,8 @@ T = TypeVar("T")
 class EpochLog:
     """The log of one program. Reading trusts nothing: a damaged or missing record is `LogDamaged`, which names it."""
 
-    def __init__(self, store: Store, program: str) -> None:
-        self._store, self._program = store, program
+    def __init__(self, store: Store, program: str, log: Logger) -> None:
+        self._store, self._program, self._log = store, program, log
 
     async def newest_base(self) -> int:
         """The epoch of the newest base."""
@@ -73,7 +74,8 @@ class EpochLog:
         """Create `record`; returns the record that is there afterwards, and the newest base.
 
         What the store answers to the write is not believed: the record is read back, for as long as it takes the
-        store to say what is there. Raises `LogDamaged` if that is no record.
+        store to say what is there; each failure is logged with its reason. Raises `LogDamaged` if what is there is no
+        record.
         """
         name, data = record_name(self._program, record.epoch), encode(record)
         delay = _RETRY_SECONDS_FIRST
@@ -85,8 +87,8 @@ class EpochLog:
                     return there, await self.newest_base()
             except LogDamaged:
                 raise
-            except StoreError:
-                pass  # the outcome is unknown; the next round looks again
+            except StoreError as failed:  # the outcome is unknown; the next round looks again
+                self._log.warning("store_failed", epoch=record.epoch, reason=str(failed), retry_seconds=delay)
             await asyncio.sleep(delay)
             delay = min(2 * delay, _RETRY_SECONDS_MAX)
 

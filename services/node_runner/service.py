@@ -173,16 +173,17 @@ class RunnerService:
         host = self._host_of(message.program, message.graph, message.shard_map)
         here = self._sequencers.get(message.program)
         if here is None or here.incarnation < message.incarnation:
+            log = self._log.bind(program=message.program, incarnation=message.incarnation)
             sequencer = HostedSequencer(
                 host,
                 message.incarnation,
                 system=self._system,
-                log_of_epochs=EpochLog(self._store, message.program),
+                log_of_epochs=EpochLog(self._store, message.program, log),
                 post=self.post,
                 clock=self._clock,
                 tasks=self._tasks,
                 options=self._options,
-                log=self._log.bind(program=message.program, incarnation=message.incarnation),
+                log=log,
             )
             self._sequencers[message.program] = sequencer
             host.locate(message.inboxes, "")

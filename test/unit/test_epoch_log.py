@@ -11,6 +11,7 @@ import pytest
 
 from dist_zero.shards import even_map
 from dist_zero_common.errors import LogDamaged, StoreError
+from dist_zero_common.log import captured_events, get_logger
 from dist_zero_common.protocol.codec import encode
 from dist_zero_common.protocol.messages import Base, LogRecord
 from dist_zero_common.sim.faults import StoreFaults, Weather
@@ -44,7 +45,7 @@ def with_log(
     world = SimWorld(4, Weather("test", store=faults or StoreFaults()))
 
     async def live() -> Result:
-        return await main(EpochLog(MemoryStore(objects, world), "p"))
+        return await main(EpochLog(MemoryStore(objects, world), "p", get_logger("test", world.clock)))
 
     return run_simulation(live(), until_seconds=10_000)
 
@@ -106,7 +107,8 @@ def test_what_is_there_is_the_record_whoever_wrote_it() -> None:
 
 @pytest.mark.parametrize("faults", [StoreFaults(fails_stored=0.7), StoreFaults(fails_absent=0.7)])
 def test_what_the_store_answers_is_not_believed(faults: StoreFaults) -> None:
-    """A store that says it failed, whether it stored or not, leads to the one record that is there, each time."""
+    """A store that says it failed, whether it stored or not, leads to the one record that is there, each time; each
+    failure is in the log, with what the store said."""
     objects = stored()
 
     async def main(log: EpochLog) -> None:
@@ -115,7 +117,10 @@ def test_what_the_store_answers_is_not_believed(faults: StoreFaults) -> None:
         first, second = await asyncio.gather(log.append(record(21)), log.append(record(21, 2)))
         assert first == second
 
-    with_log(main, objects, faults)
+    with captured_events() as events:
+        with_log(main, objects, faults)
+    failures = [event["reason"] for event in events if event["event"] == "store_failed"]
+    assert failures and all("the store did not answer in time" in str(reason) for reason in failures)
     assert len(objects.list("programs/p/log/")) == 21
 
 
