@@ -49,8 +49,9 @@ class BlockingClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._loop.call_soon_threadsafe(self._leave.set)
-        self._thread.join()
+        if self._thread.is_alive():  # else it was closed in its block, or has failed
+            self._loop.call_soon_threadsafe(self._leave.set)
+            self._thread.join()
         if self._error is not None and error is None:
             raise self._error
 

@@ -33,7 +33,7 @@ PARTS_MAX = 1 << 16
 @dataclass(frozen=True, slots=True)
 class ViewError:
     """Rows that an operator leaves out of a view: the user's line and verb, why, how many, and one of
-    them."""
+    them (no text for the one row of a global aggregate)."""
 
     label: str
     reason: str
@@ -42,7 +42,8 @@ class ViewError:
 
     def __str__(self) -> str:
         rows = "row is" if self.count == 1 else "rows are"
-        return f"{self.count:,} {rows} left out by {self.label}: {self.reason}, for example {self.example}"
+        example = f", for example {self.example}" if self.example else ""
+        return f"{self.count:,} {rows} left out by {self.label}: {self.reason}{example}"
 
 
 class ViewReader:

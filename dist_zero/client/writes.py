@@ -24,7 +24,8 @@ RowLike = Row | Mapping[str, Any]
 """What a caller writes as a row: an instance of the dataset's row class, or a mapping from columns to
 values."""
 Key = Any
-"""A key of one column: its value. A key of several: a tuple of values in the key's order, or a mapping."""
+"""A key of one column: its value. A key of several: a tuple of values in the key's order. For either: a mapping from
+its columns, or a row that has them."""
 
 
 class Transaction:
@@ -185,7 +186,8 @@ def _key_values(what: str, key_type: RowType, key: Key) -> Sequence[Any]:
     if len(names) == 1 and not isinstance(key, tuple):
         return [key]
     if not isinstance(key, tuple) or len(key) != len(names):
-        raise DataError(f"{what}: the key is {key_type}, got {key!r:.80}")
+        wanted = {0: "()", 1: "its value"}.get(len(names), f"a tuple of {len(names)}")
+        raise DataError(f"{what}: the key is {key_type}; give {wanted}, got {key!r:.80}")
     return key
 
 

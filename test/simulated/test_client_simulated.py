@@ -364,7 +364,11 @@ def test_mistakes_are_refused_before_anything_is_sent() -> None:
             (client.put("nothing", []), dz.RequestError, "no dataset 'nothing' .* items, events"),
             (client.put("events", []), dz.RequestError, "append"),
             (client.append("items", []), dz.RequestError, "put"),
-            (client.delete("items", "a"), dz.DataError, r"the key is \(shop: int, sku: str\)"),
+            (
+                client.delete("items", "a"),
+                dz.DataError,
+                r"the key is \(shop: int, sku: str\); give a tuple of 2",
+            ),
             (client.update("items", (1, "a"), sku="b"), dz.DataError, "belongs to the key"),
             (client.update("items", (1, "a"), stok=1), dz.DataError, "Did you mean 'stock'"),
             (client.update("items", (1, "a")), dz.DataError, "at least one column"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import dist_zero as dz
 from dist_zero import compiler
 from dist_zero.batch import Batch
-from dist_zero.client.snapshot import PartsByEpoch, ViewReader, snapshot_of
+from dist_zero.client.snapshot import PartsByEpoch, ViewError, ViewReader, snapshot_of
 from dist_zero.client.watch import StoredChange, Subscription, change_for_people
 from dist_zero.types import Row
 from dist_zero_common.errors import MalformedMessage
@@ -155,6 +155,7 @@ def test_errors_of_several_nodes_add_up() -> None:
     assert [str(error) for error in snapshot.errors["by_value"]] == [
         "7 rows are left out by a.py:1 where: overflow, for example k=1"
     ]
+    assert str(ViewError("a.py:2 agg", "overflow", "", 1)) == "1 row is left out by a.py:2 agg: overflow"
     assert snapshot.missed == {"things": 3}
 
 

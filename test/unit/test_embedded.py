@@ -175,4 +175,6 @@ def test_opened_without_a_block() -> None:
     db.close()
     db.close()
     changes.close()  # type: ignore[attr-defined]
+    with dz.embedded(app) as closed_inside:
+        closed_inside.close()
     assert repr(db) == "<closed database>"
