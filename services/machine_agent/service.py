@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dist_zero_common.broker.base import Broker
 from dist_zero_common.broker.topology import agent_inbox, queue_of, scheduler_inbox
 from dist_zero_common.clock import Clock
-from dist_zero_common.errors import MalformedMessage, OperatorError, SettingsError
+from dist_zero_common.errors import MalformedMessage, OperatorError
 from dist_zero_common.ids import checked_name
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token
@@ -144,10 +144,7 @@ class AgentService:
         self.post.settle(token)
 
     def _on_command(self, command: StartRunner | StopRunner) -> None:
-        try:
-            checked_name("runner", command.runner)
-        except SettingsError as wrong:
-            raise MalformedMessage(str(wrong)) from wrong
+        checked_name("runner", command.runner, MalformedMessage)
         state = on_command(self._state, command)
         if state is None:
             self.counters["commands_refused"] += 1

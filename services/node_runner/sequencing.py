@@ -16,7 +16,7 @@ from dist_zero_common.broker.topology import (
     sequencer_nodes_inbox,
 )
 from dist_zero_common.clock import Clock
-from dist_zero_common.errors import LogDamaged, MalformedMessage, SettingsError
+from dist_zero_common.errors import LogDamaged, MalformedMessage
 from dist_zero_common.ids import checked_name
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token
@@ -214,7 +214,4 @@ def _check_client(system: str, message: Message) -> None:
     if isinstance(message, OpenSession | Transaction | SnapshotRequest | Subscribe | AwaitEpoch):
         check_inbox(system, CLIENT_REPLIES, message.reply_to)
     if isinstance(message, OpenSession):
-        try:
-            checked_name("client", message.client)
-        except SettingsError as wrong:
-            raise MalformedMessage(str(wrong)) from wrong
+        checked_name("client", message.client, MalformedMessage)

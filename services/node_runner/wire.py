@@ -14,7 +14,7 @@ from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Exchange, Plan
 from dist_zero.shards import validate
 from dist_zero_common.broker.topology import CLIENT_REPLIES, RUNNER, SEQUENCER_NODES, check_inbox, parsed
-from dist_zero_common.errors import MalformedMessage, SettingsError
+from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.ids import checked_name
 from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages import (
@@ -68,10 +68,7 @@ def sequencer_incarnation(system: str, program: str, nodes_inbox: str) -> int:
 def check_hosting(system: str, program: str, shard_map: ShardMap, inboxes: tuple[str, ...] | None) -> None:
     """Raises `MalformedMessage` unless a scheduler may say this of a program, and of where its shards' runners
     listen (None: it does not say)."""
-    try:
-        checked_name("program", program)
-    except SettingsError as wrong:
-        raise MalformedMessage(str(wrong)) from wrong
+    checked_name("program", program, MalformedMessage)
     validate(shard_map)
     if inboxes is None:
         return

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from dist_zero.shards import SHARDS_MAX
 from dist_zero_common.broker.topology import CLIENT_REPLIES, agent_inbox, check_inbox, runner_inbox
-from dist_zero_common.errors import MalformedMessage, SettingsError
+from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.ids import checked_name
 from dist_zero_common.protocol.messages import MachineReport, RunnerReport
 from services.scheduler.state import runner_name
@@ -17,29 +17,29 @@ CORES_MAX = 65_536
 
 def check_machine_report(system: str, report: MachineReport) -> None:
     """Raise `MalformedMessage` if no agent of this system sends such a report."""
-    _check_name("machine", report.machine)
+    checked_name("machine", report.machine, MalformedMessage)
     if report.inbox != agent_inbox(system, report.machine):
         raise MalformedMessage(f"machine {report.machine} says that it listens at {report.inbox!r}")
     if not 1 <= report.cores <= CORES_MAX:
         raise MalformedMessage(f"machine {report.machine} says that it has {report.cores} cores")
     for status in report.runners:
-        _check_name("runner", status.runner)
+        checked_name("runner", status.runner, MalformedMessage)
     _check_distinct("runner", [status.runner for status in report.runners])
 
 
 def check_runner_report(system: str, report: RunnerReport) -> None:
     """Raise `MalformedMessage` if no runner of this system sends such a report."""
-    _check_name("machine", report.machine)
+    checked_name("machine", report.machine, MalformedMessage)
     if report.runner != runner_name(report.machine):
         raise MalformedMessage(f"runner {report.runner!r} says that it runs on machine {report.machine}")
     if report.inbox != runner_inbox(system, report.runner, report.incarnation):
         raise MalformedMessage(f"runner {report.runner} says that it listens at {report.inbox!r}")
     for node in report.nodes:
-        _check_name("program", node.program)
+        checked_name("program", node.program, MalformedMessage)
         if node.shard >= SHARDS_MAX:
             raise MalformedMessage(f"runner {report.runner} reports shard {node.shard} of {node.program}")
     for sequencer in report.sequencers:
-        _check_name("program", sequencer.program)
+        checked_name("program", sequencer.program, MalformedMessage)
     _check_distinct("node", [(node.program, node.shard) for node in report.nodes])
     _check_distinct("sequencer", [sequencer.program for sequencer in report.sequencers])
 
@@ -48,13 +48,6 @@ def check_reply_to(system: str, inbox: str) -> None:
     """Raise `MalformedMessage` unless this is a client's inbox: nobody makes the scheduler write to anybody
     else."""
     check_inbox(system, CLIENT_REPLIES, inbox)
-
-
-def _check_name(what: str, name: str) -> None:
-    try:
-        checked_name(what, name)
-    except SettingsError as wrong:
-        raise MalformedMessage(str(wrong)) from wrong
 
 
 def _check_distinct(what: str, names: Sequence[object]) -> None:

@@ -24,12 +24,7 @@ from dist_zero_common.aside import Aside
 from dist_zero_common.broker.base import Broker
 from dist_zero_common.broker.topology import queue_of, scheduler_inbox
 from dist_zero_common.clock import Clock
-from dist_zero_common.errors import (
-    OperatorError,
-    RequestError,
-    SettingsError,
-    StoreError,
-)
+from dist_zero_common.errors import OperatorError, RequestError, StoreError
 from dist_zero_common.ids import checked_name
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token
@@ -288,8 +283,8 @@ class SchedulerService:
     def _on_remove_program(self, message: RemoveProgram) -> None:
         check_reply_to(self._system, message.reply_to)
         try:
-            program = checked_name("program", message.program)
-        except SettingsError as wrong:
+            program = checked_name("program", message.program, RequestError)
+        except RequestError as wrong:
             self._refuse(message, str(wrong))
             return
         if program in self._starting:
