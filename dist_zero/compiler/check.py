@@ -11,11 +11,12 @@ from dist_zero.compiler import plan
 from dist_zero.compiler.lower import label
 from dist_zero.compiler.plan import Exchange, Operator, Phase, Plan
 from dist_zero.compiler.sharding import Facts, facts, holds, need, same, top_is_whole
-from dist_zero.compiler.walk import aggregation_scalars, columns_of, relations, scalars
+from dist_zero.compiler.walk import aggregation_scalars, relations, scalars
 from dist_zero.expr import ops
 from dist_zero.expr.functions import aggregate_type, may_fail, result_type
 from dist_zero.expr.location import Refused
 from dist_zero.expr.ops import Call, ColumnRef, Graph, Relation, Scalar
+from dist_zero.expr.scalars import columns_of
 from dist_zero.expr.walk import inputs_of
 from dist_zero.types import BOOL, BYTES, DATETIME, INT, DataType, RowType
 from dist_zero_common.errors import InternalError, ProgramError

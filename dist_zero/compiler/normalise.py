@@ -11,21 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from dist_zero.compiler.walk import (
-    all_columns,
-    columns_of,
-    conjuncts,
-    map_scalars,
-    rewrite,
-    scalars,
-    shift,
-    substitute,
-    use_counts,
-    with_inputs,
-)
+from dist_zero.compiler.walk import all_columns, map_scalars, rewrite, scalars, use_counts, with_inputs
 from dist_zero.expr import ops
 from dist_zero.expr.functions import may_fail
 from dist_zero.expr.ops import Call, ColumnRef, Graph, Literal, Relation, Scalar
+from dist_zero.expr.scalars import columns_of, conjuncts, shift, substitute
 from dist_zero.reference.functions import ScalarFailure
 from dist_zero.reference.scalar import compile_scalar
 from dist_zero.types import BOOL

@@ -18,11 +18,9 @@ from typing import Any
 
 from dist_zero.compiler.walk import (
     aggregation_scalars,
-    columns_of,
     map_aggregation,
     map_scalars,
     relations,
-    renumber,
     scalars,
     with_inputs,
     with_views,
@@ -30,6 +28,7 @@ from dist_zero.compiler.walk import (
 from dist_zero.expr import ops
 from dist_zero.expr.functions import may_fail
 from dist_zero.expr.ops import ColumnRef, Graph, Key, Relation, Scalar
+from dist_zero.expr.scalars import columns_of, renumber
 from dist_zero.expr.walk import inputs_of
 from dist_zero.types import Kind, RowType
 

@@ -24,8 +24,9 @@ from dataclasses import replace
 
 from dist_zero.compiler import plan
 from dist_zero.compiler.plan import EVERYWHERE, UNKNOWN, Operator, Phase, Place, Sharding
-from dist_zero.compiler.walk import all_columns, columns_of, shift
+from dist_zero.compiler.walk import all_columns
 from dist_zero.expr.ops import Call, ColumnRef, Scalar
+from dist_zero.expr.scalars import columns_of, shift
 from dist_zero.types import RowType
 
 Shard = tuple[Scalar, ...]

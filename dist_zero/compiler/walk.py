@@ -1,16 +1,17 @@
-"""Going through programs: the few helpers with which every pass reads and rebuilds relations and scalars.
+"""Going through programs: the few helpers with which every pass reads and rebuilds relations (scalars:
+`expr/scalars.py`).
 
 Relations are a graph without cycles in which a collection used twice is one object. Rebuilding keeps that:
 each relation is visited once, after its inputs, and one that need not change stays the same object."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar, cast
 
 from dist_zero.expr import ops
-from dist_zero.expr.ops import Call, ColumnRef, Relation, Scalar
+from dist_zero.expr.ops import ColumnRef, Relation, Scalar
 from dist_zero.expr.walk import in_order, inputs_of
 from dist_zero.types import RowType
 
@@ -125,38 +126,6 @@ def _present(scalar: Scalar | None) -> tuple[Scalar, ...]:
     return () if scalar is None else (scalar,)
 
 
-def columns_of(scalars: Iterable[Scalar]) -> set[int]:
-    """The places of the input columns that `scalars` refer to."""
-    found: set[int] = set()
-    stack = list(scalars)
-    while stack:
-        scalar = stack.pop()
-        if isinstance(scalar, ColumnRef):
-            found.add(scalar.index)
-        elif isinstance(scalar, Call):
-            stack.extend(scalar.args)
-    return found
-
-
-def substitute(scalar: Scalar, columns: Callable[[ColumnRef], Scalar]) -> Scalar:
-    """`scalar` with every column reference replaced by what `columns` says."""
-    if isinstance(scalar, ColumnRef):
-        return columns(scalar)
-    if isinstance(scalar, Call):
-        return replace(scalar, args=tuple(substitute(a, columns) for a in scalar.args))
-    return scalar
-
-
-def renumber(scalar: Scalar, place: dict[int, int]) -> Scalar:
-    """`scalar` over a row in which old column i stands at `place[i]`."""
-    return substitute(scalar, lambda ref: ColumnRef(place[ref.index], ref.dtype))
-
-
-def shift(scalar: Scalar, by: int) -> Scalar:
-    """`scalar` over a row in which every column stands `by` places further on."""
-    return substitute(scalar, lambda ref: ColumnRef(ref.index + by, ref.dtype))
-
-
 def all_columns(row_type: RowType) -> tuple[ColumnRef, ...]:
     """A reference to each column of a row."""
     return tuple(ColumnRef(i, dtype) for i, dtype in enumerate(row_type.types))
@@ -165,10 +134,3 @@ def all_columns(row_type: RowType) -> tuple[ColumnRef, ...]:
 def key_places(relation: Relation) -> tuple[int, ...] | None:
     """The places of the key's columns, in the key's order; None for a bag."""
     return None if relation.key is None else tuple(relation.row_type.index(name) for name in relation.key)
-
-
-def conjuncts(scalar: Scalar) -> list[Scalar]:
-    """The parts of a conjunction, from left to right."""
-    if isinstance(scalar, Call) and scalar.name == "and":
-        return [part for arg in scalar.args for part in conjuncts(arg)]
-    return [scalar]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dist_zero.expr.location import Refused
-from dist_zero.expr.ops import Call, ColumnRef, Literal, Scalar
+from dist_zero.expr.ops import Call, Literal, Scalar
 from dist_zero.types import BOOL, DATETIME, DECIMAL_SCALE_MAX, FLOAT, INT, STR, DataType, Kind, decimal_type
 
 ROUND_DIGITS_MAX = 18
@@ -84,15 +84,6 @@ def aggregate_type(function: str, argument: Typed | None, has_where: bool, has_k
         raise Refused(f"{function} of {dtype}: only numbers have a {function}{hint}")
     result = FLOAT if function == "mean" else dtype.required()
     return result if has_keys and not has_where and not dtype.nullable else result.optional()
-
-
-def columns_used(scalar: Scalar) -> frozenset[int]:
-    """The places of the columns that `scalar` refers to."""
-    if isinstance(scalar, ColumnRef):
-        return frozenset((scalar.index,))
-    if isinstance(scalar, Literal):
-        return frozenset()
-    return frozenset().union(*(columns_used(a) for a in scalar.args))
 
 
 # ---- rules of types ----------------------------------------------------------------------------------------

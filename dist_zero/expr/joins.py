@@ -9,10 +9,11 @@ from typing import Any
 
 from dist_zero.expr import checked, nodes
 from dist_zero.expr.columns import Column
-from dist_zero.expr.functions import columns_used, result_type
+from dist_zero.expr.functions import result_type
 from dist_zero.expr.location import Refused
 from dist_zero.expr.nodes import Field, Node, Origin
-from dist_zero.expr.ops import Call, ColumnRef, Literal, Scalar
+from dist_zero.expr.ops import Call, ColumnRef, Scalar
+from dist_zero.expr.scalars import columns_of, shift
 from dist_zero.expr.tables import Origins, Table, column_node, describe, passed_on, place_of
 from dist_zero.expr.text import scalar_text
 from dist_zero.types import DataType, Kind, RowType
@@ -106,19 +107,10 @@ def _equality(scalar: Scalar, size: int) -> Pair | None:
         return None
     first, second = scalar.args
     for a, b in ((first, second), (second, first)):
-        of_left, of_right = columns_used(a), columns_used(b)
+        of_left, of_right = columns_of((a,)), columns_of((b,))
         if of_left and of_right and max(of_left) < size <= min(of_right):
-            return a, _shifted(b, size)
+            return a, shift(b, -size)
     return None
-
-
-def _shifted(scalar: Scalar, size: int) -> Scalar:
-    """An expression of the right over the right's columns alone."""
-    if isinstance(scalar, ColumnRef):
-        return ColumnRef(scalar.index - size, scalar.dtype)
-    if isinstance(scalar, Literal):
-        return scalar
-    return Call(scalar.name, tuple(_shifted(a, size) for a in scalar.args), scalar.dtype)
 
 
 def _call(name: str, *args: Scalar) -> Call:

@@ -8,12 +8,13 @@ the row out and counts it under the failure's reason with an example, which `Sca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
 from dist_zero.expr.functions import may_fail
 from dist_zero.expr.ops import Aggregation, Call, ColumnRef, Literal, Scalar
+from dist_zero.expr.scalars import columns_of
 from dist_zero.reference.functions import Function, ScalarFailure, function_of, text_of, value_arguments
 from dist_zero.types import BOOL, DataType, Row, RowType, Stored
 from dist_zero_common.errors import InternalError
@@ -66,15 +67,7 @@ def compile_predicate(scalar: Scalar | None) -> Evaluate:
 
 def referenced_columns(scalar: Scalar) -> tuple[int, ...]:
     """The places of the columns that `scalar` refers to, ascending."""
-    return tuple(sorted(set(_references(scalar))))
-
-
-def _references(scalar: Scalar) -> Iterator[int]:
-    if isinstance(scalar, ColumnRef):
-        yield scalar.index
-    elif isinstance(scalar, Call):
-        for argument in scalar.args:
-            yield from _references(argument)
+    return tuple(sorted(columns_of((scalar,))))
 
 
 # ---- strict operations -------------------------------------------------------------------------------------
