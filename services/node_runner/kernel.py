@@ -25,6 +25,7 @@ from dist_zero.executor import Executor
 from dist_zero.types import Row
 from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages import (
+    TRANSACTION_BYTES_MAX,
     Changes,
     ChangesGone,
     ErrorEntry,
@@ -293,6 +294,14 @@ class NodeKernel:
                 f"epoch {e}, stage {stage}: the executor failed: {type(error).__name__}: {error}", effects
             )
             return
+        size = _too_large([p.batch for p in parcels if p.shard != self._shard] + list(changes.values()))
+        if size:
+            self._halt(
+                f"epoch {e}, stage {stage}: a row of {size:,} bytes cannot be sent; at most"
+                f" {TRANSACTION_BYTES_MAX:,} can. It came of the program's expressions, from smaller ones",
+                effects,
+            )
+            return
         self._reached[stage] = e
         if stage == 1 and epoch.hand_out.save:
             self._save_at = e
@@ -460,6 +469,16 @@ def _cut(views: Sequence[tuple[int, Batch]]) -> list[tuple[ViewRows, ...]]:
             current.append(ViewRows(view, piece.to_blob()))
             size += piece.size_bytes
     return [*parts, tuple(current)] if current or not parts else parts
+
+
+def _too_large(batches: Sequence[Batch]) -> int:
+    """The size in bytes of a row that no message can hold, or 0."""
+    for batch in batches:
+        if batch.size_bytes > TRANSACTION_BYTES_MAX:
+            for piece in batch.split(PART_BYTES):
+                if piece.size_bytes > TRANSACTION_BYTES_MAX:
+                    return piece.size_bytes
+    return 0
 
 
 def _content(batches: Batches) -> list[tuple[int, int]]:

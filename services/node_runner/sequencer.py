@@ -197,7 +197,7 @@ class Sequencer:
             reason = f"no view {', '.join(map(repr, unknown)) or 'named'}; there are {', '.join(numbers)}"
             effects.append(Answer(reply_to, RequestRefused(request, reason)))
             return None
-        return tuple(numbers[name] for name in names)
+        return tuple(numbers[name] for name in dict.fromkeys(names))
 
     def _is_new(self, reply_to: str, request: int) -> bool:
         """Whether a snapshot or subscription is asked for the first time."""

@@ -12,11 +12,13 @@ from dataclasses import replace
 
 import pytest
 
+import dist_zero as dz
 from dist_zero.client.client import Client
 from dist_zero.system import SimulatedSystem, System
 from dist_zero.testing import log_of, recomputed_differences
 from dist_zero.types import Row
 from dist_zero_common.broker.topology import sequencer_clients_inbox, sequencer_nodes_inbox
+from dist_zero_common.errors import OperatorError
 from dist_zero_common.protocol.codec import decode, encode
 from dist_zero_common.protocol.messages import (
     Base,
@@ -260,3 +262,38 @@ async def usurp(system: System, placement: Placement, objects: MemoryObjects, ow
     await usurper.publish(at, encode(Envelope(system.name, "usurper", (host,))))
     for inbox in inboxes:
         await usurper.publish(inbox, encode(Envelope(system.name, "usurper", (told,))))
+
+
+# ---- what cannot be sent -----------------------------------------------------------------------------------------
+
+
+class Page(dz.Row):
+    number: int
+    text: str
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_a_row_that_no_message_holds_halts_its_program_alone(nodes: int) -> None:
+    """Expressions can make of a legal row one that is larger than any message. The program stands still and says why,
+    to those who wait and to those who come; the services and other programs go on."""
+    app = dz.Program("pages")
+    pages = app.dataset("pages", Page, key="number")
+    app.view("twice", pages.select("number", both=pages["text"].concat(pages["text"])))
+    world = SimWorld(1, "calm")
+
+    async def live() -> None:
+        async with (
+            SimulatedSystem(world, machines=2, store=MemoryStore(world=world)) as system,
+            system.connect(PROGRAMS[1], nodes=2) as other,
+        ):
+            with pytest.raises(OperatorError, match=r"stands still.*cannot be sent"):
+                async with system.connect(app, nodes=nodes) as client:
+                    await client.put("pages", {"number": 1, "text": "x" * 9 * 2**20})
+                    await client.snapshot()
+            await other.put("sales", {"id": 1, "shop": "a", "amount": 2.0})
+            assert len(await other.rows("large")) == 1
+            with pytest.raises(OperatorError, match="cannot be sent"):
+                async with system.connect(app, nodes=nodes):
+                    pass
+
+    run_simulation(live(), until_seconds=2_000)
