@@ -232,6 +232,32 @@ def test_two_sequencers_at_once(seed: int) -> None:
     )
 
 
+def test_a_deposed_sequencer_lets_go_of_the_writers() -> None:
+    """A sequencer that learns from the log alone that a later one is there stops reading the clients' inbox, so that no
+    writer waits for it."""
+    weather = replace(SimWorld(1, "faithful").weather, store=StoreFaults(latency=Delay(0.04)))
+    world, objects, name = SimWorld(1, weather), MemoryObjects(), PROGRAMS[2].name
+
+    async def live() -> None:
+        async with (
+            SimulatedSystem(world, machines=2, store=MemoryStore(objects, world)) as system,
+            system.connect(PROGRAMS[2], nodes=2) as client,
+        ):
+            await client.put("sales", {"id": 0, "shop": "a", "amount": 1.0})
+            await usurp(system, client.placement, objects, own=False, tell=False)
+            await asyncio.sleep(10)
+            inbox = system.broker.queues[sequencer_clients_inbox("local", name)]
+            for number in range(4):
+                await client.put("sales", {"id": number, "shop": "a", "amount": 1.0})
+            await asyncio.sleep(10)
+            assert len(inbox.consumers) == 1
+            payloads = [t.payload for record in await log_of(system.store, name) for t in record.transactions]
+            assert len(payloads) == 5
+            assert len({record.incarnation for record in await log_of(system.store, name)}) == 2
+
+    run_simulation(live(), until_seconds=2_000)
+
+
 async def write(client: Client) -> list[bytes]:
     """Thirty transactions, a few of them at a time."""
     payloads, tickets = [], []
@@ -247,8 +273,10 @@ async def write(client: Client) -> list[bytes]:
     return payloads
 
 
-async def usurp(system: System, placement: Placement, objects: MemoryObjects, own: bool) -> None:
-    """Start a later incarnation of the sequencer, on the runner that has one or on the other; tell everybody."""
+async def usurp(
+    system: System, placement: Placement, objects: MemoryObjects, own: bool, tell: bool = True
+) -> None:
+    """Start a later incarnation of the sequencer, on the runner that has one or on the other; tell all runners."""
     program, before = placement.program, int(placement.nodes_inbox.rsplit(".", 1)[1])
     owner = system.broker.queues[placement.clients_inbox].consumers[0]._connection.name
     inboxes = sorted(set(placement.inboxes))
@@ -260,7 +288,7 @@ async def usurp(system: System, placement: Placement, objects: MemoryObjects, ow
     told = replace(placement, version=placement.version + 1, nodes_inbox=nodes_inbox)
     usurper = system.broker.connect("usurper")
     await usurper.publish(at, encode(Envelope(system.name, "usurper", (host,))))
-    for inbox in inboxes:
+    for inbox in inboxes if tell else ():
         await usurper.publish(inbox, encode(Envelope(system.name, "usurper", (told,))))
 
 
