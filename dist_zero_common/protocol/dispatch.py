@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from dist_zero_common.errors import InternalError, MalformedMessage
 from dist_zero_common.protocol import messages as m
@@ -69,8 +69,8 @@ ROUTES: dict[type[m.Message], tuple[Role, ...]] = {
 """Every message and the roles that have a handler for it; a test holds it against the union."""
 
 _R = TypeVar("_R")
-Handlers = Mapping[type, Callable[[Any], _R]]
-"""By class of message, what is done with it."""
+Handlers = Mapping[type, Callable[..., _R]]
+"""By class of message, what is done with it (and with whatever else `dispatch` is given)."""
 
 
 def received_by(roles: Iterable[Role]) -> set[type[m.Message]]:
@@ -89,12 +89,13 @@ def check_handlers(roles: tuple[Role, ...], handlers: Handlers[_R]) -> None:
         raise InternalError(f"{_named(roles)}: handlers missing or superfluous: {names}")
 
 
-def dispatch(roles: tuple[Role, ...], handlers: Handlers[_R], message: m.Message) -> _R:
-    """Hand a message to its handler. Raises `MalformedMessage` if it is for somebody else."""
+def dispatch(roles: tuple[Role, ...], handlers: Handlers[_R], message: m.Message, *context: object) -> _R:
+    """Hand a message, and `context` behind it, to its handler. Raises `MalformedMessage` if it is for somebody
+    else."""
     handler = handlers.get(type(message))
     if handler is None:
         raise MalformedMessage(f"{type(message).__name__} is not for a {_named(roles)}")
-    return handler(message)
+    return handler(message, *context)
 
 
 def _named(roles: tuple[Role, ...]) -> str:

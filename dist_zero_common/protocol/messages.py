@@ -497,7 +497,8 @@ class RunnerReport:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the parts of a program listen. `inboxes[i]` belongs to shard i of the map. Higher versions replace."""
+    """Where the parts of a program listen. `inboxes[i]` belongs to shard i of the map. Higher versions replace; a
+    version is an incarnation, newer than those of the parts."""
 
     scheduler: int
     program: str

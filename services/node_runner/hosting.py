@@ -48,6 +48,7 @@ from services.node_runner.kernel import (
 from services.node_runner.sequencer_events import HandOutEpoch
 
 MakeExecutor = Callable[[Plan], Executor]
+"""Makes the executor of a node."""
 
 
 @dataclass(slots=True)

@@ -7,18 +7,16 @@ runner hosts it reports every second, and at once when it changed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
-from dist_zero.compiler.plan import Plan
-from dist_zero.executor import Executor
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero_common.aside import Aside
 from dist_zero_common.broker.base import Broker, Queue
 from dist_zero_common.broker.topology import runner_inbox, scheduler_inbox
 from dist_zero_common.clock import Clock
-from dist_zero_common.errors import MalformedMessage, StoreError
+from dist_zero_common.errors import StoreError
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token
+from dist_zero_common.protocol.dispatch import Handlers, Role, check_handlers, dispatch
 from dist_zero_common.protocol.messages import (
     AskChanges,
     DropProgram,
@@ -36,11 +34,12 @@ from dist_zero_common.protocol.messages import (
 from dist_zero_common.store.base import Store
 from services.node_runner import wire
 from services.node_runner.epoch_log import EpochLog
-from services.node_runner.hosting import ProgramHost
+from services.node_runner.hosting import MakeExecutor, ProgramHost
 from services.node_runner.sequencer_events import SequencerOptions
 from services.node_runner.sequencing import HostedSequencer
 
 HEARTBEAT_SECONDS = 1.0
+ROLES = (Role.RUNNER, Role.NODE)
 
 
 class RunnerService:
@@ -57,11 +56,11 @@ class RunnerService:
         store: Store,
         clock: Clock,
         log: Logger,
-        make_executor: Callable[[Plan], Executor] = Interpreter,
+        make_executor: MakeExecutor = Interpreter,
         options: SequencerOptions | None = None,
     ) -> None:
         self._system, self._runner, self._incarnation, self._machine = system, runner, incarnation, machine
-        self._broker, self._store, self._clock = broker, store, clock
+        self._store, self._clock = store, clock
         self._log = log.bind(system=system, machine=machine, runner=runner, runner_incarnation=incarnation)
         self._make_executor, self._options = make_executor, options or SequencerOptions()
         self._inbox = runner_inbox(system, runner, incarnation)
@@ -80,7 +79,7 @@ class RunnerService:
             on_unroutable=self._on_unroutable,
             after_batch=self._flush,
         )
-        self._handlers: dict[type[Message], Callable[..., None]] = {
+        self._handlers: Handlers[None] = {
             HostNode: self._on_host_node,
             HostSequencer: self._on_host_sequencer,
             Placement: self._on_placement,
@@ -91,6 +90,7 @@ class RunnerService:
             Get: self._on_node_message,
             AskChanges: self._on_node_message,
         }
+        check_handlers(ROLES, self._handlers)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -137,10 +137,7 @@ class RunnerService:
     # -- messages ------------------------------------------------------------------------------------------------
 
     def _on_message(self, message: Message, token: Token) -> None:
-        handler = self._handlers.get(type(message))
-        if handler is None:
-            raise MalformedMessage(f"{type(message).__name__} is not for a runner")
-        handler(message, token)
+        dispatch(ROLES, self._handlers, message, token)
 
     def _on_node_message(
         self, message: HandOut | StageRows | EmptyRows | Get | AskChanges, token: Token
@@ -204,13 +201,16 @@ class RunnerService:
         self._changed.set()
 
     def _on_placement(self, message: Placement, token: Token) -> None:
+        if self._was_dropped(message.program, message.version):
+            self.post.settle(token)
+            return
         wire.check_hosting(self._system, message.program, message.shard_map, message.inboxes)
         incarnation = wire.sequencer_incarnation(self._system, message.program, message.nodes_inbox)
         host = self._programs.get(message.program)
         if host is not None:
             host.check_same_map(message.shard_map)
         known = self._placements.get(message.program)
-        if known is None or (known.scheduler, known.version) < (message.scheduler, message.version):
+        if known is None or known.version < message.version:
             self._placements[message.program] = message
             self._locate(message.program)
             self._stop_sequencer_before(message.program, incarnation)
@@ -237,6 +237,9 @@ class RunnerService:
         if sequencer is not None and sequencer.incarnation <= message.incarnation:
             del self._sequencers[message.program]
             self._tasks.create_task(sequencer.stop())
+        placement = self._placements.get(message.program)
+        if placement is not None and placement.version <= message.incarnation:
+            del self._placements[message.program]
         self._log.info("program_dropped", program=message.program, incarnation=message.incarnation)
         self._changed.set()
 
