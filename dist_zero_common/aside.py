@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
-from typing import Any
 
 from dist_zero_common.errors import StoreError
 from dist_zero_common.log import Logger
@@ -26,7 +24,7 @@ class Aside:
         self.count = 0
         self._store, self._process, self._log = store, process, log
         self._kept: dict[str, None] = {}
-        self._writing: list[asyncio.Task[Any]] = []
+        self._writing: list[asyncio.Task[None]] = []
 
     def __call__(self, queue: str, body: bytes, reason: str) -> None:
         """Keep `body` unless it is kept already; the store is written in the background."""
@@ -37,15 +35,13 @@ class Aside:
             return
         self._kept[digest] = None
         head = f"queue: {queue}\nreason: {reason}\nbytes: {len(body)}\n\n".encode()
-        self._start(self._keep, aside_name(self._process, digest), head + body[:BYTES_MAX])
+        self._writing = [task for task in self._writing if not task.done()]
+        keep = self._keep(aside_name(self._process, digest), head + body[:BYTES_MAX])
+        self._writing.append(asyncio.get_running_loop().create_task(keep))
 
     async def wait_kept(self) -> None:
         """Wait until all that was set aside is in the store."""
         await asyncio.gather(*self._writing)
-
-    def _start(self, write: Callable[[str, bytes], Any], name: str, data: bytes) -> None:
-        self._writing = [task for task in self._writing if not task.done()]
-        self._writing.append(asyncio.get_running_loop().create_task(write(name, data)))
 
     async def _keep(self, name: str, data: bytes) -> None:
         try:

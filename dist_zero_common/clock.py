@@ -1,13 +1,14 @@
 """Time, passed in. Nothing below a service's shell reads a clock by itself.
 
-`now_us` is the wall clock, only ever used for the record time of epochs and for log lines; `monotonic` is what
-waits and back-off count in. Waiting itself is `asyncio.sleep`, which the simulation's loop makes free.
+`now_us` is the wall clock: the time of records and bases, the incarnation of a machine agent, log lines. `monotonic` is
+what waits and back-off count in. Waiting itself is asyncio's, which the simulation's loop makes free.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Protocol
 
 
@@ -15,7 +16,7 @@ class Clock(Protocol):
     """Where a service gets the time from."""
 
     def now_us(self) -> int:
-        """Microseconds since 1970-01-01 UTC; may jump, so nothing is decided from it."""
+        """Microseconds since 1970-01-01 UTC; may jump, back too, so whoever decides from it says what comes of that."""
         ...
 
     def monotonic(self) -> float:
@@ -44,3 +45,11 @@ class LoopClock:
 
     def monotonic(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+async def wait_changed(changed: asyncio.Event, seconds: float) -> None:
+    """Wait until `changed` is set, and clear it, but wait no longer than this: a service's pause between two rounds."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await changed.wait()
+        changed.clear()

@@ -20,9 +20,9 @@ from typing import Any, Generic, TypeVar
 from dotenv.parser import parse_stream
 
 from dist_zero_common.errors import SettingsError
+from dist_zero_common.log import LEVELS
 
 ENV_FILE = Path(".env")
-LOG_LEVELS = ("debug", "info", "warning", "error")
 
 Value = TypeVar("Value")
 
@@ -72,7 +72,7 @@ def _broker_url(text: str) -> str:
 
 
 def _log_level(text: str) -> str:
-    if text.lower() not in LOG_LEVELS:
+    if text.lower() not in LEVELS:
         raise ValueError(text)
     return text.lower()
 
@@ -100,7 +100,7 @@ class Settings:
         "DIST_ZERO_LOG_LEVEL",
         default="info",
         meaning="The least important events that are still written to log files.",
-        allowed=", ".join(LOG_LEVELS),
+        allowed=", ".join(LEVELS),
         parse=_log_level,
     )
 

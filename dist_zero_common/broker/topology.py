@@ -2,8 +2,8 @@
 
 A queue is called `dz.<system>.<role>.<id>`; the parts of an id are joined by dots, and no part contains one
 (`ids.checked_name`). The role decides how the queue lives and through which exchange messages reach it: one
-direct exchange per role, never the default one, because broker permissions are per exchange. Whoever knows
-an address can compute the name, so names are never sent around.
+direct exchange per role, never the default one, because broker permissions are per exchange. An inbox that
+a message names, to be answered at or for others to write to, is checked by its reader (`check_inbox`).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ import capnp
 import schemas
 from dist_zero_common.checksum import xxh64
 from dist_zero_common.errors import InternalError, MalformedMessage
-from dist_zero_common.protocol.messages import ENVELOPE_BYTES_MAX, Base, Envelope, LogRecord
+from dist_zero_common.protocol.messages import ENVELOPE_BYTES_MAX, Base, LogRecord
 from dist_zero_common.protocol.structs import StructCodecs
 
 STORED_BYTES_MAX = 256 * 2**20
@@ -55,11 +55,6 @@ def encode(value: object) -> bytes:
     if len(data) > size_max(cls):
         raise InternalError(f"a {cls.__name__} of {len(data)} bytes: at most {size_max(cls)} are allowed")
     return data
-
-
-def encode_envelope(envelope: Envelope) -> bytes:
-    """What is published: an envelope's sealed bytes."""
-    return encode(envelope)
 
 
 def decode(cls: type[_T], data: bytes) -> _T:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from dist_zero_common.broker.base import Broker
 from dist_zero_common.broker.topology import agent_inbox, queue_of, scheduler_inbox
-from dist_zero_common.clock import Clock
+from dist_zero_common.clock import Clock, wait_changed
 from dist_zero_common.errors import MalformedMessage, OperatorError
 from dist_zero_common.ids import checked_name
 from dist_zero_common.log import Logger
@@ -79,16 +79,7 @@ class AgentService:
             while True:
                 self._watch()
                 self._report()
-                await self._wait_changed(HEARTBEAT_SECONDS)
-
-    async def _wait_changed(self, seconds: float) -> None:
-        """Wait for a change, but not longer than this."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
-        except TimeoutError:
-            return
-        self._changed.clear()
+                await wait_changed(self._changed, HEARTBEAT_SECONDS)
 
     def _report(self) -> None:
         report = MachineReport(

@@ -12,7 +12,7 @@ from dist_zero.reference.interpreter import Interpreter
 from dist_zero_common.aside import Aside
 from dist_zero_common.broker.base import Broker, Queue
 from dist_zero_common.broker.topology import runner_inbox, scheduler_inbox
-from dist_zero_common.clock import Clock
+from dist_zero_common.clock import Clock, wait_changed
 from dist_zero_common.errors import StoreError
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token
@@ -102,16 +102,7 @@ class RunnerService:
                 self._report()
                 for host in self._programs.values():
                     host.tell_again()
-                await self._wait_changed(HEARTBEAT_SECONDS)
-
-    async def _wait_changed(self, seconds: float) -> None:
-        """Wait for a change, but not longer than this."""
-        self._changed.clear()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
-        except TimeoutError:
-            return
+                await wait_changed(self._changed, HEARTBEAT_SECONDS)
 
     def _report(self) -> None:
         statuses = [sequencer.status() for sequencer in self._sequencers.values()]

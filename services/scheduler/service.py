@@ -23,7 +23,7 @@ from functools import partial
 from dist_zero_common.aside import Aside
 from dist_zero_common.broker.base import Broker
 from dist_zero_common.broker.topology import queue_of, scheduler_inbox
-from dist_zero_common.clock import Clock
+from dist_zero_common.clock import Clock, wait_changed
 from dist_zero_common.errors import OperatorError, RequestError, StoreError
 from dist_zero_common.ids import checked_name
 from dist_zero_common.log import Logger
@@ -148,7 +148,7 @@ class SchedulerService:
             self._log.info("scheduler_started", machines=self._options.machines)
             self._tasks.create_task(self._keep_machines())
             while True:
-                await self._wait_changed(ROUND_SECONDS)
+                await wait_changed(self._changed, ROUND_SECONDS)
                 self._round()
                 await asyncio.sleep(REST_SECONDS)
 
@@ -166,15 +166,6 @@ class SchedulerService:
                 await asyncio.sleep(ROUND_SECONDS)
 
     # -- rounds --------------------------------------------------------------------------------------------
-
-    async def _wait_changed(self, seconds: float) -> None:
-        """Wait for a change, but not longer than this."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
-        except TimeoutError:
-            return
-        self._changed.clear()
 
     def _round(self) -> None:
         """Decide, compare, send."""
