@@ -64,6 +64,7 @@ FORMATS = ("csv", "jsonl", "ndjson", "parquet")
 COMPRESSIONS = {"gz": "gzip", "zst": "zstd", "bz2": "bz2", "zip": "zip"}
 BLOCK_BYTES = 2**20
 _ROWS_LOOKED_AT = 100
+_SCALE_WITHOUT_EXPONENT_MAX = 6
 
 
 class RowFile:
@@ -366,8 +367,9 @@ def _write_csv(out: Any, row_type: RowType, rows: Sequence[StoredRow]) -> None:
 
 
 def _csv_written_as(dtype: DataType) -> DataType:
-    """Datetimes and bytes are text in a CSV file; Arrow writes everything else as we do."""
-    if dtype.kind in (Kind.DATETIME, Kind.BYTES):
+    """Datetimes and bytes are text in a CSV file, and decimals so fine that Arrow would write an exponent; it writes
+    everything else as we do."""
+    if dtype.kind in (Kind.DATETIME, Kind.BYTES) or dtype.scale > _SCALE_WITHOUT_EXPONENT_MAX:
         return DataType(Kind.STR, nullable=dtype.nullable)
     return dtype
 

@@ -20,7 +20,8 @@ from dist_zero.types import (
     Kind,
     RowType,
     Stored,
-    datetime_from_us,
+    datetime_text,
+    decimal_text,
     from_stored,
     to_stored,
 )
@@ -48,7 +49,8 @@ def json_value(dtype: DataType, value: Stored) -> Any:
         assert isinstance(value, int)
         return datetime_text(value)
     if kind is Kind.DECIMAL:
-        return str(from_stored(dtype, value))
+        assert isinstance(value, int)
+        return decimal_text(value, dtype.scale)
     if kind is Kind.BYTES:
         assert isinstance(value, bytes)
         return base64.b64encode(value).decode()
@@ -76,11 +78,6 @@ def row_from_json(row_type: RowType, value: object) -> StoredRow:
         except DataError as error:
             raise DataError(f"column {name!r}: {error}") from None
     return tuple(row)
-
-
-def datetime_text(us: int) -> str:
-    """A stored datetime in ISO 8601, with microseconds where there are any."""
-    return datetime_from_us(us).replace(tzinfo=None).isoformat() + "Z"
 
 
 def _value_from_json(dtype: DataType, value: object) -> Stored:

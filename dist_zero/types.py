@@ -157,6 +157,19 @@ def datetime_from_us(value: int) -> dt.datetime:
     return _EPOCH + dt.timedelta(microseconds=value)
 
 
+def datetime_text(value: int) -> str:
+    """A stored datetime in ISO form, "2013-01-01T05:00:00Z", with six digits more if it has microseconds."""
+    return datetime_from_us(value).replace(tzinfo=None).isoformat() + "Z"
+
+
+def decimal_text(value: int, scale: int) -> str:
+    """A stored decimal as text with all its `scale` digits, never an exponent: 150 of scale 2 is "1.50"."""
+    if scale == 0:
+        return str(value)
+    whole, part = divmod(abs(value), 10**scale)
+    return f"{'-' if value < 0 else ''}{whole}.{part:0{scale}}"
+
+
 def us_from_datetime(value: dt.datetime) -> int:
     """Microseconds since 1970-01-01 UTC; a naive datetime is taken as UTC."""
     aware = value if value.tzinfo is not None else value.replace(tzinfo=dt.UTC)

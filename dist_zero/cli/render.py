@@ -12,7 +12,7 @@ from rich.text import Text
 
 from dist_zero.client.snapshot import Snapshot, ViewError
 from dist_zero.text_values import json_row
-from dist_zero.types import DataType, Kind, RowType, Stored, datetime_from_us, from_stored
+from dist_zero.types import DataType, Kind, RowType, Stored, datetime_from_us, decimal_text, from_stored
 from dist_zero.types import Row as StoredRow
 
 CELL_LENGTH_MAX = 60
@@ -71,6 +71,9 @@ def shown(dtype: DataType, value: Stored) -> Text:
         return Text(
             f"{moment:%Y-%m-%d %H:%M}" if value % 60_000_000 == 0 else str(moment.replace(tzinfo=None))
         )
+    if dtype.kind is Kind.DECIMAL:
+        assert isinstance(value, int)
+        return Text(decimal_text(value, dtype.scale))
     text = str(from_stored(dtype, value))
     return Text(text if len(text) <= CELL_LENGTH_MAX else text[: CELL_LENGTH_MAX - 1] + "…")
 

@@ -27,6 +27,8 @@ from dist_zero.types import (
     Kind,
     canonical_float,
     datetime_from_us,
+    datetime_text,
+    decimal_text,
     us_from_datetime,
 )
 from dist_zero_common.errors import InternalError
@@ -236,19 +238,6 @@ def _text_to_decimal(text: str, scale: int) -> int:
         if INT_MIN <= scaled <= INT_MAX:
             return scaled
     raise ScalarFailure("cast")
-
-
-def decimal_text(value: int, scale: int) -> str:
-    """A stored decimal as text with all its `scale` digits: 150 of scale 2 is "1.50"."""
-    if scale == 0:
-        return str(value)
-    whole, part = divmod(abs(value), 10**scale)
-    return f"{'-' if value < 0 else ''}{whole}.{part:0{scale}}"
-
-
-def datetime_text(value: int) -> str:
-    """A stored datetime in ISO form, "2013-01-01T05:00:00Z", with six digits more if it has microseconds."""
-    return datetime_from_us(value).replace(tzinfo=None).isoformat() + "Z"
 
 
 def _decimal_to_decimal(source: DataType, target: DataType) -> Function:

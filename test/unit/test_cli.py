@@ -15,7 +15,7 @@ import pytest
 import dist_zero
 from dist_zero.cli.main import BUG, CHECK_FAILED, OK, OPERATOR_ERROR, USER_ERROR, main
 from dist_zero.cli.render import shown, shown_float
-from dist_zero.types import DATETIME, FLOAT, INT, STR
+from dist_zero.types import DATETIME, FLOAT, INT, STR, decimal_type
 
 PROGRAM = """
 import dist_zero as dz
@@ -322,4 +322,5 @@ def test_values_for_people() -> None:
     assert str(shown(DATETIME, 1_357_016_400_000_001)) == "2013-01-01 05:00:00.000001"
     assert str(shown(INT.optional(), None)) == "–"
     assert str(shown(FLOAT, 1.0)) == "1.00"
+    assert str(shown(decimal_type(8), -5)) == "-0.00000005"
     assert len(str(shown(STR, "x" * 100))) == 60

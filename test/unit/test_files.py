@@ -304,3 +304,13 @@ def test_json_lines_are_json(tmp_path: Path) -> None:
     write_rows(tmp_path / "a.jsonl", row_type, [(123, NAN, 1_357_016_400_000_000)])
     line = (tmp_path / "a.jsonl").read_text()
     assert json.loads(line) == {"d": "1.23", "f": "NaN", "at": "2013-01-01T05:00:00Z"}
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_fine_decimals_have_no_exponent(tmp_path: Path, name: str) -> None:
+    """All their digits are written, where Python and Arrow would turn to exponents, and read again."""
+    row_type, rows = RowType(("d",), (decimal_type(8),)), [(0,), (-5,), (123_456_789,)]
+    write_rows(tmp_path / name, row_type, rows)
+    text = (tmp_path / name).read_text()
+    assert all(f'"{digits}"' in text for digits in ("0.00000000", "-0.00000005", "1.23456789"))
+    assert read(tmp_path / name, row_type) == rows
