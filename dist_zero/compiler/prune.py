@@ -79,7 +79,11 @@ def _uses(relation: Relation, wanted: Columns) -> tuple[Iterable[int], ...]:
             ),
         )
     source = inputs_of(relation)[0]
-    passed = {i for i in wanted if i < len(source.row_type)} | columns_of(scalars(relation))
+    looked_at = scalars(relation)
+    if isinstance(relation, ops.FlatMap):
+        kept_made = _kept_made(relation, wanted)
+        looked_at = tuple(alternative[i] for alternative in relation.alternatives for i in kept_made)
+    passed = {i for i in wanted if i < len(source.row_type)} | columns_of(looked_at)
     if isinstance(relation, ops.Top):
         names = source.row_type.names if source.key is None else source.key
         passed |= {source.row_type.index(name) for name in names}
@@ -97,6 +101,14 @@ def _join_uses(join: ops.Join, wanted: Columns) -> tuple[Columns, Columns]:
 def _kept_computed(columns: tuple[Scalar, ...], wanted: Columns) -> list[int]:
     """The columns that are wanted or may fail; at least one, since a row needs a column."""
     return [i for i, scalar in enumerate(columns) if i in wanted or may_fail(scalar)] or [0]
+
+
+def _kept_made(flat_map: ops.FlatMap, wanted: Columns) -> list[int]:
+    """The places in its alternatives of the columns that are wanted or may fail."""
+    width, count = len(flat_map.input.row_type), len(flat_map.alternatives[0])
+    return [
+        i for i in range(count) if width + i in wanted or any(may_fail(a[i]) for a in flat_map.alternatives)
+    ]
 
 
 def _kept_aggregations(aggregate: ops.Aggregate, wanted: Columns) -> list[int]:
@@ -207,26 +219,25 @@ def _project(_p: _Pruning, r: ops.Project, sources: Sources, _columns: object, w
 
 
 def _widening(
-    p: _Pruning, r: Any, sources: Sources, columns: tuple[list[int], ...], wanted: Columns
+    p: _Pruning, r: Any, sources: Sources, columns: tuple[list[int], ...], _wanted: Columns
 ) -> _Pruned:
-    """Window, FlatMap and Top: the input's columns, then some of their own."""
-    (source,) = (p.narrow(sources[0], columns[0]),)
-    old_width = len(r.input.row_type)
-    own = range(old_width, len(r.row_type))
-    rebuilt = map_scalars(r, source.renumber)
-    if isinstance(r, ops.FlatMap):
-        own_scalars = [[alternative[i] for alternative in r.alternatives] for i in range(len(own))]
-        kept_own = [
-            i for i, column in enumerate(own_scalars) if old_width + i in wanted or any(map(may_fail, column))
-        ]
-        alternatives = tuple(tuple(a[i] for i in kept_own) for a in rebuilt.alternatives)
-        rebuilt = (
-            rebuilt if alternatives == rebuilt.alternatives else replace(rebuilt, alternatives=alternatives)
-        )
-        kept = (*source.kept, *(old_width + i for i in kept_own))
-    else:
-        kept = (*source.kept, *own)
-    return _Pruned(_with_type(with_inputs(rebuilt, (source.relation,)), r.row_type, kept), kept)
+    """Window and Top: the input's columns, then their own."""
+    source = p.narrow(sources[0], columns[0])
+    kept = (*source.kept, *range(len(r.input.row_type), len(r.row_type)))
+    rebuilt = with_inputs(map_scalars(r, source.renumber), (source.relation,))
+    return _Pruned(_with_type(rebuilt, r.row_type, kept), kept)
+
+
+def _flat_map(
+    p: _Pruning, r: ops.FlatMap, sources: Sources, columns: tuple[list[int], ...], wanted: Columns
+) -> _Pruned:
+    source, kept_made = p.narrow(sources[0], columns[0]), _kept_made(r, wanted)
+    alternatives = tuple(tuple(source.renumber(a[i]) for i in kept_made) for a in r.alternatives)
+    rebuilt = with_inputs(r, (source.relation,))
+    if alternatives != r.alternatives:
+        rebuilt = replace(rebuilt, alternatives=alternatives)
+    kept = (*source.kept, *(len(r.input.row_type) + i for i in kept_made))
+    return _Pruned(_with_type(rebuilt, r.row_type, kept), kept)
 
 
 def _join(
@@ -277,7 +288,7 @@ _REBUILD: dict[
 ] = {
     ops.Filter: _filter,
     ops.Project: _project,
-    ops.FlatMap: _widening,
+    ops.FlatMap: _flat_map,
     ops.Window: _widening,
     ops.Top: _widening,
     ops.Join: _join,

@@ -27,6 +27,7 @@ from test.oracle.scalars import (
     column,
     columns_like,
     condition,
+    mostly_true,
     risky,
     scalar,
 )
@@ -185,7 +186,7 @@ class Growing:
             types = [t.required() if i in places else t for i, t in enumerate(types)]
             key = tuple(names[i] for i in places)
         name, row_type = f"d{len(self.datasets)}", RowType(names, tuple(types))
-        dataset = checked.dataset(name, row_type, key, chance.maybe(15), "p.py:0")
+        dataset = checked.dataset(name, row_type, key, chance.maybe(25), "p.py:0")
         self.datasets.append(dataset)
         self.add(dataset, 10)
 
@@ -286,7 +287,7 @@ class Growing:
             right = self.add(checked.alias(right, self.name(), self.location()), self.rows[id(right)])
         pairs = [self._pair(left, right) for _ in range(chance.pick((1, 1, 2)))]
         both = RowType(left.row_type.names + right.row_type.names, left.row_type.types + right.row_type.types)
-        extra = condition(chance, both) if conditioned else None
+        extra = mostly_true(chance, both) if conditioned else None
         taken = set(left.row_type.names)
         right_names = [self.name() if n in taken else n for n in right.row_type.names]
         joined = checked.join(left, right, pairs, extra, how, right_names, self.location())

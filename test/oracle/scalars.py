@@ -120,6 +120,11 @@ def condition(chance: Chance, row_type: RowType) -> Scalar:
     return chance.pick(_MAKERS[Kind.BOOL])(Maker(chance, row_type, 1), BOOL)
 
 
+def mostly_true(chance: Chance, row_type: RowType) -> Scalar:
+    """A condition that many rows meet, so that what it lets through can change later."""
+    return _is_there(Maker(chance, row_type, 0), BOOL) if chance.maybe(50) else condition(chance, row_type)
+
+
 def risky(chance: Chance, row_type: RowType) -> Scalar:
     """An expression that fails on some values of a column, if the column's type has such."""
     column_ = column(row_type, chance.number(0, len(row_type) - 1))
@@ -193,7 +198,7 @@ def _compare_risky(make: Maker, _: DataType) -> Scalar:
     return call("ge", fails, make.of(fails.dtype))
 
 
-def _is_null(make: Maker, _: DataType) -> Scalar:
+def _is_there(make: Maker, _: DataType) -> Scalar:
     return call("not", call("is_null", make.column_here()))
 
 
@@ -236,7 +241,7 @@ _MAKERS: dict[Kind, tuple[MakeScalar, ...]] = {
         _compare,
         _compare_computed,
         _compare_risky,
-        _is_null,
+        _is_there,
         _is_in,
         _text_test,
         _binary("and", "or"),

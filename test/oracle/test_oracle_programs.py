@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise
 
+import hypothesis
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -33,8 +34,13 @@ from test.oracle.random_programs import OPERATIONS, Case, cases, join_cases, sho
 
 SEEDS = st.integers(0, 2**16)
 SAME_EACH_TIME = settings(
-    max_examples=350, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=350,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
 )
+"""Does not shrink what it finds, which may take minutes; the programs are small, and print themselves."""
 SEARCH = settings(max_examples=5_000, deadline=None, suppress_health_check=list(HealthCheck))
 
 
