@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dist_zero.expr import nodes
 from dist_zero.expr.aggregates import Aggregate
-from dist_zero.expr.location import Refused, located, program_error
+from dist_zero.expr.elsewhere import unknown_method
+from dist_zero.expr.location import NoAttribute, Refused, located, program_error, user_location
 from dist_zero.expr.nodes import Node, apply, converted, unified
 from dist_zero.expr.text import scalar_text
 from dist_zero.row import annotation_type
@@ -288,6 +289,13 @@ class Column:
         """This datetime minus `other` in whole units (microsecond … week), rounded down."""
         first, second = self._node, _operand(other, self._node.dtype)
         return _call("difference", first, second, _unit("difference", unit))
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise NoAttribute(f"{user_location()}: {unknown_method(name, dir(type(self)))}")
 
     def __str__(self) -> str:
         return f"{_shown(self)}: {self._node.dtype}"

@@ -26,6 +26,10 @@ class Refused(Exception):
     """A rule of the language is broken; the message says which, without a place."""
 
 
+class NoAttribute(ProgramError, AttributeError):
+    """`t.name` of what is not there; also an `AttributeError`, so that `hasattr` works."""
+
+
 def user_frame() -> types.FrameType:
     """The innermost frame outside this package; the outermost one if all are inside."""
     frame = sys._getframe(1)

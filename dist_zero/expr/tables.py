@@ -15,13 +15,13 @@ from dist_zero.expr import checked, nodes
 from dist_zero.expr.aggregates import Aggregate, ColumnLike, Order
 from dist_zero.expr.checked import unknown_column
 from dist_zero.expr.columns import UNFINISHED, Column, Then, When
+from dist_zero.expr.elsewhere import unknown_verb
 from dist_zero.expr.functions import aggregate_type
-from dist_zero.expr.location import Refused, located, user_location
+from dist_zero.expr.location import NoAttribute, Refused, located, user_location
 from dist_zero.expr.nodes import Field, Node, Origin
 from dist_zero.expr.ops import Aggregation, Alias, ColumnRef, Dataset, Key, Relation, Scalar, SortKey
 from dist_zero.expr.text import scalar_text
 from dist_zero.types import RowType
-from dist_zero_common.errors import ProgramError
 
 Origins = tuple[Origin, ...]
 _DURATION = re.compile(r"\s*(\d{1,18})\s*(us|ms|s|m|h|d)\s*\Z")
@@ -33,28 +33,6 @@ _UNIT_US = {
     "h": 3_600_000_000,
     "d": 86_400_000_000,
 }
-_VERBS_ELSEWHERE = {
-    "aggregate": "group_by(...).agg",
-    "assign": "with_columns",
-    "drop_duplicates": "distinct",
-    "except_": "difference",
-    "filter": "where",
-    "groupby": "group_by",
-    "head": "top",
-    "limit": "top",
-    "merge": "join",
-    "mutate": "with_columns",
-    "order_by": "top",
-    "rename": "select",
-    "sort": "top",
-    "union_all": "union",
-    "unique": "distinct",
-}
-"""What other libraries call a verb, and what it is called here."""
-
-
-class NoAttribute(ProgramError, AttributeError):
-    """`t.name` of what is not there; also an `AttributeError`, so that `hasattr` works."""
 
 
 class Table:
@@ -92,10 +70,7 @@ class Table:
         if name.startswith("_"):
             raise AttributeError(name)
         if name not in self.row_type.names:
-            if name in _VERBS_ELSEWHERE:
-                message = f"a table has no verb {name!r}; what it is for is done by {_VERBS_ELSEWHERE[name]}"
-            else:
-                message = unknown_column(name, self.row_type, describe(self._relation))
+            message = unknown_verb(name) or unknown_column(name, self.row_type, describe(self._relation))
             raise NoAttribute(f"{user_location()}: {message}")
         return Column(column_node(self, name))
 
@@ -337,13 +312,17 @@ def place_of(field: Field, origins: Origins, row_type: RowType, what: str) -> in
     if not places:
         raise Refused(
             f"column {field.name!r} ({field.dtype}) of {source} is not in {what}, or was changed on the way;"
-            f" it has {row_type}"
+            f" it has {row_type}" + _own_hint(field.name, row_type)
         )
     found = " and ".join(repr(row_type.names[i]) for i in places)
     raise Refused(
         f"column {field.name!r} of {source} is ambiguous in {what}: it is {found}; take it from the table itself, by"
         " name, or give one side another identity before the join: other = t.alias('other')"
     )
+
+
+def _own_hint(name: str, row_type: RowType) -> str:
+    return f"; its own {name!r} is meant by lambda t: t[{name!r}]" if name in row_type.names else ""
 
 
 def _origin_of(table: Table, scalar: Scalar) -> Origin:

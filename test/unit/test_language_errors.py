@@ -46,6 +46,13 @@ MISTAKES: list[tuple[Mistake, str]] = [
         lambda e: e.airlines.select("zzz"),
         f"there is no column 'zzz' in dataset 'airlines'. It has {AIRLINES}",
     ),
+    (lambda e: e.airlines.name.isin(["x"]), "a column has no method 'isin'; what it is for is done by is_in"),
+    (lambda e: e.airlines.name.lowr(), "a column has no method 'lowr'. Did you mean 'lower'?"),
+    (lambda e: e.airlines.name.zzzz, "a column has no method 'zzzz'"),
+    (
+        lambda e: e.airlines.agg(n=dz.count()),
+        "a table has no verb 'agg'; what it is for is done by group_by(...).agg",
+    ),
     (lambda e: e.airlines[0], "t[...] takes the name of a column, got int 0"),
     (
         lambda e: e.airlines.select(lambda a: a.name.lower()),
@@ -258,7 +265,7 @@ MISTAKES: list[tuple[Mistake, str]] = [
     ),
     (
         lambda e: e.seen.with_columns(note=lambda s: s.note.lower()).where(e.seen.note == "x").select("note"),
-        "column 'note' (str | None) of dataset 'seen' is not in the table made at HERE, or was changed on the way; it has (flight: float, note: str | None)",
+        "column 'note' (str | None) of dataset 'seen' is not in the table made at HERE, or was changed on the way; it has (flight: float, note: str | None); its own 'note' is meant by lambda t: t['note']",
     ),
     (
         lambda e: e.airlines.join(e.airlines, on="carrier").where(e.airlines.name == "x"),
