@@ -192,7 +192,7 @@ class NodeKernel:
         self._save_at = 0
         self._epochs: dict[int, _EpochInput] = {}
         self._subscriptions: dict[int, SubscriptionWanted] = {}
-        self._waiting: list[GetEvent] = []
+        self._waiting: dict[tuple[str, int], GetEvent] = {}
         self._history: deque[_EpochChanges] = deque()
         self._history_bytes = 0
 
@@ -205,9 +205,7 @@ class NodeKernel:
             case AskChangesEvent():
                 self._on_ask_changes(event, effects)
             case ReaderGone():
-                self._subscriptions = {
-                    s: wanted for s, wanted in self._subscriptions.items() if wanted.reply_to != event.inbox
-                }
+                self._forget_reader(event.inbox, effects)
             case HandOutEvent() | RowsEvent() if self.halted:
                 pass  # its messages stay unsettled: whoever takes over will need them
             case HandOutEvent():
@@ -341,8 +339,8 @@ class NodeKernel:
             self._answer(snapshot.request, 0, snapshot.views, snapshot.reply_to, effects)
         for wanted in epoch.hand_out.subscriptions:
             self._subscribe(wanted, effects)
-        waiting, self._waiting = self._waiting, []
-        for get in waiting:
+        waiting, self._waiting = self._waiting, {}
+        for get in waiting.values():
             self._on_get(get, effects)
         effects.append(Finished(e))
         effects.append(Settle(tuple(token for token in epoch.tokens if token)))
@@ -355,7 +353,10 @@ class NodeKernel:
 
     def _on_get(self, event: GetEvent, effects: list[NodeEffect]) -> None:
         if event.at_least > self.finished:
-            self._waiting.append(event)
+            asker = event.reply_to, event.request
+            if asker in self._waiting:
+                effects.append(Settle((self._waiting[asker].token,)))
+            self._waiting[asker] = event
             return
         types = self._plan.views[event.view].row_type.types
         row = self._executor.get(event.view, event.key)
@@ -383,6 +384,13 @@ class NodeKernel:
             effects.append(Reply(event.reply_to, ChangesGone(request, event.subscription, event.epoch - 1)))
         elif event.epoch <= self.finished:
             self._send_changes(wanted, event.epoch, event.reply_to, effects)
+
+    def _forget_reader(self, inbox: str, effects: list[NodeEffect]) -> None:
+        self._subscriptions = {s: w for s, w in self._subscriptions.items() if w.reply_to != inbox}
+        for asker, get in list(self._waiting.items()):
+            if get.reply_to == inbox:
+                del self._waiting[asker]
+                effects.append(Settle((get.token,)))
 
     def _answer(
         self,
@@ -418,9 +426,7 @@ class NodeKernel:
     def _send_changes(
         self, wanted: SubscriptionWanted, epoch: int, reply_to: str, effects: list[NodeEffect]
     ) -> None:
-        changes = (
-            next(c for c in self._history if c.epoch == epoch) if epoch < self.finished else self._history[-1]
-        )
+        changes = self._history[epoch - self.finished - 1]
         parts = _cut([(view, changes.by_view[view]) for view in wanted.views if view in changes.by_view])
         for i, rows in enumerate(parts):
             message = Changes(

@@ -277,6 +277,21 @@ def test_get_waits_for_the_epoch_it_asks_for() -> None:
     assert isinstance(got, Got) and got.epoch == 2 and Batch.from_blob((INT, INT), got.row).rows() == [(7, 2)]
 
 
+def test_get_that_waits_is_kept_once_and_no_longer_than_its_reader() -> None:
+    """A question that comes again while it waits takes the place of the earlier one, which is acked; when its reader is
+    gone it is acked, too, and never answered."""
+    net = Net(1, 0)
+    kernel = net.kernels[0]
+    assert kernel.handle(GetEvent(4, 0, (7,), 1, "me", 11)) == []
+    assert kernel.handle(GetEvent(4, 0, (7,), 1, "me", 12)) == [Settle((11,))]
+    assert kernel.handle(GetEvent(4, 0, (7,), 1, "gone", 13)) == []
+    assert kernel.handle(ReaderGone("gone")) == [Settle((13,))]
+    net.hand_out(1, [put((1, 7))])
+    net.run()
+    assert [(reply.inbox, type(reply.message)) for _, reply in net.replies] == [("me", Got)]
+    assert net.settled[12] == 1 and not net.settled[13]
+
+
 def _changes(net: Net) -> dict[int, Counter[Row]]:
     found: dict[int, Counter[Row]] = {}
     for _, reply in net.replies:
