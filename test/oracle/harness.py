@@ -27,6 +27,7 @@ from dist_zero.types import DataType, RowType, check_stored
 from dist_zero.writes import route
 from dist_zero.zset import ZSet, add_into
 from dist_zero_common.protocol.messages import ShardMap
+from test.oracle.nodes import summed
 from test.oracle.random_programs import Case, Epoch
 
 NODE_COUNTS = (1, 2, 3, 8)
@@ -254,14 +255,3 @@ class WatchedState:
                     "a row is where it is not believed"
                 )
         return changes
-
-
-def summed(errors: Sequence[ErrorCount]) -> tuple[LeftOut, ...]:
-    """The errors of all nodes and operators, as one view shows them."""
-    groups: dict[tuple[str, str], list[ErrorCount]] = {}
-    for error in errors:
-        groups.setdefault((error.label, error.reason), []).append(error)
-    return tuple(
-        LeftOut(label, reason, min(e.example for e in group), sum(e.count for e in group))
-        for (label, reason), group in sorted(groups.items())
-    )

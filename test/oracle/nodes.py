@@ -1,7 +1,8 @@
-"""Several executors of one plan in one process, without services: what the oracle tests compare.
+"""Several executors of one plan in one process, an epoch at a time: for tests that write their input by hand.
 
 `Nodes` does for an epoch what the runtime does: routes the writes to their owners, runs stage after stage, hands
-parcels over (in an order of the caller's choice), and finishes.
+parcels over (in an order of the caller's choice), and finishes. `harness.py` is for drawn programs: there many epochs
+are under way at once, and nodes take their steps in any order.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Plan
-from dist_zero.executor import Executor
+from dist_zero.executor import ErrorCount, Executor
 from dist_zero.reference.evaluate import LeftOut
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.shards import even_map
@@ -74,14 +75,8 @@ class Nodes:
 
     def errors(self, view: str) -> tuple[LeftOut, ...]:
         """What all nodes together leave out, by label and reason."""
-        groups: dict[tuple[str, str], list[tuple[str, int]]] = {}
-        for executor in self.executors:
-            for error in executor.errors(self._number(view)):
-                groups.setdefault((error.label, error.reason), []).append((error.example, error.count))
-        return tuple(
-            LeftOut(label, reason, min(example for example, _ in found), sum(count for _, count in found))
-            for (label, reason), found in sorted(groups.items())
-        )
+        number = self._number(view)
+        return summed([error for executor in self.executors for error in executor.errors(number)])
 
     def get(self, view: str, key: Row) -> list[Row]:
         """The rows that nodes have for a key: one or none, if all is well."""
@@ -94,6 +89,17 @@ class Nodes:
 
     def _number(self, view: str) -> int:
         return [each.name for each in self.plan.views].index(view)
+
+
+def summed(errors: Sequence[ErrorCount]) -> tuple[LeftOut, ...]:
+    """The errors of all nodes and operators, as one view shows them."""
+    groups: dict[tuple[str, str], list[ErrorCount]] = {}
+    for error in errors:
+        groups.setdefault((error.label, error.reason), []).append(error)
+    return tuple(
+        LeftOut(label, reason, min(e.example for e in group), sum(e.count for e in group))
+        for (label, reason), group in sorted(groups.items())
+    )
 
 
 def put(plan: Plan, dataset: str, *rows: Row) -> Writes:
