@@ -30,7 +30,8 @@ from dist_zero_common.protocol.messages import (
     StageRows,
 )
 from services.node_runner import wire
-from services.node_runner.kernel import (
+from services.node_runner.kernel import NodeKernel
+from services.node_runner.kernel_events import (
     AskChangesEvent,
     Finished,
     GetEvent,
@@ -38,7 +39,6 @@ from services.node_runner.kernel import (
     HandOutEvent,
     NodeEffect,
     NodeEvent,
-    NodeKernel,
     ReaderGone,
     Reply,
     RowsEvent,

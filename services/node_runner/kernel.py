@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Plan, Sink
 from dist_zero.executor import Executor
-from dist_zero.types import Row
 from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages import (
     TRANSACTION_BYTES_MAX,
@@ -30,12 +29,25 @@ from dist_zero_common.protocol.messages import (
     ChangesGone,
     ErrorEntry,
     Got,
-    Message,
     ShardMap,
     SnapshotAnswer,
-    SnapshotWanted,
     SubscriptionWanted,
     ViewRows,
+)
+from services.node_runner.kernel_events import (
+    AskChangesEvent,
+    Batches,
+    Finished,
+    GetEvent,
+    Halted,
+    HandOutEvent,
+    NodeEffect,
+    NodeEvent,
+    ReaderGone,
+    Reply,
+    RowsEvent,
+    SendRows,
+    Settle,
 )
 
 PART_BYTES = 2**20
@@ -43,114 +55,6 @@ PART_BYTES = 2**20
 
 HISTORY_EPOCHS, HISTORY_BYTES = 256, 16 * 2**20
 """How many epochs of changes, and how many bytes of them, are kept for watchers."""
-
-# ---- events --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class HandOutEvent:
-    """The sequencer's `Rows` of stage 1 for this node."""
-
-    epoch: int
-    save: bool
-    writes: tuple[Writes, ...]
-    snapshots: tuple[SnapshotWanted, ...]
-    subscriptions: tuple[SubscriptionWanted, ...]
-    unsubscriptions: tuple[int, ...]
-    token: Token
-
-
-@dataclass(frozen=True, slots=True)
-class RowsEvent:
-    """One part of a peer's `Rows` of a stage above 1."""
-
-    epoch: int
-    stage: int
-    sender: int
-    part: int
-    parts: int
-    batches: tuple[tuple[int, Batch], ...]
-    token: Token
-
-
-@dataclass(frozen=True, slots=True)
-class GetEvent:
-    """A reader asks for one row, as of an epoch that is at least `at_least`."""
-
-    request: int
-    view: int
-    key: Row
-    at_least: int
-    reply_to: str
-    token: Token
-
-
-@dataclass(frozen=True, slots=True)
-class AskChangesEvent:
-    """A watcher has not got the changes of one epoch."""
-
-    subscription: int
-    epoch: int
-    reply_to: str
-    token: Token
-
-
-@dataclass(frozen=True, slots=True)
-class ReaderGone:
-    """An inbox that this node wrote to does not exist any more."""
-
-    inbox: str
-
-
-NodeEvent = HandOutEvent | RowsEvent | GetEvent | AskChangesEvent | ReaderGone
-
-# ---- effects -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class SendRows:
-    """`Rows(stage, epoch)` for another shard; `batches` are pairs (exchange, rows) and may be empty."""
-
-    target: int
-    epoch: int
-    stage: int
-    batches: tuple[tuple[int, Batch], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """Tell the sequencer that every epoch up to this one is finished here."""
-
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """Send a message to a client's inbox."""
-
-    inbox: str
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Settle:
-    """These messages may be forgotten."""
-
-    tokens: tuple[Token, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Halted:
-    """The node stands still from now on; `reason` is the evidence."""
-
-    reason: str
-
-
-NodeEffect = SendRows | Finished | Reply | Settle | Halted
-
-# ---- state ---------------------------------------------------------------------------------------------------
-
-Batches = tuple[tuple[int, Batch], ...]
 
 
 @dataclass(slots=True)

@@ -28,14 +28,13 @@ from dist_zero_common.protocol.messages import (
     ShardMap,
     StageRows,
 )
-from services.node_runner.kernel import (
-    PART_BYTES,
+from services.node_runner.kernel import PART_BYTES, view_sink
+from services.node_runner.kernel_events import (
     AskChangesEvent,
     GetEvent,
     HandOutEvent,
     RowsEvent,
     SendRows,
-    view_sink,
 )
 
 PARTS_MAX = 1 << 16

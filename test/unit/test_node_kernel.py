@@ -28,7 +28,8 @@ from dist_zero_common.protocol.messages import (
     SubscriptionWanted,
     WriteKind,
 )
-from services.node_runner.kernel import (
+from services.node_runner.kernel import NodeKernel
+from services.node_runner.kernel_events import (
     AskChangesEvent,
     Finished,
     GetEvent,
@@ -36,7 +37,6 @@ from services.node_runner.kernel import (
     HandOutEvent,
     NodeEffect,
     NodeEvent,
-    NodeKernel,
     ReaderGone,
     Reply,
     RowsEvent,

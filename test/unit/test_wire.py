@@ -32,7 +32,7 @@ from dist_zero_common.protocol.messages import (
     WriteKind,
 )
 from services.node_runner import wire
-from services.node_runner.kernel import HandOutEvent, RowsEvent, SendRows
+from services.node_runner.kernel_events import HandOutEvent, RowsEvent, SendRows
 from test.simulated.property_world import PROGRAMS
 
 PLAN = compile(PROGRAMS[3].graph())

@@ -1,0 +1,117 @@
+"""What a node's kernel hears, and what follows from it; `kernel.py` says what they mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dist_zero.batch import Batch, Writes
+from dist_zero.types import Row
+from dist_zero_common.mailbox import Token
+from dist_zero_common.protocol.messages import Message, SnapshotWanted, SubscriptionWanted
+
+Batches = tuple[tuple[int, Batch], ...]
+"""Pairs (exchange, rows)."""
+
+# ---- events --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HandOutEvent:
+    """The sequencer's `Rows` of stage 1 for this node."""
+
+    epoch: int
+    save: bool
+    writes: tuple[Writes, ...]
+    snapshots: tuple[SnapshotWanted, ...]
+    subscriptions: tuple[SubscriptionWanted, ...]
+    unsubscriptions: tuple[int, ...]
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class RowsEvent:
+    """One part of a peer's `Rows` of a stage above 1."""
+
+    epoch: int
+    stage: int
+    sender: int
+    part: int
+    parts: int
+    batches: Batches
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class GetEvent:
+    """A reader asks for one row, as of an epoch that is at least `at_least`."""
+
+    request: int
+    view: int
+    key: Row
+    at_least: int
+    reply_to: str
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class AskChangesEvent:
+    """A watcher has not got the changes of one epoch."""
+
+    subscription: int
+    epoch: int
+    reply_to: str
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderGone:
+    """An inbox that this node wrote to does not exist any more."""
+
+    inbox: str
+
+
+NodeEvent = HandOutEvent | RowsEvent | GetEvent | AskChangesEvent | ReaderGone
+
+# ---- effects -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SendRows:
+    """`Rows(stage, epoch)` for another shard; `batches` may be empty."""
+
+    target: int
+    epoch: int
+    stage: int
+    batches: Batches
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Tell the sequencer that every epoch up to this one is finished here."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Send a message to a client's inbox."""
+
+    inbox: str
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """These messages may be forgotten."""
+
+    tokens: tuple[Token, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Halted:
+    """The node stands still from now on; `reason` is the evidence."""
+
+    reason: str
+
+
+NodeEffect = SendRows | Finished | Reply | Settle | Halted
