@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from dist_zero.client.client import Client
 from dist_zero.client.snapshot import Snapshot, ViewError
 from dist_zero.client.watch import Change
-from dist_zero.client.writes import Key, RowLike, Transaction
+from dist_zero.client.writes import Key, RowLike, Transaction, ended
 from dist_zero.row import ViewRow
 from dist_zero_common.errors import OperatorError
 
@@ -86,8 +86,8 @@ class BlockingClient:
     def transaction(self) -> Iterator[Transaction]:
         """Writes to any datasets that become visible together; committed when the block ends, unless it
         raises."""
-        transaction = self._client.new_transaction()
-        yield transaction
+        with ended(self._client.new_transaction()) as transaction:
+            yield transaction
         self._wait(self._client.write(transaction))
 
     def load_file(self, dataset: str, path: str | Path, *, nulls: Sequence[str] = ()) -> int:

@@ -24,13 +24,14 @@ from dist_zero.client.view_handle import ViewHandle
 from dist_zero.client.watch import Change, change_for_people
 from dist_zero.client.watching import Watch
 from dist_zero.client.writer import Writer
-from dist_zero.client.writes import Key, RowLike, Transaction, stored_key_of
+from dist_zero.client.writes import Key, RowLike, Transaction, ended, stored_key_of
 from dist_zero.compiler.plan import Plan
 from dist_zero.hashing import key_hash
 from dist_zero.reference.scalar import compile_tuple
 from dist_zero.row import ViewRow, row_from_stored
 from dist_zero.shards import owner
 from dist_zero.types import Row as StoredRow
+from dist_zero_common.aside import only_logged
 from dist_zero_common.broker.base import Broker
 from dist_zero_common.broker.topology import client_replies, queue_of, scheduler_inbox
 from dist_zero_common.clock import Clock
@@ -113,9 +114,7 @@ class Client:
             broker,
             system=options.system,
             sender=f"client {options.connection}",
-            set_aside=lambda queue, body, reason: log.warning(
-                "set_aside", queue=queue, size=len(body), reason=reason
-            ),
+            set_aside=only_logged(log),
         )
         self._writer = Writer(
             Session(options.client_id or options.connection, self.replies),
@@ -210,8 +209,8 @@ class Client:
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Writes to any datasets that become visible together; committed when the block ends, unless it
         raises."""
-        transaction = self.new_transaction()
-        yield transaction
+        with ended(self.new_transaction()) as transaction:
+            yield transaction
         await self.write(transaction)
 
     def new_transaction(self) -> Transaction:
@@ -329,6 +328,10 @@ class Client:
         epoch of the last change that the caller has seen, to go on from there while the changes are still
         known."""
         number, reader = self._reader(view)
+        if isinstance(after, bool) or not isinstance(after, int) or not 0 <= after < 2**64:
+            raise RequestError(
+                f"watch(after={after!r:.80}): give the epoch of a change, as after=change.epoch"
+            )
         return self._changes(reader, number, after)
 
     def view(self, name: str) -> ViewHandle:

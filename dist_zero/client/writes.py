@@ -6,7 +6,8 @@ and the row's place in what the caller passed. The sequencer checks again; it tr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
@@ -39,6 +40,7 @@ class Transaction:
         self._numbers = {dataset.name: number for number, dataset in enumerate(plan.datasets)}
         self._blocks: list[tuple[int, WriteKind, tuple[int, ...], list[StoredRow]]] = []
         self.row_count = 0
+        self._is_ended = False
 
     def put(self, dataset: str, rows: RowLike | Iterable[RowLike]) -> None:
         """Insert these rows, or replace those that have their keys."""
@@ -92,12 +94,18 @@ class Transaction:
             ]
         )
 
+    def end(self) -> None:
+        """Take no more writes: nobody would send them."""
+        self._is_ended = True
+
     # -- inside ----------------------------------------------------------------------------------------------
 
     def _types(self, number: int, columns: tuple[int, ...]) -> tuple[Any, ...]:
         return self._plan.datasets[number].row_type.select(columns).types
 
     def _add(self, number: int, kind: WriteKind, columns: tuple[int, ...], rows: list[StoredRow]) -> None:
+        if self._is_ended:
+            raise RequestError("this transaction has ended with its block; write in a new one")
         self.row_count += len(rows)
         if self._blocks and self._blocks[-1][:3] == (number, kind, columns):
             self._blocks[-1][3].extend(rows)
@@ -126,6 +134,15 @@ class Transaction:
                 f"dataset {plan.name!r} has no key, so there is no {verb}; it takes append alone"
             )
         return plan.key
+
+
+@contextmanager
+def ended(transaction: Transaction) -> Iterator[Transaction]:
+    """The transaction, which takes writes inside this block alone."""
+    try:
+        yield transaction
+    finally:
+        transaction.end()
 
 
 def sampled_transaction(plan: Plan, pairs: Iterable[tuple[str, Any]]) -> Transaction:

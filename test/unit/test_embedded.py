@@ -39,6 +39,8 @@ def test_blocking_face(tmp_path: Path) -> None:
         with db.transaction() as transaction:
             transaction.put("scores", {"player": "cy", "points": 8})
             transaction.delete("scores", "bob")
+        with pytest.raises(dz.RequestError, match="write in a new one"):
+            transaction.put("scores", {"player": "late", "points": 8})
         db.update("scores", "ann", points=10)
         assert points(db["board"]) == [10, 8]
         assert db.flush() > 0
@@ -115,6 +117,14 @@ def test_errors_of_the_user_reach_the_caller() -> None:
         assert db["board"] == []
     with pytest.raises(dz.OperatorError, match="closed"):
         db["board"]
+
+
+def test_a_watch_goes_on_from_an_epoch_alone() -> None:
+    """Whatever is no epoch is refused where it is said, and not by the wire."""
+    with dz.embedded(app) as db:
+        for after in (-1, 2**64, "3", True):
+            with pytest.raises(dz.RequestError, match=r"after=change\.epoch"):
+                next(db.watch("board", after=after))  # type: ignore[arg-type]
 
 
 def test_asyncio_face_and_further_clients() -> None:
