@@ -1,4 +1,5 @@
-"""Where messages go that nobody could understand: into the store, with the reason, and never back into a queue."""
+"""Where messages go that nobody could understand: into the store (of processes that have one), with the reason, and
+never back into a queue."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import hashlib
 
 from dist_zero_common.errors import StoreError
 from dist_zero_common.log import Logger
+from dist_zero_common.mailbox import SetAside
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.layout import aside_name
 
@@ -15,6 +17,15 @@ KEPT_MAX = 1_000
 
 BYTES_MAX = 64 * 2**10
 """Of a larger message, the beginning is kept."""
+
+
+def only_logged(log: Logger) -> SetAside:
+    """For a process without a store: what it refuses is in its log, with the reason and without the contents."""
+
+    def set_aside(queue: str, body: bytes, reason: str) -> None:
+        log.warning("message_set_aside", queue=queue, reason=reason, bytes=len(body))
+
+    return set_aside
 
 
 class Aside:

@@ -11,6 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 
+from dist_zero_common.aside import only_logged
 from dist_zero_common.broker.base import Broker
 from dist_zero_common.broker.topology import agent_inbox, queue_of, scheduler_inbox
 from dist_zero_common.clock import Clock, wait_changed
@@ -63,7 +64,7 @@ class AgentService:
             broker,
             system=system,
             sender=f"agent-{machine}",
-            set_aside=self._set_aside,
+            set_aside=only_logged(self._log),
             on_unroutable=self._on_unroutable,
         )
         self._handlers: Handlers[None] = {StartRunner: self._on_command, StopRunner: self._on_command}
@@ -149,7 +150,3 @@ class AgentService:
 
     def _on_unroutable(self, inbox: str) -> None:
         self._log.debug("inbox_gone", inbox=inbox)
-
-    def _set_aside(self, queue: str, body: bytes, reason: str) -> None:
-        """An agent has no store: what it cannot understand goes into its log, as far as a line of it holds."""
-        self._log.warning("message_set_aside", queue=queue, reason=reason, bytes=len(body), body=body)
