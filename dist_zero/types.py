@@ -27,8 +27,9 @@ import datetime as dt
 import decimal
 import enum
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 from dist_zero_common.errors import DataError
@@ -120,6 +121,16 @@ class RowType:
 
     def __str__(self) -> str:
         return "(" + ", ".join(f"{n}: {t}" for n, t in zip(self.names, self.types, strict=True)) + ")"
+
+
+def picker(places: Sequence[int]) -> Callable[[Row], Row]:
+    """A function from a row to the tuple of its values at these places."""
+    if not places:
+        return lambda _: ()
+    if len(places) == 1:
+        place = places[0]
+        return lambda row: (row[place],)
+    return itemgetter(*places)
 
 
 def canonical_float(value: float) -> float:

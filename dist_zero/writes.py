@@ -10,15 +10,14 @@ transactions.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import repeat
-from operator import itemgetter
 
 from dist_zero.batch import BATCH_ROWS_MAX, Batch, Writes
 from dist_zero.compiler.plan import DatasetPlan, Plan
 from dist_zero.hashing import hasher
-from dist_zero.types import INT, Row
+from dist_zero.types import INT, picker
 from dist_zero_common.errors import DataError, MalformedMessage
 from dist_zero_common.protocol import codec
 from dist_zero_common.protocol.messages import TRANSACTION_BYTES_MAX, Payload, ShardMap, WriteKind
@@ -106,17 +105,7 @@ def _key_hashes(writes: Writes, dataset: DatasetPlan, epoch: int) -> map[int]:
         return map(hasher(_PLACE_TYPES), zip(repeat(epoch), writes.transactions, writes.rows, strict=False))
     key = dataset.key if writes.kind is WriteKind.PUT else tuple(range(len(dataset.key)))
     types = tuple(writes.batch.types[place] for place in key)
-    return map(hasher(types), map(key_getter(key), writes.batch.rows()))
-
-
-def key_getter(places: tuple[int, ...]) -> Callable[[Row], Row]:
-    """A function from a row to the tuple of its values at these places."""
-    if len(places) > 1:
-        return itemgetter(*places)
-    if not places:
-        return lambda _: ()
-    place = places[0]
-    return lambda row: (row[place],)
+    return map(hasher(types), map(picker(key), writes.batch.rows()))
 
 
 def merge_writes(writes: Sequence[Writes]) -> list[Writes]:

@@ -16,7 +16,7 @@ from dist_zero.expr.functions import may_fail
 from dist_zero.expr.ops import Aggregation, Call, ColumnRef, Literal, Scalar
 from dist_zero.expr.scalars import columns_of
 from dist_zero.reference.functions import Function, ScalarFailure, function_of, text_of, value_arguments
-from dist_zero.types import BOOL, DataType, Row, RowType, Stored
+from dist_zero.types import BOOL, DataType, Row, RowType, Stored, picker
 from dist_zero_common.errors import InternalError
 
 Evaluate = Callable[[Row], Any]
@@ -42,22 +42,12 @@ def compile_tuple(scalars: Sequence[Scalar]) -> Callable[[Row], Row]:
     """The closure that computes all `scalars`, in order, as one tuple."""
     places = [scalar.index for scalar in scalars if isinstance(scalar, ColumnRef)]
     if len(places) == len(scalars):
-        return compile_places(places)
+        return picker(places)
     evaluators = [compile_scalar(scalar) for scalar in scalars]
     if len(evaluators) == 1:
         (only,) = evaluators
         return lambda row: (only(row),)
     return lambda row: tuple([evaluate(row) for evaluate in evaluators])
-
-
-def compile_places(places: Sequence[int]) -> Callable[[Row], Row]:
-    """The closure that picks the columns at `places` as a tuple."""
-    if not places:
-        return lambda _: ()
-    if len(places) == 1:
-        place = places[0]
-        return lambda row: (row[place],)
-    return itemgetter(*places)
 
 
 def compile_predicate(scalar: Scalar | None) -> Evaluate:

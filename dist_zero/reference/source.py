@@ -9,8 +9,7 @@ from dist_zero.batch import Batch, Writes
 from dist_zero.compiler import plan
 from dist_zero.reference.operators import Delta, consolidated
 from dist_zero.reference.ordering import canonical_order
-from dist_zero.reference.scalar import compile_places
-from dist_zero.types import DataType, Row
+from dist_zero.types import DataType, Row, picker
 from dist_zero.zset import ZSet, add_pairs
 from dist_zero_common.errors import RequestError
 from dist_zero_common.protocol.messages import WriteKind
@@ -28,7 +27,7 @@ class Source:
         self.missed = 0
         self._rows: dict[Row, Row] = {}
         self._key_size = len(operator.key or ())
-        self._key_of = compile_places(operator.key) if operator.key is not None else None
+        self._key_of = picker(operator.key) if operator.key is not None else None
 
     def apply(self, batches: Sequence[Writes]) -> Delta:
         """Apply an epoch's writes in the order of transaction and row; what that changed."""
@@ -93,7 +92,7 @@ class View:
     def __init__(self, operator: plan.Sink) -> None:
         self.errors_of = operator.errors_of
         self._types = operator.row_type.types
-        self._key_of = compile_places(operator.key) if operator.key is not None else None
+        self._key_of = picker(operator.key) if operator.key is not None else None
         self._rows: ZSet = {}
         self._by_key: dict[Row, Row] = {}
         self._waiting: dict[int, Delta] = {}

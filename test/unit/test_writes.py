@@ -13,8 +13,8 @@ from dist_zero import shards
 from dist_zero.batch import CONTENT_MODULUS, Batch, Writes, columns_problem
 from dist_zero.compiler.plan import DatasetPlan, Plan
 from dist_zero.hashing import key_hash
-from dist_zero.types import BOOL, INT, STR, DataType, Row, RowType
-from dist_zero.writes import decode_payload, encode_payload, key_getter, merge_writes, route
+from dist_zero.types import BOOL, INT, STR, DataType, Row, RowType, picker
+from dist_zero.writes import decode_payload, encode_payload, merge_writes, route
 from dist_zero_common.errors import DataError, MalformedMessage
 from dist_zero_common.protocol import codec
 from dist_zero_common.protocol.messages import (
@@ -255,4 +255,4 @@ def test_largest_transaction_can_be_handed_out(rows: int) -> None:
 def test_key_of_a_row_is_always_a_tuple() -> None:
     """Proves that keys of no, one and several columns have the same form."""
     row = ("a", "b", "c")
-    assert [key_getter(places)(row) for places in ((), (1,), (2, 0))] == [(), ("b",), ("c", "a")]
+    assert [picker(places)(row) for places in ((), (1,), (2, 0))] == [(), ("b",), ("c", "a")]
