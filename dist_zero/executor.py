@@ -1,4 +1,5 @@
-"""The contract of an executor: what runs the plan of one node. Two keep it, the reference interpreter and native code.
+"""The contract of an executor: what runs the plan of one node. The one that there is, `reference/interpreter.py`,
+defines what any other has to compute.
 
 An executor is a pure state machine. For every epoch e = 1, 2, 3 … and stage s = 1 … `plan.stages`, `step(e, s, …)` is
 called once, (e, s) after (e, s − 1) and after (e − 1, s); between those rules stage 1 may be many epochs ahead of the

@@ -39,7 +39,6 @@ class Program:
             raise Refused(str(error)) from None
         self._datasets: dict[str, ops.Dataset] = {}
         self._views: dict[str, ops.View] = {}
-        self._row_classes: dict[str, type[Row]] = {}
         self._sampler: Sampler | None = None
 
     @located
@@ -62,7 +61,6 @@ class Program:
         columns = (key,) if isinstance(key, str) else None if key is None else tuple(key)
         relation = checked.dataset(name, row_type_of(row), columns, bool(broadcast), user_location())
         self._datasets[name] = relation
-        self._row_classes[name] = row
         return Table(relation, fresh_origins(len(relation.row_type)), name)
 
     @located
@@ -123,11 +121,6 @@ class Program:
                 yield [self._sampled(pair) for pair in pairs]
             except DataError as error:
                 raise DataError(f"transaction {number} of the sample generator: {error}") from None
-
-    @property
-    def row_classes(self) -> dict[str, type[Row]]:
-        """The row class of each dataset, by the dataset's name."""
-        return dict(self._row_classes)
 
     def graph(self) -> ops.Graph:
         """The whole program as plain data."""

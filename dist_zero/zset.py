@@ -53,8 +53,3 @@ def consolidate(pairs: Iterable[tuple[Row, int]]) -> ZSet:
 def is_set(zset: Mapping[Row, int]) -> bool:
     """Whether every row is there exactly once: what views with a key and `distinct` promise."""
     return all(weight == 1 for weight in zset.values())
-
-
-def is_positive(zset: Mapping[Row, int]) -> bool:
-    """Whether no weight is negative: what every collection, as opposed to a change, promises."""
-    return all(weight > 0 for weight in zset.values())

@@ -50,11 +50,6 @@ def compile_tuple(scalars: Sequence[Scalar]) -> Callable[[Row], Row]:
     return lambda row: tuple([evaluate(row) for evaluate in evaluators])
 
 
-def compile_predicate(scalar: Scalar | None) -> Evaluate:
-    """As `compile_scalar`; without a condition, always true."""
-    return compile_scalar(scalar) if scalar is not None else lambda _: True
-
-
 def referenced_columns(scalar: Scalar) -> tuple[int, ...]:
     """The places of the columns that `scalar` refers to, ascending."""
     return tuple(sorted(columns_of((scalar,))))

@@ -58,7 +58,6 @@ def test_nan_equals_itself_as_a_row() -> None:
 
 
 @given(_zsets)
-def test_sets_and_collections_are_told_from_changes(a: ZSet) -> None:
-    """Proves what `is_set` and `is_positive` say, by their definitions."""
+def test_sets_are_told_from_changes(a: ZSet) -> None:
+    """Proves what `is_set` says, by its definition."""
     assert zset.is_set(a) == (set(a.values()) <= {1})
-    assert zset.is_positive(a) == (min(a.values(), default=1) > 0)
