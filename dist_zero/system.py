@@ -21,7 +21,7 @@ from dist_zero.client.client import Client, ClientOptions
 from dist_zero.expr.graph import decode_graph, encode_graph
 from dist_zero_common.broker.memory import MemoryBroker
 from dist_zero_common.clock import Clock, RealClock
-from dist_zero_common.errors import InternalError, OperatorError, SettingsError
+from dist_zero_common.errors import OperatorError, SettingsError, first_error
 from dist_zero_common.ids import checked_name
 from dist_zero_common.log import get_logger
 from dist_zero_common.sim.world import SimWorld
@@ -129,7 +129,7 @@ class System:
 
     async def _serve(self) -> None:
         from services.scheduler.service import SchedulerService
-        from services.scheduler.spawners.simulated import SimulatedSpawner
+        from services.scheduler.spawners.in_process import InProcessSpawner
         from services.scheduler.state import SchedulerOptions
 
         try:
@@ -139,13 +139,13 @@ class System:
                     broker=self.broker.connect("scheduler"),
                     store=self.store,
                     clock=self.clock,
-                    spawner=SimulatedSpawner(tasks, self._run_machine, self._log),
+                    spawner=InProcessSpawner(tasks, self._run_machine, self._log),
                     log=get_logger("scheduler", self.clock),
                     options=SchedulerOptions(machines=self._machines),
                 )
                 await scheduler.run()
         except Exception as error:
-            self.fail(only_error(error))
+            self.fail(first_error(error))
         else:
             self._on_end()
 
@@ -175,7 +175,7 @@ class System:
                 )
                 await agent.run()
         except Exception as error:
-            self.fail(only_error(error))
+            self.fail(first_error(error))
             raise
 
     async def _run_runner(self, machine: str, runner: str, incarnation: int) -> None:
@@ -195,7 +195,7 @@ class System:
         try:
             await service.run()
         except Exception as error:
-            self.fail(only_error(error))
+            self.fail(first_error(error))
             raise
 
 
@@ -304,12 +304,3 @@ def embedded(
     next start goes on where this one ended; None keeps everything in memory. `client_id`: see `dz.connect`.
     """
     return Embedded(program, store, nodes, client_id)
-
-
-def only_error(error: BaseException) -> BaseException:
-    """The error in groups of one; of several, the first that says something about itself."""
-    while isinstance(error, BaseExceptionGroup):
-        if not error.exceptions:
-            raise InternalError("an empty group of errors") from error
-        error = error.exceptions[0]
-    return error

@@ -283,8 +283,8 @@ def progress_of(program: WantedProgram, desired: Desired, observed: Observed, no
         reported = len(assignment.nodes) - len(missing)
         note = f"{reported} of {len(assignment.nodes)} nodes have started"
         return Progress(ProgramState.STARTING, note, missing, sequencer_missing=sequencer is None)
-    silent = _silent_parts(assignment, desired, observed, now)
-    return Progress(ProgramState.RUNNING, silent, moved_at=sequencer.moved_at)
+    note = _note_on_silence(assignment, desired, observed, now)
+    return Progress(ProgramState.RUNNING, note, moved_at=sequencer.moved_at)
 
 
 def ready_machines(desired: Desired, observed: Observed, now: float) -> list[str]:
@@ -360,12 +360,9 @@ def silent(observed: Observed, now: float, seconds: float) -> list[str]:
     return sorted(machines) + sorted(runners)
 
 
-def _silent_parts(assignment: Assignment, desired: Desired, observed: Observed, now: float) -> str:
-    silent = [
-        part.runner
-        for part in assignment.runners()
-        if now - observed.runners[part.runner].at >= desired.options.silence_seconds
+def _note_on_silence(assignment: Assignment, desired: Desired, observed: Observed, now: float) -> str:
+    silence = desired.options.silence_seconds
+    runners = [
+        part.runner for part in assignment.runners() if now - observed.runners[part.runner].at >= silence
     ]
-    if not silent:
-        return ""
-    return f"not heard of for {desired.options.silence_seconds:g} s: {', '.join(silent)}"
+    return f"not heard of for {silence:g} s: {', '.join(runners)}" if runners else ""

@@ -57,7 +57,7 @@ from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 from services.machine_agent.launchers.in_process import InProcessLauncher
 from services.machine_agent.service import AgentService
 from services.scheduler.service import SchedulerService
-from services.scheduler.spawners.simulated import SimulatedSpawner
+from services.scheduler.spawners.in_process import InProcessSpawner
 from services.scheduler.state import SchedulerOptions
 
 SYSTEM = "test"
@@ -221,7 +221,7 @@ class ControlPlane:
         self.runners: dict[tuple[str, int], PretendedRunner] = {}
         self.starts: Counter[tuple[str, int]] = Counter()
         self.scheduler: SchedulerService
-        self.spawner: SimulatedSpawner
+        self.spawner: InProcessSpawner
 
     def mailbox(self, name: str) -> Mailbox:
         return Mailbox(self.broker.connect(name), system=SYSTEM, sender=name, set_aside=lambda *_: None)
@@ -263,7 +263,7 @@ class ControlPlane:
     async def running(self) -> AsyncIterator[Client]:
         async with asyncio.TaskGroup() as tasks:
             log = get_logger("simulated-spawner", self.world.clock)
-            self.spawner = SimulatedSpawner(tasks, self._run_machine, log)
+            self.spawner = InProcessSpawner(tasks, self._run_machine, log)
             self.scheduler = self.make_scheduler("scheduler")
             running = [tasks.create_task(self.scheduler.run())]
             client = Client(self, "client")

@@ -13,7 +13,7 @@ RunMachine = Callable[[str], Coroutine[Any, Any, None]]
 """Runs the machine of this name until it is cancelled: its agent, and whatever that starts."""
 
 
-class SimulatedSpawner:
+class InProcessSpawner:
     """See `Spawner`. A machine that ends by itself is logged and no longer listed, so that it is spawned
     anew."""
 
