@@ -177,7 +177,7 @@ class Growing:
     def add_dataset(self) -> None:
         """A dataset whose first column is an int or a text, so that datasets can be joined."""
         chance = self.chance
-        types = [chance.pick((INT, STR)), *(chance.pick(TYPES) for _ in range(chance.number(1, 3)))]
+        types = [chance.pick((INT, INT, INT, STR)), *(chance.pick(TYPES) for _ in range(chance.number(1, 3)))]
         types = [t.optional() if chance.maybe(35) else t for t in types]
         names = tuple(f"{'abcd'[i]}{len(self.datasets)}" for i in range(len(types)))
         key = None
@@ -278,8 +278,10 @@ class Growing:
         self.join(how, self.chance.maybe(40))
 
     def join(self, how: str, conditioned: bool) -> None:
-        left, right = self.source(), self.source()
-        chance = self.chance
+        left, right, chance = self.source(), self.source(), self.chance
+        small = [dataset for dataset in self.datasets if dataset.broadcast]
+        if small and chance.maybe(40):
+            right = chance.pick(small)
         rows = self.rows[id(left)] * self.rows[id(right)] // 2
         if rows > ROWS_MAX:
             return
@@ -296,8 +298,8 @@ class Growing:
 
     def _pair(self, left: Relation, right: Relation) -> tuple[Scalar, Scalar]:
         shared = [t for t in TYPES if columns_like(left.row_type, t) and columns_like(right.row_type, t)]
-        dtype = self.chance.pick(shared) if shared else INT
-        depth = 1 if self.chance.maybe(25) or not shared else 0
+        dtype = self.chance.pick((shared[0], *shared)) if shared else INT
+        depth = 1 if self.chance.maybe(20) or not shared else 0
         return self.scalar(left, dtype, depth), self.scalar(right, dtype, depth)
 
     def _cut(self, wide: Relation) -> None:
