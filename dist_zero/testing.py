@@ -28,11 +28,11 @@ from dist_zero.generated import Generator
 from dist_zero.program import Program
 from dist_zero.reference.evaluate import LeftOut, Oracle
 from dist_zero.reference.history import Datasets
-from dist_zero.system import SimulatedSystem, System, only_error
+from dist_zero.system import SimulatedSystem, System
 from dist_zero.types import Row as StoredRow
 from dist_zero.writes import decode_payload
 from dist_zero.zset import ZSet, consolidate
-from dist_zero_common.errors import InternalError, StoreError, UserError
+from dist_zero_common.errors import InternalError, StoreError, UserError, first_error
 from dist_zero_common.protocol.codec import decode
 from dist_zero_common.protocol.messages import LogRecord
 from dist_zero_common.sim.loop import run_simulation
@@ -154,7 +154,7 @@ def run_seed(program: Program, seed: int, options: SeedOptions) -> SeedResult:
         watched = run_simulation(_watched_run(program, world, options), **_BOUNDS)
         again = run_simulation(_replayed(program, SimWorld(seed + 1, profile), watched), **_BOUNDS)
     except Exception as group:  # whatever it is, this seed brings it up again
-        error = only_error(group)
+        error = first_error(group)
         if isinstance(error, UserError):
             raise error from None  # the program's, whatever the seed
         last = traceback.extract_tb(error.__traceback__)[-1]

@@ -88,3 +88,10 @@ class SimulationError(DistZeroError):
 
 class InternalError(DistZeroError):
     """A bug in DistZero itself."""
+
+
+def first_error(error: BaseException) -> BaseException:
+    """The error itself; of the groups that tasks fail in, the first one inside."""
+    while isinstance(error, BaseExceptionGroup):  # which is never empty
+        error = error.exceptions[0]
+    return error

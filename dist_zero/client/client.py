@@ -40,6 +40,7 @@ from dist_zero_common.errors import (
     MalformedMessage,
     OperatorError,
     RequestError,
+    first_error,
 )
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token
@@ -444,7 +445,7 @@ class Client:
         try:
             await work
         except Exception as error:  # whatever it is, it belongs to whoever waits
-            self.fail(_only_error(error))
+            self.fail(first_error(error))
 
     def send(self, inbox: str, message: Message) -> None:
         """Send a message of a watch."""
@@ -489,10 +490,3 @@ class Client:
         watch = self.watches.get(message.request)
         if watch is not None:
             watch.refuse(error)
-
-
-def _only_error(error: BaseException) -> BaseException:
-    """The one error in groups of one."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
