@@ -159,7 +159,7 @@ def checked_row_type(names: tuple[str, ...], column_types: tuple[DataType, ...])
         if not name.isidentifier() or name.startswith("_") or len(name) > _NAME_LENGTH_MAX:
             raise Refused(f"{name!r} cannot be the name of a column: use letters, digits and _, not _ first")
         if name in seen:
-            raise Refused(f"there would be two columns {name!r}")
+            raise Refused(f"there would be two columns {name!r}; give one of them another name")
         seen.add(name)
     return RowType(names, column_types)
 

@@ -60,9 +60,8 @@ class System:
         self._machines, self._sequencer = machines, sequencer
         self._log = get_logger("system", clock, system=name)
         self._clients: list[Client] = []
-        self._connections = self._starts = (
-            0  # together they name a connection, also among those of earlier starts
-        )
+        # together they name a connection, also among those of earlier starts
+        self._connections = self._starts = 0
         self._services: asyncio.Task[None]
 
     async def __aenter__(self) -> System:
@@ -300,7 +299,7 @@ def embedded(
             print(db["board"])
 
     `async with` gives the same with `await`; `db = dz.embedded(app).open()` and `db.close()` do without a block.
-    `store`: a directory that keeps the program's log, so that the
-    next start goes on where this one ended; None keeps everything in memory. `client_id`: see `dz.connect`.
+    `store`: a directory that keeps the program's log, so that the next start goes on where this one ended; None keeps
+    everything in memory. `nodes`: how many share the data. `client_id`: see `dz.connect`.
     """
     return Embedded(program, store, nodes, client_id)

@@ -162,7 +162,10 @@ MISTAKES: list[tuple[Mistake, str]] = [
     ),
     (lambda e: e.flights.top(3), 'top needs an order: by=dz.desc("score")'),
     (lambda e: e.flights.top(0, by="flight"), "top takes how many rows to keep, at least 1, got 0"),
-    (lambda e: e.flights.top(3, by="flight", rank="carrier"), "there would be two columns 'carrier'"),
+    (
+        lambda e: e.flights.top(3, by="flight", rank="carrier"),
+        "there would be two columns 'carrier'; give one of them another name",
+    ),
     (lambda e: e.flights.window("flight", size="1h"), "window needs a datetime column, flight is int"),
     (
         lambda e: e.flights.window("at", size="1y"),
@@ -188,7 +191,10 @@ MISTAKES: list[tuple[Mistake, str]] = [
         lambda e: e.airlines.flat_map({"x": "name"}, {"y": "name"}),
         "the alternatives of flat_map need the same columns: ('x',) and ('y',)",
     ),
-    (lambda e: e.airlines.flat_map({"name": "carrier"}), "there would be two columns 'name'"),
+    (
+        lambda e: e.airlines.flat_map({"name": "carrier"}),
+        "there would be two columns 'name'; give one of them another name",
+    ),
     (
         lambda e: e.airlines.flat_map({"x": "name"}, {"x": dz.lit(1)}),
         "flat_map: column 'x' between str and int",
@@ -210,7 +216,10 @@ MISTAKES: list[tuple[Mistake, str]] = [
         lambda e: e.flights.group_by("origin").agg(x="flight"),
         "agg(x=...) needs an aggregate such as dz.count() or dz.mean('x'), got str 'flight'",
     ),
-    (lambda e: e.flights.group_by("origin").agg(origin=dz.count()), "there would be two columns 'origin'"),
+    (
+        lambda e: e.flights.group_by("origin").agg(origin=dz.count()),
+        "there would be two columns 'origin'; give one of them another name",
+    ),
     (
         lambda e: dz.mean("delay") / 2,
         "dz.mean(...) is no column yet: give it a name in agg(...), then compute with with_columns",
