@@ -16,14 +16,10 @@ import pyarrow
 
 import dist_zero as dz
 from benchmarks.measure import Measurement, peak_rss_mb
-from dist_zero.batch import Batch, Writes
+from benchmarks.one_node import OneNode
 from dist_zero.client.client import Client
 from dist_zero.client.writes import Transaction
 from dist_zero.compiler import compile
-from dist_zero.reference.interpreter import Interpreter
-from dist_zero.shards import even_map
-from dist_zero.types import INT
-from dist_zero_common.protocol.messages import WriteKind
 
 BATCH_ROWS = 10_000
 Event = tuple[int, int]
@@ -66,23 +62,10 @@ def dictionary(rows: list[Event]) -> Totals:
 
 def interpreter(rows: list[Event]) -> Totals:
     """The reference interpreter alone: one epoch per batch, no system around it."""
-    plan = compile(app.graph())
-    executor, shards = Interpreter(plan), even_map(1, ("n1",))
-    for epoch, batch in enumerate(batches(rows), start=1):
-        writes = Writes(
-            0,
-            WriteKind.APPEND,
-            (0, 1),
-            Batch.from_rows((INT, INT), batch),
-            [0] * len(batch),
-            range(len(batch)),
-        )
-        arrived: list[tuple[int, Batch]] = []
-        for stage in range(1, plan.stages + 1):
-            parcels = executor.step(epoch, stage, [writes] if stage == 1 else [], arrived, shards, 0)
-            arrived = [(parcel.exchange, parcel.batch) for parcel in parcels]
-        executor.finish(epoch)
-    return {key: (n, total) for key, n, total in executor.rows(0).rows()}
+    node = OneNode(compile(app.graph()))
+    for batch in batches(rows):
+        node.write(0, batch)
+    return {key: (n, total) for key, n, total in node.rows(0)}
 
 
 def transactions(db: Client, rows: list[Event]) -> Iterator[Transaction]:
