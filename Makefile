@@ -24,6 +24,7 @@ demo: setup  ## views over the flights of 2013, changed by the thousand (ARGS="-
 
 check: setup  ## style and types of the whole tree (ruff, mypy)
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
 test: check  ## check, and every test but the long ones (ARGS="-k simulated" for some)

@@ -1,22 +1,22 @@
 """The errors of DistZero, sorted by who can act on them.
 
-    DistZeroError
-    ├── UserError               the user's program or data: fix the program or the input
-    │   ├── ProgramError        an expression, dataset or view was declared wrongly (names the user's file and line)
-    │   ├── DataError           a row, key or file does not fit its row type
-    │   └── RequestError        a question that cannot be answered: unknown program, view, key of a bag
-    ├── OperatorError           whoever runs the system: settings, stores, brokers, machines
-    │   ├── SettingsError       a setting is missing or makes no sense
-    │   ├── StoreError          the store failed or does not keep its promises
-    │   │   └── LogDamaged      an object of a log is damaged or missing; asking again does not help
-    │   └── BrokerError         the broker failed or is gone
-    │       ├── ConnectionLost  the connection ended; whatever was in flight is unknown
-    │       └── Unroutable      no such queue: nobody took the message
-    ├── PeerError               somebody else's message or state is wrong; it is set aside and work goes on
-    │   ├── MalformedMessage    bytes that are no message of ours, or break a bound
-    │   └── SessionExpired      the sequencer does not know this session any more
-    ├── SimulationError         code inside the simulation reached for the real world
-    └── InternalError           our bug: please report it with the message
+DistZeroError
+├── UserError               the user's program or data: fix the program or the input
+│   ├── ProgramError        an expression, dataset or view was declared wrongly (names the user's file and line)
+│   ├── DataError           a row, key or file does not fit its row type
+│   └── RequestError        a question that cannot be answered: unknown program, view, key of a bag
+├── OperatorError           whoever runs the system: settings, stores, brokers, machines
+│   ├── SettingsError       a setting is missing or makes no sense
+│   ├── StoreError          the store failed or does not keep its promises
+│   │   └── LogDamaged      an object of a log is damaged or missing; asking again does not help
+│   └── BrokerError         the broker failed or is gone
+│       ├── ConnectionLost  the connection ended; whatever was in flight is unknown
+│       └── Unroutable      no such queue: nobody took the message
+├── PeerError               somebody else's message or state is wrong; it is set aside and work goes on
+│   ├── MalformedMessage    bytes that are no message of ours, or break a bound
+│   └── SessionExpired      the sequencer does not know this session any more
+├── SimulationError         code inside the simulation reached for the real world
+└── InternalError           our bug: please report it with the message
 """
 
 from __future__ import annotations

@@ -15,10 +15,7 @@ from dist_zero.client.snapshot import PartsByEpoch, ViewReader, check_part
 from dist_zero.row import ViewRow
 from dist_zero.types import Row as StoredRow
 from dist_zero_common.errors import MalformedMessage
-from dist_zero_common.protocol.messages import Changes, SnapshotAnswer
-
-EPOCHS_AHEAD_MAX = 100_000
-"""Changes of an epoch further ahead than this are none of ours: they would be kept for ever."""
+from dist_zero_common.protocol.messages import EPOCHS_AHEAD_MAX, Changes, SnapshotAnswer
 
 Rows = list[tuple[StoredRow, int]]
 """Rows and by how much each of them changed."""

@@ -10,9 +10,8 @@ and follows four rules:
   it computes the same scalars in the same order. Any other key of such an operator would find other failures
   first.
 - A global aggregate or top runs on every node on what is there, then on one node on what came out.
-- A group that only feeds a `top` per part of the group's key is sharded by that part at once, which saves a
-  stage. Its price is skew: all rows of one `per`, and not only their groups, go to one node. It is paid only
-  for a `top`, since there the groups of one `per` come together on one node in any case.
+- A group is sharded by its whole key, also where a `top` per part of that key follows: sharding it by the part
+  would save a stage, and send all rows of one `per` to one node instead of their few groups.
 """
 
 from __future__ import annotations
@@ -45,7 +44,6 @@ from dist_zero.compiler.sharding import (
 )
 from dist_zero.compiler.walk import all_columns
 from dist_zero.expr.functions import may_fail
-from dist_zero.expr.ops import ColumnRef
 from dist_zero.types import BYTES, RowType
 
 
@@ -63,7 +61,6 @@ class _Partition:
         self.known: list[Facts] = []
         self.place: list[int] = []
         self.exchanges: dict[object, int] = {}
-        self.hints = _top_hints(lowered)
 
     def run(self) -> Plan:
         for operator in self.lowered.operators:
@@ -155,9 +152,7 @@ class _Partition:
             return self.add(reduce, inputs)
         if not reduce.keys:
             return self._global_reduce(reduce, inputs)
-        by = self.hints.get(reduce.id, ())
-        key = apply(by, reduce.keys) if by and _may_exchange(by, reduce.keys) else reduce.keys
-        return self.add(reduce, [self.exchange(inputs[0], key, reduce.label)])
+        return self.add(reduce, [self.exchange(inputs[0], reduce.keys, reduce.label)])
 
     def _global_reduce(self, reduce: plan.Reduce, inputs: Sequence[int]) -> int:
         accumulators = RowType(reduce.row_type.names, (BYTES,) * len(reduce.row_type))
@@ -228,27 +223,3 @@ def _may_exchange(by: Shard, keys: Shard) -> bool:
     """Whether rows may be exchanged by this function of an operator's keys without moving an error: it cannot
     fail, or it begins as the operator does."""
     return not any(map(may_fail, apply(by, keys))) or same(by, whole(keys)[: len(by)])
-
-
-def _top_hints(lowered: Plan) -> dict[int, Shard]:
-    """By aggregate: the part of its keys, as scalars over them, by which a `top` that alone uses it divides
-    it."""
-    uses = [0] * len(lowered.operators)
-    for operator in lowered.operators:
-        for i in operator.inputs:
-            uses[i] += 1
-    hints: dict[int, Shard] = {}
-    for operator in lowered.operators:
-        if isinstance(operator, plan.Top) and operator.per:
-            by: Shard = operator.per
-            source = lowered.operators[operator.inputs[0]]
-            while uses[source.id] == 1 and isinstance(source, plan.Filter | plan.Project):
-                by = apply(by, source.columns) if isinstance(source, plan.Project) else by
-                source = lowered.operators[source.inputs[0]]
-            if uses[source.id] == 1 and isinstance(source, plan.Reduce) and _are_keys(by, len(source.keys)):
-                hints[source.id] = by
-    return hints
-
-
-def _are_keys(by: Shard, count: int) -> bool:
-    return all(isinstance(scalar, ColumnRef) and scalar.index < count for scalar in by)

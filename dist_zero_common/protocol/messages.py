@@ -22,6 +22,9 @@ envelope and for the blocks into which the writes are divided."""
 ENVELOPE_BYTES_MAX = 16 * 2**20
 """Largest message that any service accepts."""
 
+EPOCHS_AHEAD_MAX = 100_000
+"""What speaks of an epoch this far beyond the newest one known is none of ours: it would be kept for ever."""
+
 # ---- shared pieces -----------------------------------------------------------------------------------------
 
 

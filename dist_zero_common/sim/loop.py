@@ -347,7 +347,9 @@ def run_simulation(
             try:
                 result = loop.run_until_complete(main)
             except BaseException as error:
-                error.add_note(f"in the simulation: {loop.time():.6f} virtual seconds, {loop.events:,} events")
+                error.add_note(
+                    f"in the simulation: {loop.time():.6f} virtual seconds, {loop.events:,} events"
+                )
                 with contextlib.suppress(Exception):  # the error at hand is the one to hear about
                     loop.end()
                 raise

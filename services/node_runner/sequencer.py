@@ -30,6 +30,7 @@ from dist_zero.writes import decode_payload, merge_writes, route
 from dist_zero_common.errors import InternalError, MalformedMessage
 from dist_zero_common.mailbox import NO_TOKEN, Token
 from dist_zero_common.protocol.messages import (
+    EPOCHS_AHEAD_MAX,
     AwaitEpoch,
     EpochFinished,
     LogRecord,
@@ -66,8 +67,6 @@ from services.node_runner.sequencer_events import (
 from services.node_runner.sessions import RETRY_AFTER_MS, Sessions
 
 _REMEMBERED_REQUESTS = 1_024
-EPOCHS_AHEAD_MAX = 100_000
-"""A client that waits for an epoch further ahead than this has not heard of it from us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,16 +176,21 @@ class Sequencer:
     def _on_reader(
         self, message: SnapshotRequest | Subscribe, token: Token, effects: list[SequencerEffect]
     ) -> None:
-        """A question for the next record, unless it is refused or waits or stands there already."""
+        """A question for the next record, unless it is refused or waits already. A snapshot that is asked for again
+        after its record is taken again, since the answer may be lost; a subscription is there once and for all."""
         views = self._views(message.views, message.request, message.reply_to, effects)
-        if views is None or not self._is_new(message.reply_to, message.request):
-            effects.append(SettleMessages((token,)))
-            return
-        if isinstance(message, SnapshotRequest):
-            self._snapshots[SnapshotWanted(message.request, views, message.reply_to)] = token
-        else:
+        waits = False
+        if views is None:
+            pass
+        elif isinstance(message, SnapshotRequest):
+            snapshot = SnapshotWanted(message.request, views, message.reply_to)
+            waits = self._snapshots.setdefault(snapshot, token) == token
+        elif self._is_new(message.reply_to, message.request):
             wanted = SubscriptionWanted(0, message.request, views, message.after, message.reply_to)
             self._subscribes[wanted] = token
+            waits = True
+        if not waits:
+            effects.append(SettleMessages((token,)))
 
     def _views(
         self, names: tuple[str, ...], request: int, reply_to: str, effects: list[SequencerEffect]
@@ -200,7 +204,7 @@ class Sequencer:
         return tuple(numbers[name] for name in dict.fromkeys(names))
 
     def _is_new(self, reply_to: str, request: int) -> bool:
-        """Whether a snapshot or subscription is asked for the first time."""
+        """Whether a subscription is asked for the first time."""
         if (reply_to, request) in self._asked:
             return False
         self._asked[reply_to, request] = None

@@ -18,6 +18,7 @@ from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.ids import checked_name
 from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages import (
+    EPOCHS_AHEAD_MAX,
     AskChanges,
     EmptyRows,
     ExchangeBatch,
@@ -38,8 +39,6 @@ from services.node_runner.kernel_events import (
 )
 
 PARTS_MAX = 1 << 16
-EPOCHS_AHEAD_MAX = 100_000
-"""Rows of an epoch further ahead than this are no rows of ours: they would be kept for ever."""
 
 # ---- in ------------------------------------------------------------------------------------------------------
 

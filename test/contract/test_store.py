@@ -97,7 +97,8 @@ def test_a_name_may_be_the_beginning_of_others(harness: StoreHarness, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "name", ["", "/", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a\0", "a b", "ä", "a+", "~", "a" * 999]
+    "name",
+    ["", "/", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a\0", "a b", "ä", "a+", "~", "a" * 999],
 )
 def test_unsafe_names_are_refused(harness: StoreHarness, tmp_path: Path, name: str) -> None:
     """No name leads out of the store or means different things to different stores."""

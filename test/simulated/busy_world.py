@@ -1,6 +1,6 @@
 """A small system that uses all that a simulation has, and its digest; run as a program it prints both.
 
-    python -m test.simulated.busy_world SEED PROFILE
+python -m test.simulated.busy_world SEED PROFILE
 """
 
 from __future__ import annotations

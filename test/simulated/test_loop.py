@@ -170,7 +170,10 @@ def test_standing_still_names_who_waits_and_where() -> None:
 
 @pytest.mark.parametrize(
     ("bounds", "words"),
-    [({"until_seconds": 60.0}, "still running after 60 virtual seconds"), ({"events_max": 500}, "500 events")],
+    [
+        ({"until_seconds": 60.0}, "still running after 60 virtual seconds"),
+        ({"events_max": 500}, "500 events"),
+    ],
 )
 def test_a_bound_ends_a_run_that_would_go_on(bounds: dict[str, float], words: str) -> None:
     """A run beyond its bound of virtual time or of events is an error that says so."""

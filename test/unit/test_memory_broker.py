@@ -131,7 +131,9 @@ def test_acking_twice_is_an_error() -> None:
         await asyncio.sleep(0)
         consumer.ack([got[0].tag])
         for tag in (got[0].tag, 99):
-            with pytest.raises(BrokerError, match=f"delivery {tag} of q is acked already or was never delivered"):
+            with pytest.raises(
+                BrokerError, match=f"delivery {tag} of q is acked already or was never delivered"
+            ):
                 consumer.ack([tag])
 
     asyncio.run(main())

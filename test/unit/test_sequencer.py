@@ -462,6 +462,19 @@ def test_requests_are_acked_with_their_own_record() -> None:
     assert sorted(driver.settled()) == list(range(1, driver.tokens + 1))
 
 
+def test_snapshot_is_taken_again_when_its_answer_got_lost() -> None:
+    """Asked again after its record, a snapshot goes into another record; a subscription, which lasts, does not."""
+    driver = ready()
+    for _ in range(2):
+        driver.client(SnapshotRequest(6, ("all",), "me"))
+        driver.client(Subscribe(7, ("all",), 0, "me"))
+        while driver.proposed() is not None:
+            driver.write()
+    assert [s.request for r in driver.records for s in r.snapshots] == [6, 6]
+    assert [s.request for r in driver.records for s in r.subscriptions] == [7]
+    assert sorted(driver.settled()) == list(range(1, driver.tokens + 1))
+
+
 def test_awaiting_an_epoch() -> None:
     """`AwaitEpoch` is answered when every node has finished it."""
     driver = ready(nodes=2)

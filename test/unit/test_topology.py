@@ -48,7 +48,16 @@ def test_incarnations_have_inboxes_of_their_own() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "dz", "dz.s", "dz.s.runner.r", "dz.s.runner.r.1.2", "dz.s.queen.x", "amq.s.runner.r.1", "dz..scheduler"],
+    [
+        "",
+        "dz",
+        "dz.s",
+        "dz.s.runner.r",
+        "dz.s.runner.r.1.2",
+        "dz.s.queen.x",
+        "amq.s.runner.r.1",
+        "dz..scheduler",
+    ],
 )
 def test_other_names_are_refused(name: str) -> None:
     """A name that the functions do not make is an error, not a guess."""
