@@ -19,8 +19,8 @@ setup: .venv/.set-up  ## bring pipenv and the environment (.venv); the other tar
 .venv/.set-up: Pipfile Pipfile.lock pyproject.toml scripts/setup
 	@scripts/setup
 
-demo: setup  ## views over the flights of 2013, changed by the thousand (ARGS="--all": the whole year)
-	$(BIN)/dist-zero run examples/flights.py --check $(ARGS)
+demo: setup  ## views over all flights of 2013, changed by the thousand, and held against recomputation
+	$(BIN)/dist-zero run examples/flights.py --all --check $(ARGS)
 
 check: setup  ## style and types of the whole tree (ruff, mypy)
 	$(BIN)/python -m ruff check .
