@@ -280,7 +280,7 @@ async def _write(
 
 
 async def _collect(client: Client, changes: list[StoredChange]) -> None:
-    async with client.watch_stored(range(len(client.plan.views))) as watch:
+    with client.watch_stored(range(len(client.plan.views))) as watch:
         async for change in watch:
             changes.append(change)
 

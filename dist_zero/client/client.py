@@ -8,8 +8,8 @@ when the caller has chosen a `client_id`. A broker connection that ends fails wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -341,14 +341,14 @@ class Client:
         return ViewHandle(self, name)
 
     async def _changes(self, reader: ViewReader, number: int, after: int) -> AsyncIterator[Change]:
-        async with self.watch_stored((number,), after) as changes:
+        with self.watch_stored((number,), after) as changes:
             async for change in changes:
                 if change.snapshot or change.rows[number]:
                     self._saw(change.epoch)
                     yield change_for_people(reader, number, change)
 
-    @asynccontextmanager
-    async def watch_stored(self, views: Sequence[int], after: int = 0) -> AsyncIterator[Watch]:
+    @contextmanager
+    def watch_stored(self, views: Sequence[int], after: int = 0) -> Iterator[Watch]:
         """The changes of several views, by number, in stored values: every epoch, also one without
         changes."""
         watch = Watch(self, tuple(views), after)

@@ -119,6 +119,14 @@ def test_errors_of_the_user_reach_the_caller() -> None:
         db["board"]
 
 
+def test_a_watch_left_open_ends_with_its_database(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever leaves the block in the middle of a watch hears nothing of how it was cleaned up."""
+    with dz.embedded(app) as db:
+        changes = db.watch("board")
+        next(changes)
+    assert not [record.getMessage() for record in caplog.records if record.name == "asyncio"]
+
+
 def test_a_watch_goes_on_from_an_epoch_alone() -> None:
     """Whatever is no epoch is refused where it is said, and not by the wire."""
     with dz.embedded(app) as db:
