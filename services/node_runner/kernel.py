@@ -29,7 +29,6 @@ from dist_zero_common.protocol.messages import (
     ChangesGone,
     ErrorEntry,
     Got,
-    RequestRefused,
     ShardMap,
     SnapshotAnswer,
     SubscriptionWanted,
@@ -253,21 +252,10 @@ class NodeKernel:
     def _halt(self, reason: str, effects: list[NodeEffect]) -> None:
         self.halted = reason
         effects.append(Halted(reason))
-        for waiting in self._waiting.values():
-            effects.append(Reply(waiting.reply_to, RequestRefused(waiting.request, self._stands())))
-            effects.append(Settle((waiting.token,)))
-        self._waiting.clear()
-
-    def _stands(self) -> str:
-        return f"node {self._map.nodes[self._shard]} stands still at epoch {self.finished}: {self.halted}"
 
     # -- readers -----------------------------------------------------------------------------------------------
 
     def _on_get(self, event: GetEvent, effects: list[NodeEffect]) -> None:
-        if event.at_least > self.finished and self.halted:
-            effects.append(Reply(event.reply_to, RequestRefused(event.request, self._stands())))
-            effects.append(Settle((event.token,)))
-            return
         if event.at_least > self.finished:
             asker = event.reply_to, event.request
             if asker in self._waiting:

@@ -143,7 +143,7 @@ class BusyRun:
             self.log = await log_of(store, app.name)
 
     async def _watch(self, client: Client) -> None:
-        async with client.watch_stored(range(len(client.plan.views))) as watch:
+        with client.watch_stored(range(len(client.plan.views))) as watch:
             async for change in watch:
                 self.changes.append(change)
 

@@ -527,7 +527,7 @@ def test_lies_to_a_client_are_dropped() -> None:
         seen: list[int] = []
 
         async def watch() -> None:
-            async with scene.client.watch_stored((0, 1, 2)) as changes:
+            with scene.client.watch_stored((0, 1, 2)) as changes:
                 async for change in changes:
                     seen.append(change.epoch)
 

@@ -88,7 +88,7 @@ def changes_again(
             system.connect(PROGRAMS[3]) as client,
         ):
             await client.snapshot()
-            async with client.watch_stored(range(len(client.plan.views)), after=1) as watch:
+            with client.watch_stored(range(len(client.plan.views)), after=1) as watch:
                 async for change in watch:
                     run.changes.append(change)
                     if change.epoch >= newest:

@@ -120,10 +120,11 @@ def test_errors_of_the_user_reach_the_caller() -> None:
 
 
 def test_a_watch_left_open_ends_with_its_database(caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever leaves the block in the middle of a watch hears nothing of how it was cleaned up."""
+    """Whoever leaves the block in the middle of watches hears nothing of how, and in which order, they end."""
     with dz.embedded(app) as db:
-        changes = db.watch("board")
-        next(changes)
+        watches = [db.watch("board") for _ in range(8)]
+        for changes in watches:
+            next(changes)
     assert not [record.getMessage() for record in caplog.records if record.name == "asyncio"]
 
 

@@ -22,7 +22,6 @@ from dist_zero_common.protocol.messages import (
     Changes,
     ChangesGone,
     Got,
-    RequestRefused,
     ShardMap,
     SnapshotAnswer,
     SnapshotWanted,
@@ -263,23 +262,6 @@ def test_failing_executor_halts_with_the_evidence() -> None:
     net.perform(0, net.kernels[0].handle(GetEvent(4, 0, (7,), 0, "me", 0)))
     got = net.replies[-1][1].message
     assert isinstance(got, Got) and Batch.from_blob((INT, INT), got.row).rows() == [(7, 1)]
-
-
-def test_reader_who_waits_for_a_halted_node_is_told() -> None:
-    """A question for an epoch that will not come is refused with the reason, whether it waited or comes later."""
-    net = Net(1, 0)
-    net.perform(0, net.kernels[0].handle(GetEvent(4, 0, (7,), 1, "me", 901)))
-    exchange = next(o for o in PLAN.operators if type(o).__name__ == "Exchange")
-    batch = Batch.from_rows(exchange.row_type.types, [(5,) * len(exchange.row_type)])
-    net.perform(0, net.kernels[0].handle(RowsEvent(1, 2, 0, 0, 1, ((exchange.id, batch),), 1)))
-    net.perform(0, net.kernels[0].handle(RowsEvent(1, 2, 0, 0, 1, (), 2)))
-    net.perform(0, net.kernels[0].handle(GetEvent(5, 0, (7,), 1, "me", 902)))
-    refused = [reply.message for _, reply in net.replies]
-    assert [m.request for m in refused if isinstance(m, RequestRefused)] == [4, 5]
-    assert all(
-        "n1" in m.reason and "different Rows" in m.reason for m in refused if isinstance(m, RequestRefused)
-    )
-    assert net.settled[901] == net.settled[902] == 1
 
 
 def test_get_waits_for_the_epoch_it_asks_for() -> None:
