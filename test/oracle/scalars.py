@@ -179,7 +179,12 @@ def _of(argument: DataType, *names: str) -> MakeScalar:
 
 
 def _cast_from(*sources: DataType) -> MakeScalar:
-    return lambda make, dtype: call("cast", make.of(make.chance.pick(sources)), target=dtype)
+    def cast(make: Maker, dtype: DataType) -> Scalar:
+        argument = make.of(make.chance.pick(sources))
+        same = argument.dtype.required() == dtype.required()
+        return argument if same else call("cast", argument, target=dtype)
+
+    return cast
 
 
 def _compare(make: Maker, _: DataType) -> Scalar:
