@@ -537,6 +537,68 @@ struct ProgramRemoved {
   program @1 :Text;
 }
 
+struct AskStatus {
+  # What is there, and how far is it?
+
+  request @0 :UInt64;
+  replyTo @1 :Text;
+}
+
+struct MachineStatus {
+  # A machine as the scheduler knows it. silent_ms: how long ago its agent was last heard of; ready:
+  # whether nodes may be placed there now. inbox and runner_inbox are where agent and runner listen;
+  # the latter is empty while no runner was started.
+
+  machine @0 :Text;
+  cores @1 :UInt32;
+  memoryBytes @2 :UInt64;
+  labels @3 :List(Text);
+  silentMs @4 :UInt64;
+  ready @5 :Bool;
+  inbox @6 :Text;
+  runner @7 :Text;
+  runnerIncarnation @8 :UInt64;
+  runnerInbox @9 :Text;
+  note @10 :Text;
+}
+
+struct NodePlace {
+  # Where a shard of a program runs, and the newest epoch that it has finished.
+
+  shard @0 :UInt32;
+  node @1 :Text;
+  machine @2 :Text;
+  incarnation @3 :UInt64;
+  finishedEpoch @4 :UInt64;
+  note @5 :Text;
+}
+
+struct ProgramStatus {
+  # A program as the scheduler knows it. epoch is the newest of its log, finished_epoch the newest
+  # that all nodes have finished; sequencer_machine and the inboxes are empty while it is starting.
+
+  program @0 :Text;
+  state @1 :ProgramState;
+  note @2 :Text;
+  generation @3 :UInt64;
+  nodes @4 :List(NodePlace);
+  sequencerMachine @5 :Text;
+  sequencerIncarnation @6 :UInt64;
+  epoch @7 :UInt64;
+  finishedEpoch @8 :UInt64;
+  clientsInbox @9 :Text;
+  nodesInbox @10 :Text;
+}
+
+struct SystemStatus {
+  # The answer to AskStatus: machines and programs by name. scheduler is the number of the one that leads.
+
+  request @0 :UInt64;
+  scheduler @1 :UInt64;
+  machines @2 :List(MachineStatus);
+  programs @3 :List(ProgramStatus);
+}
+
 struct Message {
   # One message of any kind.
 
@@ -578,6 +640,8 @@ struct Message {
     located @34 :Located;
     removeProgram @35 :RemoveProgram;
     programRemoved @36 :ProgramRemoved;
+    askStatus @37 :AskStatus;
+    systemStatus @38 :SystemStatus;
   }
 }
 

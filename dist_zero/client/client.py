@@ -65,6 +65,7 @@ from dist_zero_common.protocol.messages import (
     SnapshotAnswer,
     SnapshotRequest,
     SubmitProgram,
+    SystemStatus,
     TransactionRefused,
     Unsubscribe,
     Wait,
@@ -467,7 +468,7 @@ class Client:
                     self.questions.answer(message.request, answers)
             case SnapshotAnswer() | Changes() | ChangesGone():
                 self._handle_change(message)
-            case SessionOpened() | EpochFinished() | Got() | Located():
+            case SessionOpened() | EpochFinished() | Got() | Located() | SystemStatus():
                 self.questions.answer(message.request, message)
             case _:
                 raise MalformedMessage(f"a {type(message).__name__} is not for clients")

@@ -10,7 +10,7 @@ these promises and no others; `test/contract` holds every implementation to them
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,6 +38,14 @@ class Delivery:
     tag: int
     body: bytes
     redelivered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """How a queue is doing: messages that no consumer has yet, and how many consumers there are."""
+
+    waiting: int
+    consumers: int
 
 
 class ConnectionState(enum.Enum):
@@ -90,6 +98,10 @@ class Broker(Protocol):
         """Deliver the queue's messages to `on_delivery`, at most `prefetch` unacked ones at a time (0: no limit)."""
         ...
 
+    async def depth(self, queue: str) -> QueueDepth | None:
+        """How the queue is doing, or None when there is none of this name."""
+        ...
+
     async def delete(self, queue: str) -> None:
         """Remove the queue with all it holds; a missing one is no error."""
         ...
@@ -97,3 +109,11 @@ class Broker(Protocol):
     async def close(self) -> None:
         """End the connection: unacked deliveries return to their queues."""
         ...
+
+
+Connect = Callable[[], Awaitable[Broker]]
+"""Makes a new connection each time it is called.
+
+Raises `ConnectionLost` when the broker cannot be reached now, so that trying again may help, and `BrokerError` when it
+refuses (name, password, virtual host), so that it will not.
+"""

@@ -19,11 +19,13 @@ from collections import deque
 from dataclasses import dataclass
 
 from dist_zero_common.broker.base import (
+    Connect,
     ConnectionState,
     Delivery,
     OnConnection,
     OnDelivery,
     Queue,
+    QueueDepth,
     QueueKind,
 )
 from dist_zero_common.errors import BrokerError, ConnectionLost, Unroutable
@@ -248,6 +250,11 @@ class MemoryConnection:
         there.wake()
         return consumer
 
+    async def depth(self, queue: str) -> QueueDepth | None:
+        await self.round_trip()
+        there = self.server.queues.get(queue)
+        return None if there is None else QueueDepth(there.depth().waiting, len(there.consumers))
+
     async def delete(self, queue: str) -> None:
         await self.round_trip()
         there = self.server.queues.get(queue)
@@ -367,6 +374,14 @@ class MemoryBroker:
         """A new connection; `name` appears in errors and in the history."""
         self._connections += 1
         return MemoryConnection(self, name or f"connection-{self._connections}")
+
+    def connector(self, name: str) -> Connect:
+        """What makes connections of this name, each time it is called, as `Mailbox` wants it."""
+
+        async def connect() -> MemoryConnection:
+            return self.connect(name)
+
+        return connect
 
     def depths(self) -> dict[str, Depth]:
         """The queues that are there, by name."""

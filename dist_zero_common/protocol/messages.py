@@ -608,6 +608,73 @@ class ProgramRemoved:
     program: str
 
 
+@dataclass(frozen=True, slots=True)
+class AskStatus:
+    """What is there, and how far is it?"""
+
+    request: int
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class MachineStatus:
+    """A machine as the scheduler knows it. `silent_ms`: how long ago its agent was last heard of; `ready`: whether
+    nodes may be placed there now. `inbox` and `runner_inbox` are where agent and runner listen; the latter is empty
+    while no runner was started."""
+
+    machine: str
+    cores: int
+    memory_bytes: int
+    labels: tuple[str, ...]
+    silent_ms: int
+    ready: bool
+    inbox: str
+    runner: str
+    runner_incarnation: int
+    runner_inbox: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlace:
+    """Where a shard of a program runs, and the newest epoch that it has finished."""
+
+    shard: int
+    node: str
+    machine: str
+    incarnation: int
+    finished_epoch: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramStatus:
+    """A program as the scheduler knows it. `epoch` is the newest of its log, `finished_epoch` the newest that all
+    nodes have finished; `sequencer_machine` and the inboxes are empty while it is starting."""
+
+    program: str
+    state: ProgramState
+    note: str
+    generation: int
+    nodes: tuple[NodePlace, ...]
+    sequencer_machine: str
+    sequencer_incarnation: int
+    epoch: int
+    finished_epoch: int
+    clients_inbox: str
+    nodes_inbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class SystemStatus:
+    """The answer to `AskStatus`: machines and programs by name. `scheduler` is the number of the one that leads."""
+
+    request: int
+    scheduler: int
+    machines: tuple[MachineStatus, ...]
+    programs: tuple[ProgramStatus, ...]
+
+
 Message = (
     OpenSession
     | SessionOpened
@@ -646,6 +713,8 @@ Message = (
     | Located
     | RemoveProgram
     | ProgramRemoved
+    | AskStatus
+    | SystemStatus
 )
 
 

@@ -30,6 +30,7 @@ from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token
 from dist_zero_common.protocol.dispatch import Handlers, Role, check_handlers, dispatch
 from dist_zero_common.protocol.messages import (
+    AskStatus,
     Locate,
     Located,
     MachineReport,
@@ -77,6 +78,7 @@ from services.scheduler.state import (
     progress_of,
     silent,
 )
+from services.scheduler.status import status_of
 
 ROUND_SECONDS = 1.0
 REST_SECONDS = 0.05
@@ -126,6 +128,7 @@ class SchedulerService:
             SubmitProgram: self._on_submit_program,
             Locate: self._on_locate,
             RemoveProgram: self._on_remove_program,
+            AskStatus: self._on_ask_status,
         }
         check_handlers(ROLES, self._handlers)
 
@@ -250,6 +253,11 @@ class SchedulerService:
     def _on_locate(self, message: Locate) -> None:
         check_reply_to(self._system, message.reply_to)
         self._answer(message, message.program, "")
+
+    def _on_ask_status(self, message: AskStatus) -> None:
+        check_reply_to(self._system, message.reply_to)
+        now = self._clock.monotonic()
+        self.post.send(message.reply_to, status_of(self.desired, self.observed, now, message.request))
 
     def _on_submit_program(self, message: SubmitProgram) -> None:
         check_reply_to(self._system, message.reply_to)
