@@ -31,6 +31,7 @@ import typer.main
 
 import dist_zero as dz
 from dist_zero.cli import main as cli
+from dist_zero.cli.app import app
 from test.unit.tidy import tracked
 
 ROOT = Path(__file__).parents[2]
@@ -231,7 +232,7 @@ def test_every_option_is_documented() -> None:
 
 def options_of_commands() -> dict[str, set[str]]:
     """The commands of dist-zero with their options."""
-    group: Any = typer.main.get_command(cli.app)
+    group: Any = typer.main.get_command(app)
     return {
         name: {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
         | {"--help"}

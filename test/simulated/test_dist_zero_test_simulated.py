@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import dist_zero as dz
-from dist_zero.cli.main import CHECK_FAILED, OK, main
+from dist_zero.cli.app import CHECK_FAILED, OK
+from dist_zero.cli.main import main
 from dist_zero.client.session import Session
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.testing import SeedOptions, run_seed

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import dist_zero
-from dist_zero.cli.main import BUG, CHECK_FAILED, OK, OPERATOR_ERROR, USER_ERROR, main
+from dist_zero.cli.app import BUG, CHECK_FAILED, OK, OPERATOR_ERROR, USER_ERROR
+from dist_zero.cli.main import main
 from dist_zero.cli.render import shown, shown_float
 from dist_zero.types import DATETIME, FLOAT, INT, STR, decimal_type
 

@@ -1,0 +1,173 @@
+"""The commands that need nothing but a program: `run`, `test`, `explain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dist_zero.cli.app import (
+    CHECK_FAILED,
+    AsJson,
+    DataSeed,
+    Machines,
+    Nodes,
+    ProgramFile,
+    ProgramName,
+    app,
+)
+from dist_zero.cli.load_program import load_program
+
+
+@app.command()
+def run(
+    file: ProgramFile,
+    nodes: Nodes = 1,
+    machines: Machines = 1,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", help="Draws order and delays; it never changes an answer.")
+    ] = 0,
+    data_seed: DataSeed = 0,
+    load: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--load", metavar="DATASET=FILE", help="Rows to load: CSV, JSON Lines or Parquet, also packed."
+        ),
+    ] = None,
+    null: Annotated[
+        list[str] | None,
+        typer.Option("--null", metavar="TEXT", help="A text that stands for null in CSV files, as NA."),
+    ] = None,
+    show: Annotated[
+        list[str] | None, typer.Option("--show", metavar="VIEW", help="A view to show; without, all of them.")
+    ] = None,
+    rows: Annotated[
+        int, typer.Option("--rows", metavar="N", min=0, help="How many rows of a view to show.")
+    ] = 20,
+    out: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--out", metavar="VIEW=FILE", help="A view to write to a file: .csv, .jsonl, .parquet, .csv.gz …"
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            "--store", metavar="DIR", help="Keep the log there; the next run goes on where this one stopped."
+        ),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Recompute the views from the log, and say whether they are equal."),
+    ] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All of the sample's data, where it offers less for a quick look.")
+    ] = False,
+    weather: Annotated[
+        str,
+        typer.Option(
+            "--weather", metavar="PROFILE", help="calm, faithful, or hostile (doubles and reorders)."
+        ),
+    ] = "faithful",
+    as_json: AsJson = False,
+    program: ProgramName = None,
+) -> None:
+    """Load data, run the program, show its views.
+
+    The whole system is simulated in this process: scheduler, machines, nodes, network and store.
+
+    Without --load, input comes from the program's sample generator (@app.sample).
+    """
+    from dist_zero.cli.run import RunOptions
+    from dist_zero.cli.run import run as run_program
+
+    options = RunOptions(
+        nodes=nodes,
+        machines=machines,
+        seed=seed,
+        data_seed=data_seed,
+        weather=_weather(weather),
+        loads=_pairs("--load", "dataset=file", load),
+        nulls=tuple(null or ()),
+        views=tuple(show or ()),
+        outs=_pairs("--out", "view=file", out),
+        store=store,
+        rows_shown=rows,
+        as_json=as_json,
+        check=check,
+        everything=everything,
+    )
+    if not run_program(load_program(file, program), options):
+        raise typer.Exit(CHECK_FAILED)
+
+
+@app.command()
+def test(
+    file: ProgramFile,
+    seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="How many seeds to try.")] = 100,
+    first_seed: Annotated[int, typer.Option("--seed", metavar="N", help="The first of them.")] = 0,
+    nodes: Nodes = 3,
+    machines: Machines = 2,
+    data_seed: Annotated[
+        int | None,
+        typer.Option("--data-seed", metavar="N", help="Draws the data; without, each seed draws its own."),
+    ] = None,
+    transactions: Annotated[
+        int,
+        typer.Option("--transactions", metavar="N", min=1, help="How many transactions each seed writes."),
+    ] = 60,
+    as_json: AsJson = False,
+    program: ProgramName = None,
+) -> None:
+    """Check every view at every epoch, under many seeds.
+
+    Each seed draws a network, a store and a data set, watches all views, and holds them against a
+    recomputation from the log. A failure prints the one line that runs it again.
+    """
+    from dist_zero.cli.test import TestOptions, test_program
+
+    options = TestOptions(
+        file=file,
+        seeds=seeds,
+        first_seed=first_seed,
+        nodes=nodes,
+        machines=machines,
+        data_seed=data_seed,
+        transactions=transactions,
+        as_json=as_json,
+        program=program,
+    )
+    if not test_program(load_program(file, program), options):
+        raise typer.Exit(CHECK_FAILED)
+
+
+@app.command()
+def explain(
+    file: ProgramFile,
+    level: Annotated[
+        str | None,
+        typer.Option("--level", metavar="LEVEL", help="Only one: program, normalised, plan or partitioned."),
+    ] = None,
+    program: ProgramName = None,
+) -> None:
+    """Print what the compiler makes of the program."""
+    typer.echo(load_program(file, program).explain(level), nl=False)
+
+
+def _pairs(option: str, form: str, given: list[str] | None) -> tuple[tuple[str, Path], ...]:
+    pairs = []
+    for each in given or ():
+        name, equals, path = each.partition("=")
+        if not (name and equals and path):
+            raise typer.BadParameter(f"{each!r} is not {form}", param_hint=option)
+        pairs.append((name.strip(), Path(path).expanduser()))
+    return tuple(pairs)
+
+
+def _weather(profile: str) -> str:
+    from dist_zero_common.sim.faults import PROFILES
+
+    if profile not in PROFILES:
+        raise typer.BadParameter(f"{profile!r} is none of {', '.join(PROFILES)}", param_hint="--weather")
+    return profile
