@@ -11,6 +11,7 @@ not set.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -20,9 +21,17 @@ from typing import Any, Generic, TypeVar
 from dotenv.parser import parse_stream
 
 from dist_zero_common.errors import SettingsError
+from dist_zero_common.ids import checked_name
 from dist_zero_common.log import LEVELS
 
 ENV_FILE = Path(".env")
+VERSION = "0.1.0"
+"""What pyproject.toml says; the image of this version carries it."""
+
+MACHINES_MAX = 256
+
+_BROKER_URLS = "amqp://user:password@host:port/vhost, the same with amqps, or nothing"
+_LABEL = re.compile(r"[A-Za-z0-9._-]{1,100}=[A-Za-z0-9._-]{1,100}\Z")
 
 Value = TypeVar("Value")
 
@@ -71,6 +80,46 @@ def _broker_url(text: str) -> str:
     return text
 
 
+def _image(text: str) -> str:
+    if not text or any(character.isspace() for character in text):
+        raise ValueError(text)
+    return text
+
+
+def _http_url(text: str) -> str:
+    if text and not text.startswith(("http://", "https://")):
+        raise ValueError(text)
+    return text
+
+
+def _name(text: str) -> str:
+    try:
+        return checked_name("system", text) if text else ""
+    except SettingsError as wrong:
+        raise ValueError(text) from wrong
+
+
+def _count(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        number = int(text)
+        if not low <= number <= high:
+            raise ValueError(text)
+        return number
+
+    return parse
+
+
+def _labels(text: str) -> tuple[str, ...]:
+    labels = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not all(_LABEL.match(label) for label in labels):
+        raise ValueError(text)
+    return labels
+
+
+def _directory(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
 def _log_level(text: str) -> str:
     if text.lower() not in LEVELS:
         raise ValueError(text)
@@ -85,9 +134,95 @@ class Settings:
         "AMQP_URL",
         default="",
         meaning="The broker that services and clients meet at, with user and password if it wants them.",
-        allowed="amqp://user:password@host:port/vhost, the same with amqps, or nothing",
+        allowed=_BROKER_URLS,
         parse=_broker_url,
         secret=True,
+    )
+    runner_broker_url: str = _variable(
+        "DIST_ZERO_RUNNER_AMQP_URL",
+        default="",
+        meaning="The same broker for node runners, where they have a user of their own; without, it is AMQP_URL.",
+        allowed=_BROKER_URLS,
+        parse=_broker_url,
+        secret=True,
+    )
+    admin_url: str = _variable(
+        "DIST_ZERO_ADMIN_URL",
+        default="",
+        meaning="The broker's management interface with an administrator's user: makes virtual host, users and rights.",
+        allowed="http://user:password@host:port, the same with https, or nothing",
+        parse=_http_url,
+        secret=True,
+    )
+    system: str = _variable(
+        "DIST_ZERO_SYSTEM",
+        default="",
+        meaning="The system that a service is part of; commands mean it where they are not told another one.",
+        allowed="a name of lower-case letters, digits and hyphens, or nothing",
+        parse=_name,
+    )
+    machine: str = _variable(
+        "DIST_ZERO_MACHINE",
+        default="",
+        meaning="What the machine of a machine agent or node runner is called; without, its host name.",
+        allowed="a name of lower-case letters, digits and hyphens, or nothing",
+        parse=_name,
+    )
+    labels: tuple[str, ...] = _variable(
+        "DIST_ZERO_LABELS",
+        default="",
+        meaning="What else is to be said of the machine.",
+        allowed="name=value, several with commas between them, or nothing",
+        parse=_labels,
+    )
+    machines: int = _variable(
+        "DIST_ZERO_MACHINES",
+        default="1",
+        meaning="How many machines there shall be before a program is placed on them (a scheduler's).",
+        allowed=f"a number from 1 to {MACHINES_MAX}",
+        parse=_count(1, MACHINES_MAX),
+    )
+    store: Path | None = _variable(
+        "DIST_ZERO_STORE",
+        default="",
+        meaning="The directory that keeps what must not be lost, the same one for all services of a system.",
+        allowed="a directory's path, or nothing",
+        parse=_directory,
+    )
+    runner: str = _variable(
+        "DIST_ZERO_RUNNER",
+        default="",
+        meaning="The runner that a process is: a machine agent sets it for those that it starts, and nobody else does.",
+        allowed="a name of lower-case letters, digits and hyphens, or nothing",
+        parse=_name,
+    )
+    runner_incarnation: int = _variable(
+        "DIST_ZERO_RUNNER_INCARNATION",
+        default="0",
+        meaning="The runner's incarnation, set together with its name.",
+        allowed="a number from 0 to 2^63 - 1",
+        parse=_count(0, 2**63 - 1),
+    )
+    image: str = _variable(
+        "DIST_ZERO_IMAGE",
+        default=f"dist-zero:{VERSION}",
+        meaning="The image of services in containers; it is built when it is missing.",
+        allowed="an image's name",
+        parse=_image,
+    )
+    base_image: str = _variable(
+        "DIST_ZERO_BASE_IMAGE",
+        default="debian:trixie-slim",
+        meaning="The image that ours is built from.",
+        allowed="an image's name",
+        parse=_image,
+    )
+    rabbitmq_image: str = _variable(
+        "DIST_ZERO_RABBITMQ_IMAGE",
+        default="rabbitmq:4.0-management",
+        meaning="The image of brokers that DistZero starts.",
+        allowed="an image's name",
+        parse=_image,
     )
     log_directory: Path = _variable(
         "DIST_ZERO_LOG_DIR",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
 import pytest
 
 from dist_zero_common.errors import SettingsError
-from dist_zero_common.settings import Settings, load_settings, template
-from test.unit.tidy import PRODUCT, ROOT, python_files, text
+from dist_zero_common.settings import VERSION, Settings, load_settings, template
+from test.unit.tidy import PRODUCT, ROOT, python_files, text, tracked
 
 
 def load(tmp_path: Path, environ: dict[str, str], env_file: str | None = None) -> Settings:
@@ -19,6 +20,11 @@ def load(tmp_path: Path, environ: dict[str, str], env_file: str | None = None) -
     if env_file is not None:
         path.write_text(env_file, encoding="utf-8")
     return load_settings(environ, path)
+
+
+def shell_scripts() -> list[Path]:
+    """The files that are run and have no suffix: those that are not Python's are the shell's."""
+    return [path for path in tracked() if path.parts[0] == "scripts" and not path.suffix]
 
 
 def test_nothing_set_gives_the_defaults(tmp_path: Path) -> None:
@@ -44,6 +50,12 @@ def test_other_variables_are_left_alone(tmp_path: Path) -> None:
     [
         ({"DIST_ZERO_LOG_LEVEL": "loud"}, ["DIST_ZERO_LOG_LEVEL", "'loud'", "debug, info, warning, error"]),
         ({"AMQP_URL": "http://host"}, ["AMQP_URL", "amqp://user:password@host"]),
+        ({"DIST_ZERO_SYSTEM": "My System"}, ["DIST_ZERO_SYSTEM", "'My System'", "lower-case"]),
+        ({"DIST_ZERO_MACHINES": "0"}, ["DIST_ZERO_MACHINES", "'0'", "from 1 to 256"]),
+        ({"DIST_ZERO_MACHINES": "many"}, ["DIST_ZERO_MACHINES", "'many'"]),
+        ({"DIST_ZERO_LABELS": "zone=a,disk"}, ["DIST_ZERO_LABELS", "name=value"]),
+        ({"DIST_ZERO_IMAGE": "an image"}, ["DIST_ZERO_IMAGE", "'an image'"]),
+        ({"DIST_ZERO_ADMIN_URL": "amqp://host"}, ["DIST_ZERO_ADMIN_URL", "http://user:password@host"]),
         ({"DIST_ZERO_LOGLEVEL": "info"}, ["DIST_ZERO_LOGLEVEL", "no such setting", "DIST_ZERO_LOG_LEVEL"]),
     ],
 )
@@ -73,6 +85,19 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
     assert "hunter2" not in repr(settings)
 
 
+def test_values_are_what_they_stand_for(tmp_path: Path) -> None:
+    """Numbers, lists and paths come out as such."""
+    given = {"DIST_ZERO_MACHINES": "12", "DIST_ZERO_LABELS": "zone=a, disk=ssd", "DIST_ZERO_STORE": "data"}
+    settings = load(tmp_path, given)
+    assert (settings.machines, settings.labels, settings.store) == (12, ("zone=a", "disk=ssd"), Path("data"))
+
+
+def test_images_carry_the_version() -> None:
+    """The default image is the one of this version, which pyproject.toml says."""
+    project = tomllib.loads(text(Path("pyproject.toml")))["project"]
+    assert project["version"] == VERSION and Settings().image == f"dist-zero:{VERSION}"
+
+
 def test_settings_are_frozen() -> None:
     """Nobody changes a setting after it was read."""
     with pytest.raises(FrozenInstanceError):
@@ -99,6 +124,11 @@ def test_the_template_gives_the_defaults(tmp_path: Path) -> None:
 
 def test_every_setting_is_read_by_something() -> None:
     """A variable that nobody asks for would only mislead whoever sets it."""
-    sources = [text(path) for path in python_files(*PRODUCT) if path.name != "settings.py"]
+    sources = [
+        text(path)
+        for path in (*python_files(*PRODUCT), *shell_scripts())
+        if path.as_posix() != "dist_zero_common/settings.py"
+    ]
     for item in fields(Settings):
-        assert any(f"settings.{item.name}" in source for source in sources), item.name
+        names = f"settings.{item.name}", f"${{{item.metadata['variable'].name}"
+        assert any(name in source for source in sources for name in names), item.name
