@@ -7,8 +7,15 @@ before anybody reads it. A sync that fails leaves it open what is on the disk, s
 everything.
 
 Objects are called like their names with a `+` at the end, so that an object `a` and one `a/b` can both be:
-`+` is in no object's name. One process at a time uses a directory, held by a lock file. `delete` is not
-synced: after a crash of the machine a deleted object may be there again.
+`+` is in no object's name. `delete` is not synced: after a crash of the machine a deleted object may be there
+again.
+
+One process at a time uses a directory, held by a lock file, unless all that use it say `shared=True`, as the
+services of a system do. Creating is as safe among many: the link decides. Each of them writes its temporary
+files in a directory of its own, which it holds a lock on, so that whoever comes later can tell what the dead
+have left behind. And whoever finds an object there syncs its directory before saying so, because the one that
+linked it may have died before it could. Where one of them is root and the others are not, what root makes
+belongs to the owner of the store's directory.
 
 Syncing takes milliseconds, so it is done in one thread beside the loop, in the order of the calls. Where
 there are no threads (in a simulation) it is done in the loop: `threads=False`.
@@ -20,8 +27,11 @@ import asyncio
 import errno
 import fcntl
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -35,6 +45,8 @@ R = TypeVar("R")
 _OBJECT_SUFFIX = "+"
 _LOCK_NAME = "+lock"
 _TEMPORARY_NAME = "+temporary"
+_SHARED_MARK = "shared"
+_CREATE_ATTEMPTS = 100
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full: make room, nothing was lost",
@@ -51,18 +63,21 @@ _ADVICE = {
 class DirectoryStore:
     """See `store.base.Store`."""
 
-    def __init__(self, path: str | Path, *, threads: bool = True) -> None:
-        """Open the directory, made if need be. Raises `StoreError` if it cannot be used or is in use."""
+    def __init__(self, path: str | Path, *, threads: bool = True, shared: bool = False) -> None:
+        """Open the directory, made if need be. Raises `StoreError` if it cannot be used or is in use by somebody who
+        does not share it; `shared`: other processes may use it, too, if they say the same."""
         self.path = Path(path).absolute()
         self._broken: str | None = None
+        self._shared = shared
         self._synced_directories: set[Path] = set()
         self._temporary_files = 0
-        self._lock = _locked(self.path)
+        self._locks = [_locked(self.path, shared)]
         self._temporary = self.path / _TEMPORARY_NAME
         try:
+            self._owner = _owner(self.path) if shared else None
             self._recover()
         except OSError as error:
-            os.close(self._lock)
+            self._release()
             raise _failure(f"cannot use {self.path} as a store", error) from error
         self._worker = ThreadPoolExecutor(1, "directory-store") if threads else None
 
@@ -79,14 +94,20 @@ class DirectoryStore:
         await self._do(self._delete, checked_object_name(name))
 
     async def close(self) -> None:
-        if self._lock < 0:
+        if not self._locks:
             return
         if self._worker is not None:
             await asyncio.get_running_loop().run_in_executor(self._worker, int)  # after all that was begun
             self._worker.shutdown()
         self._broken = "it is closed"
-        os.close(self._lock)
-        self._lock = -1
+        if self._shared:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+        self._release()
+
+    def _release(self) -> None:
+        for descriptor in self._locks:
+            os.close(descriptor)
+        self._locks.clear()
 
     async def _do(self, operation: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         if self._worker is None or self._broken is not None:
@@ -105,17 +126,28 @@ class DirectoryStore:
 
     def _create(self, name: str, data: bytes) -> Created:
         path = self._path_of(name)
-        self._make_directory(path.parent)
         self._temporary_files += 1
         temporary = self._temporary / str(self._temporary_files)
         try:
+            if not self._shared:
+                self._make_directory(path.parent)
             _write_synced(temporary, data)
-            if not _linked(temporary, path):
-                return Created.EXISTS
+            linked = self._linked_among_others(temporary, path) if self._shared else _linked(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        self._sync_directory(path.parent)
-        return Created.NEW
+        if linked or self._shared:
+            self._sync_directory(path.parent)
+        return Created.NEW if linked else Created.EXISTS
+
+    def _linked_among_others(self, temporary: Path, path: Path) -> bool:
+        """As `_linked`, where others remove directories that have become empty."""
+        for _ in range(_CREATE_ATTEMPTS):
+            try:
+                self._make_directory(path.parent)
+                return _linked(temporary, path)
+            except (FileNotFoundError, FileExistsError):  # gone, or gone while `mkdir` looked what is there
+                self._synced_directories.difference_update((path.parent, *path.parent.parents))
+        raise FileNotFoundError(errno.ENOENT, "its directory is removed again and again", str(path))
 
     def _read(self, name: str) -> bytes | None:
         try:
@@ -144,12 +176,15 @@ class DirectoryStore:
             return
         self._make_directory(directory.parent)
         directory.mkdir(exist_ok=True)
+        _give(directory, self._owner)
         self._sync_directory(directory.parent)
         self._synced_directories.add(directory)
 
     def _sync_directory(self, directory: Path) -> None:
         try:
             _sync(directory)
+        except FileNotFoundError:
+            raise
         except OSError as error:
             self._broken = f"syncing {directory} failed ({error.strerror}), so what is on the disk is unknown"
             raise
@@ -157,12 +192,22 @@ class DirectoryStore:
     def _recover(self) -> None:
         """Remove what a crash left half done, and sync what it left done."""
         self._temporary.mkdir(exist_ok=True)
-        for entry in _entries(self._temporary):
-            os.unlink(entry.path)
+        for path in (self._temporary, self.path / _LOCK_NAME):
+            _give(path, self._owner)
+        with _held(self._temporary):
+            for entry in _entries(self._temporary):
+                _remove_unless_held(entry)
+            if self._shared:
+                # not given away: its owner alone writes there
+                self._temporary = Path(tempfile.mkdtemp(dir=self._temporary))
+                self._locks.append(_hold(self._temporary))
         for directory, names, _ in os.walk(self.path):
             if _TEMPORARY_NAME in names:
                 names.remove(_TEMPORARY_NAME)
-            self._sync_directory(Path(directory))
+            try:
+                self._sync_directory(Path(directory))
+            except FileNotFoundError:
+                continue  # it was empty, and others use the store, too
             self._synced_directories.add(Path(directory))
 
 
@@ -222,8 +267,8 @@ def _write_synced(path: Path, data: bytes) -> None:
         os.close(descriptor)
 
 
-def _locked(path: Path) -> int:
-    """The descriptor of the directory's lock file, held until it is closed, by us alone."""
+def _locked(path: Path, shared: bool) -> int:
+    """The descriptor of the directory's lock file, held until it is closed, by us alone or by those who share."""
     if path.exists() and not path.is_dir():
         raise StoreError(f"cannot use {path} as a store: it is a file, and a store is a directory")
     try:
@@ -232,19 +277,79 @@ def _locked(path: Path) -> int:
     except OSError as error:
         raise _failure(f"cannot use {path} as a store", error) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        holder = os.pread(descriptor, 20, 0).decode() or "(unknown)"
+        who = _holder(os.pread(descriptor, 20, 0).decode())
         os.close(descriptor)
-        who = "this process uses it already" if holder == str(os.getpid()) else f"process {holder} uses it"
         raise StoreError(f"cannot use {path} as a store: {who}; end that or choose another one") from error
     try:
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        os.pwrite(descriptor, (_SHARED_MARK if shared else str(os.getpid())).encode(), 0)
     except OSError as error:
         os.close(descriptor)
         raise _failure(f"cannot use {path} as a store", error) from error
     return descriptor
+
+
+def _holder(mark: str) -> str:
+    """Who uses a store, by what is in its lock file."""
+    if mark == _SHARED_MARK:
+        return "the services of a running system use it"
+    if mark == str(os.getpid()):
+        return "this process uses it already"
+    return f"process {mark or '(unknown)'} uses it"
+
+
+def _owner(path: Path) -> tuple[int, int] | None:
+    """Who is to own what is made in the store, if this process can give it away and is not the owner itself."""
+    status = path.stat()
+    if os.geteuid() != 0 or status.st_uid == 0:
+        return None
+    return status.st_uid, status.st_gid
+
+
+def _give(path: Path, owner: tuple[int, int] | None) -> None:
+    if owner is not None:
+        os.chown(path, *owner)
+
+
+def _hold(directory: Path) -> int:
+    """A descriptor of the directory that is a lock on it, until it is closed or its process ends."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+@contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    descriptor = _hold(directory)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_unless_held(entry: os.DirEntry[str]) -> None:
+    """Remove a temporary file, or the directory of somebody's, unless that process lives."""
+    if not entry.is_dir(follow_symlinks=False):
+        os.unlink(entry.path)
+        return
+    try:
+        descriptor = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, PermissionError):
+        return  # it is being closed, or is another user's
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    else:
+        shutil.rmtree(entry.path)
+    finally:
+        os.close(descriptor)
 
 
 def _make_durably(path: Path) -> None:

@@ -47,6 +47,19 @@ def _directory_threads(path: Path, scenario: Scenario) -> None:
     asyncio.run(scenario(_opener(partial(DirectoryStore, path / "store"))))
 
 
+def _directory_shared(path: Path, scenario: Scenario) -> None:
+    """Another one is open all the while, as another service's is."""
+
+    async def main() -> None:
+        other = DirectoryStore(path / "store", shared=True)
+        try:
+            await scenario(_opener(partial(DirectoryStore, path / "store", shared=True)))
+        finally:
+            await other.close()
+
+    asyncio.run(main())
+
+
 def _directory_inline(path: Path, scenario: Scenario) -> None:
     run_simulation(scenario(_opener(partial(DirectoryStore, path / "store", threads=False))))
 
@@ -68,5 +81,6 @@ STORES = [
     StoreHarness("memory-simulated-faithful", _memory_simulated("faithful")),
     StoreHarness("memory-simulated-hostile", _memory_simulated("hostile")),
     StoreHarness("directory-threads", _directory_threads),
+    StoreHarness("directory-shared", _directory_shared),
     StoreHarness("directory-simulated", _directory_inline),
 ]

@@ -306,3 +306,118 @@ def test_simulated_runs_use_it_without_threads(tmp_path: Path) -> None:
     run_simulation(inline())
     with pytest.raises(Exception, match=r"DirectoryStore takes threads=False"):
         run_simulation(threaded())
+
+
+SHARING = """
+import asyncio, os, sys
+from dist_zero_common.store.base import Created
+from dist_zero_common.store.directory import DirectoryStore
+
+async def main():
+    store = DirectoryStore(sys.argv[1], shared=True)
+    me = str(os.getpid())
+    for n in range(150):
+        if await store.create(f"log/{n:03}", me.encode()) is Created.NEW:
+            print(n, flush=True)
+        # directories come and go beside the others' feet
+        await store.create(f"passing/{n % 3}/{me}", b"")
+        await store.delete(f"passing/{n % 3}/{me}")
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+def test_processes_that_share_a_store_agree(tmp_path: Path) -> None:
+    """Three processes race for each object: each one has one creator, which it names, and nothing is left over, while
+    directories that they use are removed as soon as they are empty."""
+    command = [sys.executable, "-c", SHARING, str(tmp_path)]
+    running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    printed = {process.pid: process.communicate(timeout=120)[0].split() for process in running}
+    assert [process.returncode for process in running] == [0, 0, 0]
+    won = {int(number): str(pid) for pid, numbers in printed.items() for number in numbers}
+    assert sum(map(len, printed.values())) == len(won) == 150
+
+    async def scenario(store: DirectoryStore) -> None:
+        for number, pid in won.items():
+            assert await store.read(f"log/{number:03}") == pid.encode()
+        assert len(await store.list("")) == 150
+
+    in_store(tmp_path, scenario)
+    assert not list((tmp_path / "+temporary").iterdir())
+
+
+def test_a_store_is_shared_by_those_who_say_so(tmp_path: Path) -> None:
+    """One that wants a store for itself is refused while others share it, and the other way round."""
+
+    async def shared() -> None:
+        store = DirectoryStore(tmp_path, shared=True)
+        with pytest.raises(StoreError, match="the services of a running system use it"):
+            DirectoryStore(tmp_path)
+        await store.close()
+
+    async def alone(store: DirectoryStore) -> None:
+        with pytest.raises(StoreError, match="this process uses it already"):
+            DirectoryStore(tmp_path, shared=True)
+        await store.create("a", b"")
+
+    asyncio.run(shared())
+    in_store(tmp_path, alone)
+
+
+def test_what_a_dead_sharer_left_is_removed_and_a_living_ones_stays(tmp_path: Path) -> None:
+    """Temporary files of processes that ended go with the next start, those of one that lives do not."""
+
+    async def main() -> None:
+        living = DirectoryStore(tmp_path, shared=True)
+        (theirs,) = (tmp_path / "+temporary").iterdir()
+        (theirs / "7").write_bytes(b"half of")
+        dead = tmp_path / "+temporary" / "dead"
+        dead.mkdir()
+        (dead / "1").write_bytes(b"half of")
+        later = DirectoryStore(tmp_path, shared=True)
+        assert not dead.exists() and (theirs / "7").exists()
+        await later.close()
+        await living.close()
+        assert not list((tmp_path / "+temporary").iterdir())
+
+    asyncio.run(main())
+
+
+def test_an_object_that_another_one_linked_is_synced_before_it_is_said_to_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever linked it may have died before the sync, so the one that finds it does that."""
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}").removeprefix(str(tmp_path)))
+        real(descriptor)
+
+    async def main() -> None:
+        store = DirectoryStore(tmp_path, shared=True, threads=False)
+        await store.create("log/1", b"")
+        (tmp_path / "log" / "2+").write_bytes(b"of one that died")
+        monkeypatch.setattr(os, "fsync", fsync)
+        assert await store.create("log/2", b"mine") is Created.EXISTS
+        monkeypatch.undo()
+        await store.close()
+
+    asyncio.run(main())
+    assert synced[-1] == "/log"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it gives files away")
+def test_what_root_makes_in_a_shared_store_belongs_to_its_owner(tmp_path: Path) -> None:
+    """A scheduler of root's does not lock out runners that are not root."""
+    os.chown(tmp_path, 4321, 4321)
+
+    async def main() -> None:
+        store = DirectoryStore(tmp_path, shared=True)
+        await store.create("programs/p/base/0", b"")
+        await store.close()
+
+    asyncio.run(main())
+    for name in ("programs", "programs/p/base", "+temporary", "+lock"):
+        assert (tmp_path / name).stat().st_uid == 4321, name
