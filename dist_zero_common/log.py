@@ -117,6 +117,15 @@ def open_log(directory: Path, name: str, *, level: str) -> Iterator[None]:
 
 
 @contextmanager
+def warnings_to_stderr() -> Iterator[None]:
+    """While this is open, warnings and errors go to stderr, too: what a container's own log shows."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_TextFormatter())
+    with _handling([handler], logging.WARNING):
+        yield
+
+
+@contextmanager
 def captured_events() -> Iterator[list[dict[str, object]]]:
     """For tests: the list that every event written meanwhile is appended to, of whatever level."""
     handler = _ListHandler()
@@ -193,8 +202,12 @@ class _Line:
         self._entry = entry
 
     def __str__(self) -> str:
-        fields = [f"{name}={_shown(value)}" for name, value in self._entry.items() if name not in RESERVED]
-        return " ".join([f"{self._entry['service']}: {self._entry['event']}", *fields])
+        return " ".join([f"{self._entry['service']}: {self._entry['event']}", *shown_fields(self._entry)])
+
+
+def shown_fields(entry: Mapping[str, object]) -> list[str]:
+    """Each field of an entry as `name=value`, for a person."""
+    return [f"{name}={_shown(value)}" for name, value in entry.items() if name not in RESERVED]
 
 
 def _shown(value: object) -> str:
