@@ -50,3 +50,14 @@ BrokerUrl = Annotated[
         help="Its broker; without, the one the system was started with, or AMQP_URL.",
     ),
 ]
+
+
+def name_file_pairs(option: str, form: str, given: list[str] | None) -> tuple[tuple[str, Path], ...]:
+    """What an option of the form NAME=FILE was given; raises typer's error for anything else."""
+    pairs = []
+    for each in given or ():
+        name, equals, path = each.partition("=")
+        if not (name and equals and path):
+            raise typer.BadParameter(f"{each!r} is not {form}", param_hint=option)
+        pairs.append((name.strip(), Path(path).expanduser()))
+    return tuple(pairs)

@@ -16,6 +16,7 @@ from dist_zero.cli.app import (
     ProgramFile,
     ProgramName,
     app,
+    name_file_pairs,
 )
 from dist_zero.cli.load_program import load_program
 
@@ -88,10 +89,10 @@ def run(
         seed=seed,
         data_seed=data_seed,
         weather=_weather(weather),
-        loads=_pairs("--load", "dataset=file", load),
+        loads=name_file_pairs("--load", "dataset=file", load),
         nulls=tuple(null or ()),
         views=tuple(show or ()),
-        outs=_pairs("--out", "view=file", out),
+        outs=name_file_pairs("--out", "view=file", out),
         store=store,
         rows_shown=rows,
         as_json=as_json,
@@ -153,16 +154,6 @@ def explain(
 ) -> None:
     """Print what the compiler makes of the program."""
     typer.echo(load_program(file, program).explain(level), nl=False)
-
-
-def _pairs(option: str, form: str, given: list[str] | None) -> tuple[tuple[str, Path], ...]:
-    pairs = []
-    for each in given or ():
-        name, equals, path = each.partition("=")
-        if not (name and equals and path):
-            raise typer.BadParameter(f"{each!r} is not {form}", param_hint=option)
-        pairs.append((name.strip(), Path(path).expanduser()))
-    return tuple(pairs)
 
 
 def _weather(profile: str) -> str:
