@@ -77,6 +77,8 @@ class Broker(Protocol):
     """One connection to a broker."""
 
     state: ConnectionState
+    reason: str
+    """Why the state is what it is, for people; empty while connected."""
 
     def on_connection(self, callback: OnConnection) -> None:
         """Call `callback` at each change of `state`."""

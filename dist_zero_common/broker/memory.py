@@ -207,6 +207,7 @@ class MemoryConnection:
 
     def __init__(self, server: MemoryBroker, name: str) -> None:
         self.state = ConnectionState.CONNECTED
+        self.reason = ""
         self.name = name
         self.server = server
         self.consumers: list[MemoryConsumer] = []

@@ -17,13 +17,22 @@ from dist_zero_common.ids import checked_name
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What the queues of one role have in common; `id_parts` names the parts of the id, in order."""
+    """What the queues of one role have in common; `id_parts` names the parts of the id, in order.
+
+    At `bytes_max` waiting bytes an inbox refuses further messages and a queue of replies drops the oldest one.
+    """
 
     name: str
     exchange: str
     kind: QueueKind
     id_parts: tuple[str, ...]
     meaning: str
+    bytes_max: int = 256 * 2**20
+
+    @property
+    def by_incarnation(self) -> bool:
+        """Whether the next incarnation of the reader reads another queue, so that this one must go by itself."""
+        return "incarnation" in self.id_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +48,12 @@ SCHEDULER = Role("scheduler", "dz.scheduler", QueueKind.INBOX, (), "to the leadi
 AGENT = Role("agent", "dz.agent", QueueKind.INBOX, ("machine",), "to the agent of a machine")
 RUNNER = Role("runner", "dz.runner", QueueKind.INBOX, ("runner", "incarnation"), "to a runner's incarnation")
 SEQUENCER_CLIENTS = Role(
-    "sequencer-clients", "dz.sequencer-clients", QueueKind.INBOX, ("program",), "clients to a sequencer"
+    "sequencer-clients",
+    "dz.sequencer-clients",
+    QueueKind.INBOX,
+    ("program",),
+    "clients to a sequencer",
+    bytes_max=2**30,
 )
 SEQUENCER_NODES = Role(
     "sequencer-nodes",

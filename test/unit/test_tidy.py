@@ -28,14 +28,18 @@ STARTERS = (
 )  # may import services, inside functions
 
 IMPORTERS = {
+    "aio_pika": ("dist_zero_common/broker/rabbitmq.py",),
+    "aiormq": ("dist_zero_common/broker/rabbitmq.py",),  # aio-pika's own ground, as are pamqp and yarl
     "capnp": ("dist_zero_common/protocol/codec.py",),
     "dotenv": ("dist_zero_common/settings.py",),
+    "pamqp": ("dist_zero_common/broker/amqp.py", "dist_zero_common/broker/rabbitmq.py"),
     "pandas": ("dist_zero/files.py",),
     "polars": ("dist_zero/files.py",),
     "pyarrow": ("dist_zero/files.py",),
     "rich": ("dist_zero/cli/",),
     "typer": ("dist_zero/cli/",),
     "xxhash": ("dist_zero_common/checksum.py",),
+    "yarl": ("dist_zero_common/broker/rabbitmq.py",),
 }
 
 PURE = (

@@ -1,0 +1,601 @@
+"""RabbitMQ, as `broker/base.py` promises it; how it really behaves, and why it is used like this: docs/broker.md.
+
+One `Broker` is two connections to RabbitMQ. A memory or disk alarm makes the broker stop reading from whoever
+publishes, and with the publishes it would hold up acks, declarations and cancels: so publishes have a connection of
+their own, and everything else goes on. When either is lost both are ended, and the state is `LOST`, once.
+
+Publishing: mandatory, in confirm mode, one channel for each exchange, so that what the broker refuses on one (by
+closing the channel) does not touch the others. Any number may be in flight. Time is counted in ticks of the loop, so
+that a process that was stopped, or busy with something else, does not take its own sleep for the broker's silence. A
+publish or a command to which nothing came for `publish_seconds` loses the connection, which is suspect then; while the
+broker has blocked the connection no time passes for publishes, the state says `BLOCKED`, and they go on afterwards.
+
+Consuming: one channel for each consumer, prefetch set on it, acks by hand and collected over a turn of the loop: a run
+of tags from the oldest on goes as one ack. A watchdog asks about queues that bring nothing: if messages wait there
+although the consumer has room, and none comes for `stuck_seconds`, the connection is lost, with that reason.
+
+Queues are durable classic ones, bound to the exchange of their role under their own name. An inbox refuses messages
+beyond the bytes of its role and, if it belongs to an incarnation, goes an hour after its last reader. Messages are
+not persistent: no confirm of a classic queue means "on disk" either way, and the log is the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any
+
+import aio_pika
+import pamqp.commands as amqp
+from aiormq.connection import TransportFactory
+from aiormq.exceptions import AMQPError
+from yarl import URL
+
+from dist_zero_common.broker.amqp import Channel, Refused, Wire
+from dist_zero_common.broker.base import (
+    Connect,
+    ConnectionState,
+    Delivery,
+    OnConnection,
+    OnDelivery,
+    Queue,
+    QueueDepth,
+    QueueKind,
+)
+from dist_zero_common.broker.memory import MESSAGE_BYTES_MAX
+from dist_zero_common.broker.topology import parsed
+from dist_zero_common.errors import BrokerError, ConnectionLost, Unroutable
+
+#: An inbox that an incarnation has left behind goes after this long without a reader.
+ABANDONED_SECONDS = 3600
+#: How often is looked whether answers are out.
+_TICK_SECONDS = 0.25
+#: How many times as long a single publish may take while others are confirmed.
+_LONGEST_PUBLISH = 6
+#: How many ticks pass between two looks at the queues.
+_LOOK_TICKS = 20
+_ROUTES_MAX = 4096
+_CLOSE_SECONDS = 5.0
+
+# What goes wrong with a connection is raised, and told to callbacks; aio-pika's tracebacks beside that help nobody.
+logging.getLogger("aiormq").setLevel(logging.CRITICAL + 1)
+
+
+def connector(
+    url: str,
+    name: str,
+    *,
+    heartbeat_seconds: int = 10,
+    connect_seconds: float = 10.0,
+    publish_seconds: float = 10.0,
+    stuck_seconds: float = 30.0,
+) -> Connect:
+    """What makes connections to the RabbitMQ at `url` (`amqp://user:password@host:port/vhost`, or `amqps`).
+
+    `name` is shown by RabbitMQ's own tools. Errors name the address without the password.
+    """
+
+    async def connect() -> RabbitBroker:
+        publishing, consuming = await _both(
+            _Link.open(url, f"{name} (publishes)", heartbeat_seconds, connect_seconds),
+            _Link.open(url, name, heartbeat_seconds, connect_seconds),
+        )
+        return RabbitBroker(publishing, consuming, publish_seconds, stuck_seconds)
+
+    return connect
+
+
+class RabbitBroker:
+    """See `broker.base.Broker`. Made by `connector`."""
+
+    def __init__(
+        self, publishing: _Link, consuming: _Link, publish_seconds: float, stuck_seconds: float
+    ) -> None:
+        self.state = ConnectionState.CONNECTED
+        self.reason = ""
+        self.consuming = consuming
+        self._publishing = publishing
+        self._callbacks: list[OnConnection] = []
+        self._consumers: list[RabbitConsumer] = []
+        self._publishers: dict[str, asyncio.Task[Channel]] = {}
+        self._routes: dict[str, _Route] = {}
+        self._exchanges: set[str] = set()
+        self._deleted: set[str] = set()
+        self._commands = asyncio.Lock()
+        self._command_channel: Channel | None = None
+        self._stuck_ticks_max = max(1, round(stuck_seconds / _TICK_SECONDS))
+        self._patience = [
+            (link, _Patience(link, max(1, round(publish_seconds / _TICK_SECONDS))))
+            for link in (publishing, consuming)
+        ]
+        publishing.wire.on_blocked = self._on_blocked
+        for link in (publishing, consuming):
+            link.wire.on_lost = self._lose
+        self._watch = asyncio.create_task(self._keep_watch())
+        for link in (publishing, consuming):
+            if link.wire.closed():
+                self._lose("the connection broke at once")
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    def on_connection(self, callback: OnConnection) -> None:
+        self._callbacks.append(callback)
+
+    async def close(self) -> None:
+        if self.state in (ConnectionState.LOST, ConnectionState.CLOSED):
+            return
+        for consumer in self._consumers:
+            consumer.flush()
+        self._end(ConnectionState.CLOSED, "the connection was closed")
+        await asyncio.gather(self._publishing.close(), self.consuming.close())
+
+    def _lose(self, reason: str) -> None:
+        if self.state in (ConnectionState.LOST, ConnectionState.CLOSED):
+            return
+        self._end(ConnectionState.LOST, reason)
+        for link in (self._publishing, self.consuming):
+            link.abort()
+
+    def _end(self, state: ConnectionState, reason: str) -> None:
+        self._watch.cancel()
+        for link in (self._publishing, self.consuming):
+            link.wire.fail(ConnectionLost(f"connection to {link.address} {state.value}: {reason}"))
+        for consumer in self._consumers:
+            consumer.end()
+        self._consumers.clear()
+        self._set_state(state, reason)
+
+    def _set_state(self, state: ConnectionState, reason: str) -> None:
+        self.state, self.reason = state, reason
+        for callback in list(self._callbacks):
+            callback(state)
+
+    def _on_blocked(self) -> None:
+        if self.state in (ConnectionState.CONNECTED, ConnectionState.BLOCKED):
+            why = self._publishing.wire.blocked
+            self._set_state(ConnectionState.BLOCKED if why else ConnectionState.CONNECTED, why)
+
+    def _check(self) -> None:
+        if self.state in (ConnectionState.LOST, ConnectionState.CLOSED):
+            raise ConnectionLost(f"connection to {self.consuming.address} {self.state.value}: {self.reason}")
+
+    # -- watching ------------------------------------------------------------------------------------------------
+
+    async def _keep_watch(self) -> None:
+        ticks = 0
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            ticks += 1
+            for link, patience in self._patience:
+                if silence := patience.tick():
+                    self._lose(f"{link.address} {silence}")
+                    return
+            if ticks % _LOOK_TICKS == 0:
+                try:
+                    await self._look_at_queues()
+                except BrokerError as error:
+                    self._lose(f"the queues cannot be looked at: {error}")
+                    return
+
+    async def _look_at_queues(self) -> None:
+        """Find queues that hold messages for us and do not bring them."""
+        for consumer in list(self._consumers):
+            if not consumer.idle():
+                continue
+            depth = await self.depth(consumer.queue)
+            if depth is None and consumer.alive:
+                self._lose(f"queue {consumer.queue}, which is consumed, is gone")
+            elif depth is not None and consumer.stuck(depth.waiting, _LOOK_TICKS) >= self._stuck_ticks_max:
+                seconds = self._stuck_ticks_max * _TICK_SECONDS
+                self._lose(
+                    f"queue {consumer.queue} delivers nothing for {seconds:g} s although {depth.waiting:,} messages"
+                    " wait there and its consumer has room"
+                )
+
+    # -- queues --------------------------------------------------------------------------------------------------
+
+    async def declare(self, queue: Queue) -> None:
+        role = parsed(queue.name).role
+        arguments: dict[str, Any] = {"x-queue-type": "classic", "x-max-length-bytes": role.bytes_max}
+        replies = queue.kind is QueueKind.REPLIES
+        arguments["x-overflow"] = "drop-head" if replies else "reject-publish"
+        if role.by_incarnation:
+            arguments["x-expires"] = ABANDONED_SECONDS * 1000
+        declare = amqp.Queue.Declare(
+            queue=queue.name, durable=not replies, exclusive=replies, auto_delete=replies, arguments=arguments
+        )
+        bind = amqp.Queue.Bind(queue=queue.name, exchange=role.exchange, routing_key=queue.name)
+        self._check()
+        async with self._commands:
+            await self._have_exchange(role.exchange)
+            for command in (declare, bind):
+                try:
+                    await self._command(command)
+                except Refused as refused:
+                    raise BrokerError(f"queue {queue.name} cannot be declared: {refused}") from refused
+            self._deleted.discard(queue.name)
+
+    async def depth(self, queue: str) -> QueueDepth | None:
+        self._check()
+        async with self._commands:
+            try:
+                answer = await self._command(amqp.Queue.Declare(queue=queue, passive=True))
+            except Refused as refused:
+                if refused.code == 404:
+                    return None
+                if refused.code == 405:
+                    raise BrokerError(f"queue {queue} belongs to another connection") from refused
+                raise BrokerError(f"queue {queue} cannot be looked at: {refused}") from refused
+        return QueueDepth(answer.message_count, answer.consumer_count)
+
+    async def delete(self, queue: str) -> None:
+        self._check()
+        async with self._commands:
+            self._deleted.add(queue)
+            try:
+                await self._command(amqp.Queue.Delete(queue=queue))
+            except Refused as refused:
+                self._deleted.discard(queue)
+                raise BrokerError(f"queue {queue} cannot be deleted: {refused}") from refused
+
+    async def _command(self, command: Any) -> Any:
+        """Ask on the channel for commands; what is refused costs the channel, and the next one gets another."""
+        self._check()
+        if self._command_channel is None or self._command_channel.ended is not None:
+            self._command_channel = await self.consuming.wire.open_channel()
+        return await self._command_channel.call(command)
+
+    async def _have_exchange(self, exchange: str) -> None:
+        """Make sure of the exchange: users with few rights may not declare one, only see that it is there."""
+        if exchange in self._exchanges:
+            return
+        try:
+            await self._command(amqp.Exchange.Declare(exchange=exchange, passive=True))
+        except Refused as missing:
+            if missing.code != 404:
+                raise BrokerError(f"exchange {exchange} cannot be used: {missing}") from missing
+            try:
+                await self._command(
+                    amqp.Exchange.Declare(exchange=exchange, exchange_type="direct", durable=True)
+                )
+            except Refused as refused:
+                text = f"there is no exchange {exchange}, and it cannot be declared: {refused}"
+                raise BrokerError(text) from refused
+        self._exchanges.add(exchange)
+
+    # -- publishing ----------------------------------------------------------------------------------------------
+
+    async def publish(self, queue: str, body: bytes) -> None:
+        self._check()
+        if len(body) > MESSAGE_BYTES_MAX:
+            raise BrokerError(f"a message of {len(body):,} bytes is larger than {MESSAGE_BYTES_MAX:,}")
+        route = self._routes.get(queue)
+        if route is None or route.channel.ended is not None:
+            route = await self._route(queue)
+        try:
+            await route.channel.publish(queue, route.beginning, body, route.persistent)
+        except Refused as refused:
+            if refused.code == 404:
+                raise Unroutable(f"there is no queue {queue}: {refused}") from refused
+            raise BrokerError(f"publishing to {queue} was refused: {refused}") from refused
+
+    async def _route(self, queue: str) -> _Route:
+        role = parsed(queue).role
+        opening = self._publishers.get(role.exchange)
+        if opening is None or _failed(opening):
+            opening = self._publishers[role.exchange] = asyncio.create_task(self._publisher(role.exchange))
+            opening.add_done_callback(_failed)
+        channel = await asyncio.shield(opening)
+        if len(self._routes) >= _ROUTES_MAX:
+            self._routes.clear()
+        route = self._routes[queue] = _Route(channel, channel.route_to(role.exchange, queue), False)
+        return route
+
+    async def _publisher(self, exchange: str) -> Channel:
+        async with self._commands:
+            await self._have_exchange(exchange)
+        channel = await self._publishing.wire.open_channel()
+        await channel.call(amqp.Confirm.Select())
+        return channel
+
+    # -- consuming -----------------------------------------------------------------------------------------------
+
+    async def consume(self, queue: str, on_delivery: OnDelivery, prefetch: int) -> RabbitConsumer:
+        self._check()
+        channel = await self.consuming.wire.open_channel()
+        consumer = RabbitConsumer(self, channel, queue, on_delivery, prefetch)
+        self._consumers.append(consumer)
+        try:
+            await consumer.start()
+        except BaseException:
+            self.forget(consumer)
+            raise
+        return consumer
+
+    def forget(self, consumer: RabbitConsumer) -> None:
+        """The consumer has ended."""
+        consumer.end()
+        if consumer in self._consumers:
+            self._consumers.remove(consumer)
+
+    def lost_queue(self, consumer: RabbitConsumer) -> None:
+        """The queue under this consumer was deleted: quietly if by ourselves, else somebody must hear of it."""
+        self.forget(consumer)
+        if consumer.queue not in self._deleted:
+            self._lose(f"queue {consumer.queue}, which is consumed, was deleted")
+
+
+class RabbitConsumer:
+    """See `broker.base.Consumer`."""
+
+    def __init__(
+        self, broker: RabbitBroker, channel: Channel, queue: str, on_delivery: OnDelivery, prefetch: int
+    ) -> None:
+        self.queue = queue
+        self.alive = True
+        self._broker = broker
+        self._channel = channel
+        self._on_delivery = on_delivery
+        self._prefetch = prefetch
+        self._early: list[Delivery] | None = []
+        self._unacked: dict[int, bool] = {}
+        """By tag, in the order of delivery: whether the ack is only waiting to be sent."""
+        self._acked: list[int] = []
+        self._delivered = 0
+        self._delivered_before = -1
+        self._stuck_ticks = 0
+        channel.on_message = self._deliver
+        channel.on_cancelled = lambda: broker.lost_queue(self)
+
+    async def start(self) -> None:
+        """Subscribe."""
+        try:
+            await self._channel.call(amqp.Basic.Qos(prefetch_count=self._prefetch))
+            await self._channel.call(amqp.Basic.Consume(queue=self.queue, consumer_tag="c"))
+        except Refused as refused:
+            why = "there is no such queue" if refused.code == 404 else str(refused)
+            raise BrokerError(f"queue {self.queue} cannot be consumed: {why}") from refused
+        asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
+        """Deliver what came before the caller had its consumer."""
+        early, self._early = self._early or [], None
+        for delivery in early:
+            if self.alive:
+                self._on_delivery(delivery)
+
+    def _deliver(self, tag: int, redelivered: bool, header: bytes, body: bytes) -> None:  # noqa: ARG002
+        if not self.alive:
+            return
+        self._unacked[tag] = False
+        self._delivered += 1
+        delivery = Delivery(self.queue, tag, body, redelivered)
+        if self._early is None:
+            self._on_delivery(delivery)
+        else:
+            self._early.append(delivery)
+
+    def ack(self, tags: list[int]) -> None:
+        if not self.alive:
+            return
+        for tag in tags:
+            if self._unacked.get(tag) is not False:
+                raise BrokerError(f"delivery {tag} of {self.queue} is acked already or was never delivered")
+            self._unacked[tag] = True
+        if tags and not self._acked:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._acked += tags
+
+    def flush(self) -> None:
+        """Send the acks of this turn of the loop: a run from the oldest delivery on as one, the others one by one."""
+        if not self.alive or not self._acked:
+            return
+        acked, self._acked = self._acked, []
+        newest_of_run = 0
+        for tag, waits in self._unacked.items():
+            if not waits:
+                break
+            newest_of_run = tag
+        if newest_of_run:
+            self._channel.ack(newest_of_run, multiple=True)
+        for tag in acked:
+            del self._unacked[tag]
+            if tag > newest_of_run:
+                self._channel.ack(tag, multiple=False)
+
+    async def cancel(self) -> None:
+        if not self.alive:
+            return
+        self.flush()
+        self._broker.forget(self)
+        with contextlib.suppress(Refused):
+            await self._channel.close()  # not basic.cancel, after which what is unacked may come out of order
+
+    def end(self) -> None:
+        """No more deliveries, and no more acks."""
+        self.alive = False
+
+    def idle(self) -> bool:
+        """Whether it has room and was given nothing since it was asked last."""
+        quiet = self._delivered == self._delivered_before
+        self._delivered_before = self._delivered
+        room = not self._prefetch or len(self._unacked) < self._prefetch
+        if not (quiet and room):
+            self._stuck_ticks = 0
+        return quiet and room and self.alive
+
+    def stuck(self, waiting: int, ticks: int) -> int:
+        """For how many ticks messages have waited and none has come, now that `ticks` more have passed."""
+        self._stuck_ticks = self._stuck_ticks + ticks if waiting and self.alive and self.idle() else 0
+        return self._stuck_ticks
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """How messages get to one queue: the channel of its exchange, and what each of them begins with."""
+
+    channel: Channel
+    beginning: bytes
+    persistent: bool
+
+
+class _Patience:
+    """Counts how long one connection has owed an answer."""
+
+    def __init__(self, link: _Link, ticks_max: int) -> None:
+        self._wire = link.wire
+        self._ticks_max = ticks_max
+        self._progress = 0
+        self._silent_ticks = 0
+        self._oldest: dict[
+            int, tuple[int, int]
+        ] = {}  # by channel: its oldest publish, ticks that it has waited
+
+    def tick(self) -> str:
+        """Note that a tick has passed. What is to be said if it was one too many, else nothing."""
+        if self._wire.blocked:
+            return ""
+        if self._wire.progress != self._progress or not self._wire.waits():
+            self._progress, self._silent_ticks = self._wire.progress, 0
+        else:
+            self._silent_ticks += 1
+            if self._silent_ticks >= self._ticks_max:
+                return f"has not answered for {self._ticks_max * _TICK_SECONDS:g} s"
+        oldest: dict[int, tuple[int, int]] = {}
+        for number, channel in self._wire.channels.items():
+            publish = channel.unconfirmed()
+            if publish is not None:
+                before = self._oldest.get(number)
+                ticks = before[1] + 1 if before is not None and before[0] == publish else 0
+                if ticks >= self._ticks_max * _LONGEST_PUBLISH:
+                    return f"has not confirmed one message for {ticks * _TICK_SECONDS:g} s"
+                oldest[number] = publish, ticks
+        self._oldest = oldest
+        return ""
+
+
+class _Link:
+    """One connection: aio-pika's, and our wire under it."""
+
+    def __init__(self, connection: aio_pika.abc.AbstractConnection, wire: Wire, address: str) -> None:
+        self.wire = wire
+        self.address = address
+        self._connection = connection
+        self._closing: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, url: str, name: str, heartbeat_seconds: int, connect_seconds: float) -> _Link:
+        """Connect. Raises `ConnectionLost` or `BrokerError`, as `Connect` does."""
+        address = address_of(url)
+        transport = _Transport()
+        wired = URL(url).update_query(heartbeat=str(heartbeat_seconds), name=name)
+        connection = _Connection(wired, transport)
+        try:
+            await connection.connect(timeout=connect_seconds)
+        except TimeoutError:
+            transport.abort()
+            text = f"{address} does not answer: nothing came within {connect_seconds:g} s"
+            raise ConnectionLost(text) from None
+        except (AMQPError, OSError) as error:
+            transport.abort()
+            raise _refusal(address, transport.wire, error) from error
+        except BaseException:
+            transport.abort()
+            raise
+        wire = transport.wire
+        assert wire is not None and connection.transport is not None
+        tune: Any = connection.transport.connection.connection_tune
+        wire.frame_bytes_max = tune.frame_max or 131072
+        return cls(connection, wire, address)
+
+    async def close(self) -> None:
+        """End the connection, after what was sent."""
+        self.wire.flush()
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self._connection.close(), _CLOSE_SECONDS)
+        self.wire.abort()
+
+    def abort(self) -> None:
+        """End the connection without a word; aio-pika's tasks find it closed."""
+        self.wire.abort()
+        self._closing = asyncio.ensure_future(self._finish())
+
+    async def _finish(self) -> None:
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self._connection.close(), _CLOSE_SECONDS)
+
+
+class _Connection(aio_pika.Connection):
+    """aio-pika's connection over a transport of ours."""
+
+    def __init__(self, url: URL, transport: _Transport) -> None:
+        super().__init__(url)
+        self.kwargs["transport_factory"] = transport
+
+
+class _Transport(TransportFactory):
+    """Opens the socket for aio-pika, with a `Wire` on it."""
+
+    def __init__(self) -> None:
+        self.wire: Wire | None = None
+
+    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """See aiormq."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(loop=loop)
+        wire = self.wire = Wire(reader, loop)
+        context = await kwargs["ssl_context_provider"].get_context() if url.scheme == "amqps" else None
+        transport, _ = await loop.create_connection(lambda: wire, url.host or "", url.port or 0, ssl=context)
+        return reader, asyncio.StreamWriter(transport, wire, reader, loop)
+
+    def abort(self) -> None:
+        """Close the socket, if there is one."""
+        if self.wire is not None:
+            self.wire.abort()
+
+
+def address_of(url: str) -> str:
+    """Where a URL leads, for people: without the password. Raises `BrokerError` when it is no URL of a broker."""
+    try:
+        parts = URL(url)
+        if parts.scheme not in ("amqp", "amqps") or not parts.host:
+            raise ValueError
+        port = parts.port or (5671 if parts.scheme == "amqps" else 5672)
+    except ValueError:
+        raise BrokerError(
+            "a broker's URL reads amqp://user:password@host:port/vhost; this one does not"
+        ) from None
+    return f"RabbitMQ at {parts.host}:{port}{parts.path if parts.path != '/' else ''}"
+
+
+def _refusal(address: str, wire: Wire | None, error: Exception) -> BrokerError:
+    """What a failed attempt to connect means: refused for good, or to be tried again."""
+    closed = wire.closed_by_broker if wire is not None else None
+    if closed is None:
+        return ConnectionLost(f"{address} cannot be reached: {error or type(error).__name__}")
+    code, text = closed
+    if code in (403, 530) and "limit" not in text:
+        return BrokerError(f"{address} refuses: {text}")
+    return ConnectionLost(f"{address} is not ready: {text}")
+
+
+def _failed(opening: asyncio.Task[Channel]) -> bool:
+    """Whether this channel cannot be used (any more). Its error is for those who wait for it."""
+    if not opening.done():
+        return False
+    return opening.cancelled() or opening.exception() is not None or opening.result().ended is not None
+
+
+async def _both(first: Awaitable[_Link], second: Awaitable[_Link]) -> tuple[_Link, _Link]:
+    """Both links, or none of them and the first error."""
+    results = await asyncio.gather(first, second, return_exceptions=True)
+    errors = [result for result in results if isinstance(result, BaseException)]
+    links = [result for result in results if isinstance(result, _Link)]
+    if errors:
+        for link in links:
+            link.abort()
+        raise next((error for error in errors if not isinstance(error, ConnectionLost)), errors[0])
+    return links[0], links[1]
