@@ -46,6 +46,10 @@ _CONNECTION_CLOSE, _BLOCKED, _UNBLOCKED = b"\x00\x0a\x00\x32", b"\x00\x0a\x00\x3
 
 #: Seconds between two heartbeats that aio-pika is shown while other frames come, which count as heartbeats.
 _HEARTBEAT_SHOWN_SECONDS = 2.0
+#: How often is looked whether answers are out.
+TICK_SECONDS = 0.25
+#: How many times as long a single publish may take while others are confirmed.
+_LONGEST_PUBLISH = 6
 #: Bytes written in one piece with what else waits; larger ones go on their own, uncopied.
 _JOINED_BYTES_MAX = 64 * 1024
 
@@ -296,6 +300,11 @@ class Channel:
             payload = _ACK + _U64.pack(tag) + (b"\x01" if multiple else b"\x00")
             self._wire.send(_FRAME.pack(_METHOD, self.number, len(payload)) + payload + _END)
 
+    def set_aside(self, tag: int) -> None:
+        """Reject this delivery: it goes where its queue sends what is rejected, which may be nowhere."""
+        if self.ended is None:
+            self.send(amqp.Basic.Reject(delivery_tag=tag, requeue=False))
+
     async def close(self) -> None:
         """End the channel: what it delivered and was not acked returns to its queue."""
         if self.ended is None:
@@ -391,6 +400,45 @@ class Channel:
             return
         for number in [number for number in self._unconfirmed if number <= tag]:
             _settle(self._unconfirmed.pop(number), refused)
+
+
+class Patience:
+    """Counts how long a connection has owed an answer, in ticks of the loop.
+
+    A process that was stopped, or busy with something else, does not tick, and does not take its own sleep for the
+    broker's silence. While the broker has blocked the connection no time passes.
+    """
+
+    def __init__(self, wire: Wire, ticks_max: int) -> None:
+        self._wire = wire
+        self._ticks_max = ticks_max
+        self._progress = 0
+        self._silent_ticks = 0
+        self._oldest: dict[
+            int, tuple[int, int]
+        ] = {}  # by channel: its oldest publish, ticks that it has waited
+
+    def tick(self) -> str:
+        """Note that a tick has passed. What is to be said if it was one too many, else nothing."""
+        if self._wire.blocked:
+            return ""
+        if self._wire.progress != self._progress or not self._wire.waits():
+            self._progress, self._silent_ticks = self._wire.progress, 0
+        else:
+            self._silent_ticks += 1
+            if self._silent_ticks >= self._ticks_max:
+                return f"has not answered for {self._ticks_max * TICK_SECONDS:g} s"
+        oldest: dict[int, tuple[int, int]] = {}
+        for number, channel in self._wire.channels.items():
+            publish = channel.unconfirmed()
+            if publish is not None:
+                before = self._oldest.get(number)
+                ticks = before[1] + 1 if before is not None and before[0] == publish else 0
+                if ticks >= self._ticks_max * _LONGEST_PUBLISH:
+                    return f"has not confirmed one message for {ticks * TICK_SECONDS:g} s"
+                oldest[number] = publish, ticks
+        self._oldest = oldest
+        return ""
 
 
 def properties(header: bytes) -> amqp.Basic.Properties:

@@ -5,10 +5,9 @@ publishes, and with the publishes it would hold up acks, declarations and cancel
 their own, and everything else goes on. When either is lost both are ended, and the state is `LOST`, once.
 
 Publishing: mandatory, in confirm mode, one channel for each exchange, so that what the broker refuses on one (by
-closing the channel) does not touch the others. Any number may be in flight. Time is counted in ticks of the loop, so
-that a process that was stopped, or busy with something else, does not take its own sleep for the broker's silence. A
-publish or a command to which nothing came for `publish_seconds` loses the connection, which is suspect then; while the
-broker has blocked the connection no time passes for publishes, the state says `BLOCKED`, and they go on afterwards.
+closing the channel) does not touch the others. Any number may be in flight. When a publish or a command has been
+without an answer for `publish_seconds`, the connection is suspect, and lost; while the broker has blocked it no time
+passes for publishes, the state says `BLOCKED`, and they go on afterwards.
 
 Consuming: one channel for each consumer, prefetch set on it, acks by hand and collected over a turn of the loop: a run
 of tags from the oldest on goes as one ack. A watchdog asks about queues that bring nothing: if messages wait there
@@ -24,7 +23,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable
+import struct
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +32,10 @@ import aio_pika
 import pamqp.commands as amqp
 from aiormq.connection import TransportFactory
 from aiormq.exceptions import AMQPError
+from pamqp.exceptions import PAMQPException
 from yarl import URL
 
-from dist_zero_common.broker.amqp import Channel, Refused, Wire
+from dist_zero_common.broker.amqp import TICK_SECONDS, Channel, OnMessage, Patience, Refused, Wire, properties
 from dist_zero_common.broker.base import (
     Connect,
     ConnectionState,
@@ -51,10 +52,6 @@ from dist_zero_common.errors import BrokerError, ConnectionLost, Unroutable
 
 #: An inbox that an incarnation has left behind goes after this long without a reader.
 ABANDONED_SECONDS = 3600
-#: How often is looked whether answers are out.
-_TICK_SECONDS = 0.25
-#: How many times as long a single publish may take while others are confirmed.
-_LONGEST_PUBLISH = 6
 #: How many ticks pass between two looks at the queues.
 _LOOK_TICKS = 20
 _ROUTES_MAX = 4096
@@ -106,16 +103,15 @@ class RabbitBroker:
         self._deleted: set[str] = set()
         self._commands = asyncio.Lock()
         self._command_channel: Channel | None = None
-        self._stuck_ticks_max = max(1, round(stuck_seconds / _TICK_SECONDS))
-        self._patience = [
-            (link, _Patience(link, max(1, round(publish_seconds / _TICK_SECONDS))))
-            for link in (publishing, consuming)
-        ]
+        self._stuck_ticks_max = max(1, round(stuck_seconds / TICK_SECONDS))
+        self._links = (publishing,) if publishing is consuming else (publishing, consuming)
+        ticks_max = max(1, round(publish_seconds / TICK_SECONDS))
+        self._patience = [(link, Patience(link.wire, ticks_max)) for link in self._links]
         publishing.wire.on_blocked = self._on_blocked
-        for link in (publishing, consuming):
+        for link in self._links:
             link.wire.on_lost = self._lose
         self._watch = asyncio.create_task(self._keep_watch())
-        for link in (publishing, consuming):
+        for link in self._links:
             if link.wire.closed():
                 self._lose("the connection broke at once")
 
@@ -130,18 +126,18 @@ class RabbitBroker:
         for consumer in self._consumers:
             consumer.flush()
         self._end(ConnectionState.CLOSED, "the connection was closed")
-        await asyncio.gather(self._publishing.close(), self.consuming.close())
+        await asyncio.gather(*(link.close() for link in self._links))
 
     def _lose(self, reason: str) -> None:
         if self.state in (ConnectionState.LOST, ConnectionState.CLOSED):
             return
         self._end(ConnectionState.LOST, reason)
-        for link in (self._publishing, self.consuming):
+        for link in self._links:
             link.abort()
 
     def _end(self, state: ConnectionState, reason: str) -> None:
         self._watch.cancel()
-        for link in (self._publishing, self.consuming):
+        for link in self._links:
             link.wire.fail(ConnectionLost(f"connection to {link.address} {state.value}: {reason}"))
         for consumer in self._consumers:
             consumer.end()
@@ -167,7 +163,7 @@ class RabbitBroker:
     async def _keep_watch(self) -> None:
         ticks = 0
         while True:
-            await asyncio.sleep(_TICK_SECONDS)
+            await asyncio.sleep(TICK_SECONDS)
             ticks += 1
             for link, patience in self._patience:
                 if silence := patience.tick():
@@ -189,7 +185,7 @@ class RabbitBroker:
             if depth is None and consumer.alive:
                 self._lose(f"queue {consumer.queue}, which is consumed, is gone")
             elif depth is not None and consumer.stuck(depth.waiting, _LOOK_TICKS) >= self._stuck_ticks_max:
-                seconds = self._stuck_ticks_max * _TICK_SECONDS
+                seconds = self._stuck_ticks_max * TICK_SECONDS
                 self._lose(
                     f"queue {consumer.queue} delivers nothing for {seconds:g} s although {depth.waiting:,} messages"
                     " wait there and its consumer has room"
@@ -240,6 +236,18 @@ class RabbitBroker:
             except Refused as refused:
                 self._deleted.discard(queue)
                 raise BrokerError(f"queue {queue} cannot be deleted: {refused}") from refused
+
+    async def has_exchange(self, exchange: str) -> bool:
+        """Whether there is an exchange of this name; for whoever looks for what is wrong."""
+        self._check()
+        async with self._commands:
+            try:
+                await self._command(amqp.Exchange.Declare(exchange=exchange, passive=True))
+            except Refused as refused:
+                if refused.code == 404:
+                    return False
+                raise BrokerError(f"exchange {exchange} cannot be looked at: {refused}") from refused
+        return True
 
     async def _command(self, command: Any) -> Any:
         """Ask on the channel for commands; what is refused costs the channel, and the next one gets another."""
@@ -304,9 +312,16 @@ class RabbitBroker:
     # -- consuming -----------------------------------------------------------------------------------------------
 
     async def consume(self, queue: str, on_delivery: OnDelivery, prefetch: int) -> RabbitConsumer:
+        def on_message(tag: int, redelivered: bool, header: bytes, body: bytes) -> None:  # noqa: ARG001
+            on_delivery(Delivery(queue, tag, body, redelivered))
+
+        return await self.subscribe(queue, on_message, prefetch)
+
+    async def subscribe(self, queue: str, on_message: OnMessage, prefetch: int) -> RabbitConsumer:
+        """`consume`, with all that a message carries."""
         self._check()
         channel = await self.consuming.wire.open_channel()
-        consumer = RabbitConsumer(self, channel, queue, on_delivery, prefetch)
+        consumer = RabbitConsumer(self, channel, queue, on_message, prefetch)
         self._consumers.append(consumer)
         try:
             await consumer.start()
@@ -332,15 +347,15 @@ class RabbitConsumer:
     """See `broker.base.Consumer`."""
 
     def __init__(
-        self, broker: RabbitBroker, channel: Channel, queue: str, on_delivery: OnDelivery, prefetch: int
+        self, broker: RabbitBroker, channel: Channel, queue: str, on_message: OnMessage, prefetch: int
     ) -> None:
         self.queue = queue
         self.alive = True
         self._broker = broker
         self._channel = channel
-        self._on_delivery = on_delivery
+        self._on_message = on_message
         self._prefetch = prefetch
-        self._early: list[Delivery] | None = []
+        self._early: list[tuple[int, bool, bytes, bytes]] | None = []
         self._unacked: dict[int, bool] = {}
         """By tag, in the order of delivery: whether the ack is only waiting to be sent."""
         self._acked: list[int] = []
@@ -363,20 +378,19 @@ class RabbitConsumer:
     def _begin(self) -> None:
         """Deliver what came before the caller had its consumer."""
         early, self._early = self._early or [], None
-        for delivery in early:
+        for message in early:
             if self.alive:
-                self._on_delivery(delivery)
+                self._on_message(*message)
 
-    def _deliver(self, tag: int, redelivered: bool, header: bytes, body: bytes) -> None:  # noqa: ARG002
+    def _deliver(self, tag: int, redelivered: bool, header: bytes, body: bytes) -> None:
         if not self.alive:
             return
         self._unacked[tag] = False
         self._delivered += 1
-        delivery = Delivery(self.queue, tag, body, redelivered)
         if self._early is None:
-            self._on_delivery(delivery)
+            self._on_message(tag, redelivered, header, body)
         else:
-            self._early.append(delivery)
+            self._early.append((tag, redelivered, header, body))
 
     def ack(self, tags: list[int]) -> None:
         if not self.alive:
@@ -388,6 +402,14 @@ class RabbitConsumer:
         if tags and not self._acked:
             asyncio.get_running_loop().call_soon(self.flush)
         self._acked += tags
+
+    def set_aside(self, tag: int) -> None:
+        """Reject this delivery for good."""
+        if not self.alive:
+            return
+        if self._unacked.pop(tag, None) is not False:
+            raise BrokerError(f"delivery {tag} of {self.queue} is acked already or was never delivered")
+        self._channel.set_aside(tag)
 
     def flush(self) -> None:
         """Send the acks of this turn of the loop: a run from the oldest delivery on as one, the others one by one."""
@@ -434,47 +456,98 @@ class RabbitConsumer:
 
 
 @dataclass(frozen=True, slots=True)
+class ForeignMessage:
+    """A message of somebody else's, as it came; `tag` is what to ack or set aside."""
+
+    body: bytes
+    message_id: str | None
+    content_type: str | None
+    content_encoding: str | None
+    headers: dict[str, Any]
+    redelivered: bool
+    tag: int
+
+
+class ForeignConsumer:
+    """One subscription to a queue that is not ours, over a connection of its own. Made by `consume_foreign`."""
+
+    def __init__(self, broker: RabbitBroker, consumer: RabbitConsumer) -> None:
+        self._broker = broker
+        self._consumer = consumer
+        self._ended = asyncio.Event()
+        broker.on_connection(self._on_connection)
+        self._on_connection(broker.state)
+
+    def ack(self, tag: int) -> None:
+        """Forget this message. Does not wait; after the connection is lost it does nothing."""
+        self._consumer.ack([tag])
+
+    def set_aside(self, tag: int) -> None:
+        """Reject this message, not to come again: it goes to the queue's dead-letter exchange, if it has one."""
+        self._consumer.set_aside(tag)
+
+    async def close(self) -> None:
+        """End it: what was not acked goes back to the queue."""
+        await self._broker.close()
+
+    async def wait_closed(self) -> None:
+        """Return when `close` was called; raise `ConnectionLost` when the connection or the queue is gone."""
+        await self._ended.wait()
+        if self._broker.state is ConnectionState.LOST:
+            raise ConnectionLost(self._broker.reason)
+
+    def _on_connection(self, state: ConnectionState) -> None:
+        if state in (ConnectionState.LOST, ConnectionState.CLOSED):
+            self._ended.set()
+
+
+async def consume_foreign(
+    url: str,
+    queue: str,
+    on_message: Callable[[ForeignMessage], None],
+    prefetch: int,
+    name: str,
+    *,
+    heartbeat_seconds: int = 10,
+    connect_seconds: float = 10.0,
+) -> ForeignConsumer:
+    """Consume a queue that exists already. `on_message` is called in the loop, one message at a time.
+
+    Raises `ConnectionLost` when the broker cannot be reached now, `BrokerError` when it refuses or there is no such
+    queue: it is never declared here, because only its owner knows how.
+    """
+    link = await _Link.open(url, name, heartbeat_seconds, connect_seconds)
+    broker = RabbitBroker(link, link, publish_seconds=10.0, stuck_seconds=30.0)
+    try:
+        if await broker.depth(queue) is None:
+            raise BrokerError(
+                f"{link.address} has no queue {queue!r}: it must be there before it can be a source"
+            )
+        consumer = await broker.subscribe(queue, lambda *message: on_message(_foreign(*message)), prefetch)
+    except BaseException:
+        await broker.close()
+        raise
+    return ForeignConsumer(broker, consumer)
+
+
+def _foreign(tag: int, redelivered: bool, header: bytes, body: bytes) -> ForeignMessage:
+    try:
+        its = properties(header)
+    except (PAMQPException, ValueError, LookupError, struct.error):
+        return ForeignMessage(body, None, None, None, {}, redelivered, tag)  # properties that are none
+    headers = dict(its.headers or {})
+    return ForeignMessage(
+        body, its.message_id, its.content_type, its.content_encoding, headers, redelivered, tag
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class _Route:
     """How messages get to one queue: the channel of its exchange, and what each of them begins with."""
 
     channel: Channel
     beginning: bytes
     persistent: bool
-
-
-class _Patience:
-    """Counts how long one connection has owed an answer."""
-
-    def __init__(self, link: _Link, ticks_max: int) -> None:
-        self._wire = link.wire
-        self._ticks_max = ticks_max
-        self._progress = 0
-        self._silent_ticks = 0
-        self._oldest: dict[
-            int, tuple[int, int]
-        ] = {}  # by channel: its oldest publish, ticks that it has waited
-
-    def tick(self) -> str:
-        """Note that a tick has passed. What is to be said if it was one too many, else nothing."""
-        if self._wire.blocked:
-            return ""
-        if self._wire.progress != self._progress or not self._wire.waits():
-            self._progress, self._silent_ticks = self._wire.progress, 0
-        else:
-            self._silent_ticks += 1
-            if self._silent_ticks >= self._ticks_max:
-                return f"has not answered for {self._ticks_max * _TICK_SECONDS:g} s"
-        oldest: dict[int, tuple[int, int]] = {}
-        for number, channel in self._wire.channels.items():
-            publish = channel.unconfirmed()
-            if publish is not None:
-                before = self._oldest.get(number)
-                ticks = before[1] + 1 if before is not None and before[0] == publish else 0
-                if ticks >= self._ticks_max * _LONGEST_PUBLISH:
-                    return f"has not confirmed one message for {ticks * _TICK_SECONDS:g} s"
-                oldest[number] = publish, ticks
-        self._oldest = oldest
-        return ""
 
 
 class _Link:
