@@ -2,7 +2,7 @@
 # `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check simulate bench docs lock
+.PHONY: help setup demo test test-long check simulate bench docs lock images images-with-docker
 
 BIN := .venv/bin
 
@@ -27,10 +27,17 @@ check: setup  ## style and types of the whole tree (ruff, mypy)
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
-test: check  ## check, and every test but the long ones (ARGS="-k simulated" for some)
+images: setup  ## the image of the services and those it needs, in the local Docker Engine
+	@scripts/images
+
+# Docker is neither installed nor started here: without it the virtual tests say so and are skipped.
+images-with-docker: setup
+	@if docker version >/dev/null 2>&1; then scripts/images; fi
+
+test: check images-with-docker  ## check, and every test but the long ones (ARGS="-k simulated" for some)
 	$(BIN)/python -m pytest $(ARGS)
 
-test-long: check  ## every test, the long ones too, with far more random examples
+test-long: check images-with-docker  ## every test, the long ones too, with far more random examples
 	$(BIN)/python -m pytest -m "" --hypothesis-profile=long $(ARGS)
 
 simulate: setup  ## one program under many seeds of simulated weather (APP=examples/leaderboard.py SEEDS=200)
