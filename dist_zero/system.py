@@ -1,15 +1,15 @@
-"""Whole systems inside one process: scheduler, machines, runners, store and clients, over the in-memory
-broker.
+"""Whole systems inside one process: scheduler, machines, runners, store and clients.
 
 `SimulatedSystem` lives in a simulation (`dist_zero_common.sim`): virtual time, a network with weather,
-everything from one seed. `EmbeddedSystem` lives on the real clock. Both run the services that other modes
-run, unmodified. A service that fails takes the system down: whatever waits for an answer raises its error.
+everything from one seed. `EmbeddedSystem` lives on the real clock. Both have a broker that is an object, and
+run the services that other modes run, unmodified; a `System` may as well be given connections to any other
+broker. A service that fails takes the system down: whatever waits for an answer raises its error.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from dist_zero import compiler
 from dist_zero.client.blocking import BlockingClient
 from dist_zero.client.client import Client, ClientOptions
 from dist_zero.expr.graph import decode_graph, encode_graph
+from dist_zero_common.broker.base import Connect
 from dist_zero_common.broker.memory import MemoryBroker
 from dist_zero_common.clock import Clock, RealClock
 from dist_zero_common.errors import OperatorError, SettingsError, first_error
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from dist_zero.program import Program
     from services.node_runner.sequencer_events import SequencerOptions
 
+Connector = Callable[[str], Connect]
+"""Gives a part of the system, by its name, what makes its connections to the broker."""
+
 MACHINE_CORES = 2
 MACHINE_BYTES = 4 * 2**30
 
@@ -42,11 +46,14 @@ MACHINE_BYTES = 4 * 2**30
 class System:
     """All services of one system, as tasks of this loop; use `async with`."""
 
+    broker: MemoryBroker
+    """Of a simulated or embedded system: its broker."""
+
     def __init__(
         self,
         name: str,
         *,
-        broker: MemoryBroker,
+        connector: Connector,
         store: Store,
         clock: Clock,
         machines: int,
@@ -56,7 +63,7 @@ class System:
         if machines < 1:
             raise SettingsError(f"{machines} machines: a system has at least one")
         self.name = checked_name("system", name)
-        self.broker, self.store, self.clock = broker, store, clock
+        self.connector, self.store, self.clock = connector, store, clock
         self._machines, self._sequencer = machines, sequencer
         self._log = get_logger("system", clock, system=name)
         self._clients: list[Client] = []
@@ -104,7 +111,7 @@ class System:
         )
         client = Client(
             options,
-            broker=self.broker.connect(options.connection),
+            connect=self.connector(options.connection),
             clock=self.clock,
             compile_graph=lambda graph: compiler.compile(decode_graph(graph)),
             log=get_logger("client", self.clock, client=options.connection, program=name),
@@ -135,7 +142,7 @@ class System:
             async with asyncio.TaskGroup() as tasks:
                 scheduler = SchedulerService(
                     system=self.name,
-                    broker=self.broker.connect("scheduler"),
+                    connect=self.connector("scheduler"),
                     store=self.store,
                     clock=self.clock,
                     spawner=InProcessSpawner(tasks, self._run_machine, self._log),
@@ -164,7 +171,7 @@ class System:
                 agent = AgentService(
                     system=self.name,
                     machine=machine,
-                    broker=self.broker.connect(f"agent-{machine}"),
+                    connect=self.connector(f"agent-{machine}"),
                     clock=self.clock,
                     launcher=launcher,
                     cores=MACHINE_CORES,
@@ -185,7 +192,7 @@ class System:
             runner=runner,
             incarnation=incarnation,
             machine=machine,
-            broker=self.broker.connect(f"runner-{runner}-{incarnation}"),
+            connect=self.connector(f"runner-{runner}-{incarnation}"),
             store=self.store,
             clock=self.clock,
             log=get_logger("node-runner", self.clock),
@@ -216,9 +223,10 @@ class SimulatedSystem(System):
             store = MemoryStore(world=world)
         elif isinstance(store, str | Path):
             store = DirectoryStore(store, threads=False)
+        self.broker = MemoryBroker(world)
         super().__init__(
             name,
-            broker=MemoryBroker(world),
+            connector=self.broker.connector,
             store=store,
             clock=world.clock,
             machines=machines,
@@ -231,9 +239,10 @@ class EmbeddedSystem(System):
     memory."""
 
     def __init__(self, *, machines: int = 1, store: str | Path | None = None, name: str = "local") -> None:
+        self.broker = MemoryBroker()
         super().__init__(
             name,
-            broker=MemoryBroker(),
+            connector=self.broker.connector,
             store=MemoryStore() if store is None else DirectoryStore(store),
             clock=RealClock(),
             machines=machines,

@@ -32,7 +32,7 @@ from dist_zero.row import ViewRow, row_from_stored
 from dist_zero.shards import owner
 from dist_zero.types import Row as StoredRow
 from dist_zero_common.aside import only_logged
-from dist_zero_common.broker.base import Broker
+from dist_zero_common.broker.base import Connect
 from dist_zero_common.broker.topology import client_replies, queue_of, scheduler_inbox
 from dist_zero_common.clock import Clock
 from dist_zero_common.errors import (
@@ -105,15 +105,15 @@ class Client:
     """Of an embedded database: the system, to connect further clients to."""
 
     def __init__(
-        self, options: ClientOptions, *, broker: Broker, clock: Clock, compile_graph: Compile, log: Logger
+        self, options: ClientOptions, *, connect: Connect, clock: Clock, compile_graph: Compile, log: Logger
     ) -> None:
         """`compile_graph` makes the plan of an encoded graph."""
         self._options = options
-        self._broker, self._clock, self._log = broker, clock, log
+        self._clock, self._log = clock, log
         self._compile = compile_graph
         self.replies = client_replies(options.system, options.connection)
         self._mailbox = Mailbox(
-            broker,
+            connect,
             system=options.system,
             sender=f"client {options.connection}",
             set_aside=only_logged(log),
@@ -136,11 +136,11 @@ class Client:
 
     async def __aenter__(self) -> Client:
         try:
-            await self._mailbox.listen(queue_of(self.replies), self._handle)
             self._tasks = [
                 self._start(self._mailbox.run(), "mailbox"),
                 self._start(self._writer.run(), "writer"),
             ]
+            await self._mailbox.listen(queue_of(self.replies), self._handle)
             await self._locate()
             self._tasks.append(self._start(self._look_after(), "look after"))  # before, it may be unknown
             if self._options.client_id is not None:
@@ -169,7 +169,6 @@ class Client:
         for task in self._tasks:
             with suppress(asyncio.CancelledError):
                 await task
-        await self._broker.close()
 
     def fail(self, error: BaseException) -> None:
         """Nothing will be answered any more: every call that waits, and every later one, raises `error`."""

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from dist_zero_common.aside import only_logged
-from dist_zero_common.broker.base import Broker
+from dist_zero_common.broker.base import Connect
 from dist_zero_common.broker.topology import agent_inbox, queue_of, scheduler_inbox
 from dist_zero_common.clock import Clock, wait_changed
 from dist_zero_common.errors import MalformedMessage, OperatorError
@@ -43,7 +43,7 @@ class AgentService:
         *,
         system: str,
         machine: str,
-        broker: Broker,
+        connect: Connect,
         clock: Clock,
         launcher: Launcher,
         cores: int,
@@ -61,7 +61,7 @@ class AgentService:
         self._state = AgentState(self._incarnation)
         self._commanded, self._changed = asyncio.Event(), asyncio.Event()
         self.post = Mailbox(
-            broker,
+            connect,
             system=system,
             sender=f"agent-{machine}",
             set_aside=only_logged(self._log),

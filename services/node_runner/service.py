@@ -10,7 +10,7 @@ import asyncio
 
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero_common.aside import Aside
-from dist_zero_common.broker.base import Broker, Queue
+from dist_zero_common.broker.base import Connect, Queue
 from dist_zero_common.broker.topology import runner_inbox, scheduler_inbox
 from dist_zero_common.clock import Clock, wait_changed
 from dist_zero_common.errors import StoreError
@@ -52,7 +52,7 @@ class RunnerService:
         runner: str,
         incarnation: int,
         machine: str,
-        broker: Broker,
+        connect: Connect,
         store: Store,
         clock: Clock,
         log: Logger,
@@ -72,7 +72,7 @@ class RunnerService:
         self._tasks: asyncio.TaskGroup
         process = f"{runner}-{incarnation}"
         self.post = Mailbox(
-            broker,
+            connect,
             system=system,
             sender=process,
             set_aside=Aside(store, process, self._log),

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from functools import partial
 
 from dist_zero_common.aside import Aside
-from dist_zero_common.broker.base import Broker
+from dist_zero_common.broker.base import Connect
 from dist_zero_common.broker.topology import queue_of, scheduler_inbox
 from dist_zero_common.clock import Clock, wait_changed
 from dist_zero_common.errors import OperatorError, RequestError, StoreError
@@ -99,7 +99,7 @@ class SchedulerService:
         self,
         *,
         system: str,
-        broker: Broker,
+        connect: Connect,
         store: Store,
         clock: Clock,
         spawner: Spawner,
@@ -110,7 +110,7 @@ class SchedulerService:
         self.observed = Observed()
         self.desired: Desired
         self.post: Mailbox
-        self._system, self._broker, self._store, self._clock = system, broker, store, clock
+        self._system, self._connect, self._store, self._clock = system, connect, store, clock
         self._spawner, self._options = spawner, options
         self._log = log.bind(system=system)
         self._changed = asyncio.Event()
@@ -139,7 +139,7 @@ class SchedulerService:
         self.desired = nothing_desired(self._system, number, self._options)
         sender = f"scheduler-{number}"
         self.post = Mailbox(
-            self._broker,
+            self._connect,
             system=self._system,
             sender=sender,
             set_aside=Aside(self._store, sender, self._log),

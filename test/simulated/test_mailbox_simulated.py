@@ -53,7 +53,7 @@ def mailbox(broker: MemoryBroker, name: str, aside: list[tuple[str, bytes, str]]
     """A mailbox of the system `s`; what it sets aside goes into `aside`."""
     refused = aside if aside is not None else []
     return Mailbox(
-        broker.connect(), system="s", sender=name, set_aside=lambda q, b, r: refused.append((q, b, r))
+        broker.connector(name), system="s", sender=name, set_aside=lambda q, b, r: refused.append((q, b, r))
     )
 
 
@@ -208,7 +208,11 @@ def test_missing_inbox_is_told_and_forgotten() -> None:
         broker = MemoryBroker()
         gone: list[str] = []
         sender = Mailbox(
-            broker.connect(), system="s", sender="a", set_aside=lambda *_: None, on_unroutable=gone.append
+            broker.connector("a"),
+            system="s",
+            sender="a",
+            set_aside=lambda *_: None,
+            on_unroutable=gone.append,
         )
         receiver = mailbox(broker, "b")
         keep = Keep(receiver.settle)

@@ -123,7 +123,7 @@ class Bench:
         self.world, self.broker = world, MemoryBroker(world)
         self.reports: list[MachineReport] = []
         self.post = Mailbox(
-            self.broker.connect("bench"), system=SYSTEM, sender="bench", set_aside=lambda *_: None
+            self.broker.connector("bench"), system=SYSTEM, sender="bench", set_aside=lambda *_: None
         )
 
     def _on_message(self, message: Message, token: Token) -> None:
@@ -141,7 +141,7 @@ class Bench:
         return AgentService(
             system=SYSTEM,
             machine="m1",
-            broker=self.broker.connect("agent"),
+            connect=self.broker.connector("agent"),
             clock=self.world.clock,
             launcher=launcher,
             cores=3,
@@ -337,7 +337,7 @@ def test_machine_with_a_bad_name_is_refused() -> None:
         AgentService(
             system=SYSTEM,
             machine="My Machine",
-            broker=MemoryBroker().connect(),
+            connect=MemoryBroker().connector("agent"),
             clock=SimWorld(0).clock,
             launcher=SlowLauncher(),
             cores=1,
