@@ -302,7 +302,8 @@ struct NodeWrites {
 
 struct HandOut {
   # Rows of stage 1 of an epoch for all targets of one runner; targets that are not in writes get
-  # none.
+  # none. An epoch that is handed out again was in the log when the sequencer started: readers may
+  # have had it from nodes of an earlier generation, and hear of it only if they ask.
 
   program @0 :Text;
   generation @1 :UInt64;
@@ -315,6 +316,7 @@ struct HandOut {
   snapshots @8 :List(SnapshotWanted);
   subscriptions @9 :List(SubscriptionWanted);
   unsubscriptions @10 :List(UInt64);
+  again @11 :Bool;
 }
 
 struct ExchangeBatch {
@@ -465,7 +467,8 @@ struct HostNode {
 }
 
 struct HostSequencer {
-  # Run the program's sequencer, unless this incarnation of it, or a later one, runs.
+  # Run the program's sequencer, unless this incarnation of it, or a later one, runs. Its first record
+  # opens generation, unless the log is there already.
 
   scheduler @0 :UInt64;
   program @1 :Text;
@@ -473,6 +476,7 @@ struct HostSequencer {
   shardMap @3 :ShardMap;
   inboxes @4 :List(Text);
   graph @5 :Data;
+  generation @6 :UInt64;
 }
 
 struct DropProgram {

@@ -352,7 +352,9 @@ class NodeWrites:
 
 @dataclass(frozen=True, slots=True)
 class HandOut:
-    """`Rows` of stage 1 of an epoch for all `targets` of one runner; targets that are not in `writes` get none."""
+    """`Rows` of stage 1 of an epoch for all `targets` of one runner; targets that are not in `writes` get none. An epoch
+    that is `again` handed out was in the log when the sequencer started: readers may have had it from nodes of an
+    earlier generation, and hear of it only if they ask."""
 
     program: str
     generation: int
@@ -365,6 +367,7 @@ class HandOut:
     snapshots: tuple[SnapshotWanted, ...]
     subscriptions: tuple[SubscriptionWanted, ...]
     unsubscriptions: tuple[int, ...]
+    again: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -528,7 +531,8 @@ class HostNode:
 
 @dataclass(frozen=True, slots=True)
 class HostSequencer:
-    """Run the program's sequencer, unless this incarnation of it, or a later one, runs."""
+    """Run the program's sequencer, unless this incarnation of it, or a later one, runs. Its first record opens
+    `generation`, unless the log is there already."""
 
     scheduler: int
     program: str
@@ -536,6 +540,7 @@ class HostSequencer:
     shard_map: ShardMap
     inboxes: tuple[str, ...]
     graph: bytes
+    generation: int
 
 
 @dataclass(frozen=True, slots=True)

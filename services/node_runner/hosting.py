@@ -77,10 +77,13 @@ class ProgramHost:
         self.program, self.plan, self.shard_map = program, _compiled(program, graph), shard_map
         self.nodes: dict[int, HostedNode] = {}
         self.inboxes: tuple[str, ...] = ()
+        self.located_generation = -1
+        """The generation of which `inboxes` are: nodes of a later one wait with what they send, and nobody waits for
+        what nodes of an earlier one send."""
         self.nodes_inbox = ""
         self.counters: Counter[str] = Counter()
-        self.on_finished: Callable[[int, int], None] | None = None
-        """What the sequencer on this runner, if there is one, wants to be called with: shard and epoch."""
+        self.on_finished: Callable[[int, int, int], None] | None = None
+        """What the sequencer on this runner, if there is one, wants to be called with: shard, generation, epoch."""
         self.own_nodes_inbox = ""
         """Where it listens to nodes elsewhere."""
         self._post, self._make_executor, self._log = post, make_executor, log
@@ -99,20 +102,32 @@ class ProgramHost:
         here = self.nodes.get(shard)
         if here is not None and here.incarnation >= incarnation:
             return False
+        if here is not None:
+            self._abandon(here)
         kernel = NodeKernel(self.plan, self._make_executor(self.plan), self.shard_map, shard)
         self.nodes[shard] = HostedNode(kernel, generation, incarnation)
+        self._done.pop(shard, None)  # what the one before it has finished, this one has not
         self._log.info("node_started", node=self.shard_map.nodes[shard], incarnation=incarnation)
         return True
 
     def drop(self, incarnation: int) -> None:
         """Stop the nodes up to this incarnation."""
+        for node in self.nodes.values():
+            if node.incarnation <= incarnation:
+                self._abandon(node)
         self.nodes = {shard: node for shard, node in self.nodes.items() if node.incarnation > incarnation}
         self._work = deque((shard, event) for shard, event in self._work if shard in self.nodes)
 
-    def locate(self, inboxes: tuple[str, ...], nodes_inbox: str) -> None:
-        """Learn where the program's parts listen, one inbox per shard, and send what waited for that. No `nodes_inbox`:
-        the sequencer is to be told where it was."""
-        self.inboxes = inboxes
+    def _abandon(self, node: HostedNode) -> None:
+        for token in node.kernel.abandon():
+            self._post.settle(token)
+
+    def locate(self, generation: int, inboxes: tuple[str, ...], nodes_inbox: str) -> None:
+        """Learn where the parts of a generation listen, one inbox per shard, and send what waited for that. No
+        `nodes_inbox`: the sequencer is to be told where it was."""
+        if generation < self.located_generation:
+            return
+        self.located_generation, self.inboxes = generation, inboxes
         if nodes_inbox and nodes_inbox != self.nodes_inbox:
             self.nodes_inbox = nodes_inbox
             self.tell_finished()
@@ -171,7 +186,7 @@ class ProgramHost:
         record = effect.record
         elsewhere: dict[str, list[int]] = {}
         for target in range(len(self.shard_map.nodes)):
-            if not self._is_here(target, record.generation):
+            if not self._is_here(target, effect.generation):
                 elsewhere.setdefault(self.inboxes[target], []).append(target)
                 continue
             event = HandOutEvent(
@@ -181,11 +196,12 @@ class ProgramHost:
                 snapshots=record.snapshots,
                 subscriptions=record.subscriptions,
                 unsubscriptions=record.unsubscriptions,
+                again=effect.again,
                 token=NO_TOKEN,
             )
             self._work.append((target, event))
         for inbox, targets in elsewhere.items():
-            self._post.send(inbox, wire.hand_out_message(self.program, record, effect.writes, tuple(targets)))
+            self._post.send(inbox, wire.hand_out_message(self.program, effect, tuple(targets)))
         self.work()
 
     def tell_finished(self) -> None:
@@ -203,7 +219,7 @@ class ProgramHost:
 
     def _tell_finished(self, shard: int, epoch: int) -> None:
         if self.on_finished is not None:
-            self.on_finished(shard, epoch)
+            self.on_finished(shard, self.nodes[shard].generation, epoch)
         if self.on_finished is None or self.nodes_inbox not in ("", self.own_nodes_inbox):
             self._done[shard] = epoch  # the sequencer here may be deposed and not know it yet
 
@@ -267,7 +283,9 @@ class ProgramHost:
             case SendRows() if self._is_here(effect.target, generation):
                 event = RowsEvent(effect.epoch, effect.stage, shard, 0, 1, effect.batches, NO_TOKEN)
                 self._work.append((effect.target, event))
-            case SendRows() if not self.inboxes:
+            case SendRows() if generation < self.located_generation:
+                self.counters["too_late"] += 1
+            case SendRows() if generation > self.located_generation:
                 self._held.append((shard, generation, effect))
             case SendRows():
                 self._send_rows(shard, generation, effect)

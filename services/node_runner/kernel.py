@@ -120,6 +120,14 @@ class NodeKernel:
                 self._advance(effects)
         return effects
 
+    def abandon(self) -> list[Token]:
+        """The tokens of all that has come and is not finished: for a node whose generation has ended, which nobody will
+        ask again."""
+        tokens = [token for epoch in self._epochs.values() for token in epoch.tokens]
+        tokens += [get.token for get in self._waiting.values()]
+        self._epochs, self._waiting = {}, {}
+        return tokens
+
     # -- epochs ------------------------------------------------------------------------------------------------
 
     def _on_hand_out(self, event: HandOutEvent, effects: list[NodeEffect]) -> None:
@@ -235,14 +243,7 @@ class NodeKernel:
         self.finished = e
         self._remember(_EpochChanges(e, changes, sum(b.size_bytes for b in changes.values())))
         assert epoch.hand_out is not None
-        for subscription in self._subscriptions.values():
-            self._send_changes(subscription, e, subscription.reply_to, effects)
-        for gone in epoch.hand_out.unsubscriptions:
-            self._subscriptions.pop(gone, None)
-        for snapshot in epoch.hand_out.snapshots:
-            self._answer(snapshot.request, 0, snapshot.views, snapshot.reply_to, effects)
-        for wanted in epoch.hand_out.subscriptions:
-            self._subscribe(wanted, effects)
+        self._tell_readers(epoch.hand_out, effects)
         waiting, self._waiting = self._waiting, {}
         for get in waiting.values():
             self._on_get(get, effects)
@@ -254,6 +255,23 @@ class NodeKernel:
         effects.append(Halted(reason))
 
     # -- readers -----------------------------------------------------------------------------------------------
+
+    def _tell_readers(self, hand_out: HandOutEvent, effects: list[NodeEffect]) -> None:
+        """What the epoch that was just finished means to whoever watches or wants a snapshot. Of one that is handed out
+        again they may have heard: whoever has not asks."""
+        if not hand_out.again:
+            for subscription in self._subscriptions.values():
+                self._send_changes(subscription, self.finished, subscription.reply_to, effects)
+        for gone in hand_out.unsubscriptions:
+            self._subscriptions.pop(gone, None)
+        for wanted in hand_out.subscriptions:
+            if hand_out.again:
+                self._subscriptions[wanted.subscription] = wanted
+            else:
+                self._subscribe(wanted, effects)
+        if not hand_out.again:
+            for snapshot in hand_out.snapshots:
+                self._answer(snapshot.request, 0, snapshot.views, snapshot.reply_to, effects)
 
     def _on_get(self, event: GetEvent, effects: list[NodeEffect]) -> None:
         if event.at_least > self.finished:

@@ -25,6 +25,7 @@ class HandOutEvent:
     snapshots: tuple[SnapshotWanted, ...]
     subscriptions: tuple[SubscriptionWanted, ...]
     unsubscriptions: tuple[int, ...]
+    again: bool
     token: Token
 
 

@@ -8,7 +8,9 @@ follow the rules of this file:
   newest base; if that is at or beyond the record's epoch, the slot had been collected and this sequencer is deposed.
 - A record by another incarnation deposes this one. A record of its own may be an older attempt that says less than
   was meant now: what it says is taken, what it does not say stays pending.
-- The first thing that a new sequencer writes is an empty record: the fence. Until it is there, nothing happens.
+- The first thing that a new sequencer writes is an empty record: the fence. Until it is there, nothing happens. It
+  also opens the generation that the sequencer was started for: nodes of that generation begin at the base, and the log
+  behind it is handed out to them again.
 - At most one record is being created at any time; what comes in meanwhile waits, so epochs grow with the load and with
   the latency of the store by themselves.
 
@@ -71,11 +73,13 @@ _REMEMBERED_REQUESTS = 1_024
 
 @dataclass(frozen=True, slots=True)
 class _HandOut:
-    """A record that the nodes have not got yet; `writes` are its transactions', None where they are still encoded."""
+    """A record that the nodes have not got yet; `writes` are its transactions', None where they are still encoded.
+    `again`: an earlier sequencer may have handed it out."""
 
     record: LogRecord
     writes: list[tuple[Writes, ...] | None]
     size_bytes: int
+    again: bool
 
 
 class Sequencer:
@@ -92,7 +96,8 @@ class Sequencer:
         records: list[LogRecord],
         options: SequencerOptions,
     ) -> None:
-        """`records` are those behind the base, in order, without a gap."""
+        """`records` are those behind the base, in order, without a gap. All of them are handed out to the nodes of
+        `generation`, whoever had them before."""
         self.epoch = base_epoch
         self.finished = base_epoch
         self.deposed = ""
@@ -117,11 +122,17 @@ class Sequencer:
         self._last_active_at = 0.0
         self._last_was_save = False
         self._waking = False
+        self._older_than = max((record.incarnation for record in records), default=0)
         for record in records:
             self._take(record, [])
 
     def start(self, now: Now) -> list[SequencerEffect]:
-        """The first thing to do: write the fence."""
+        """The first thing to do: write the fence. Not where a later sequencer has been already: this one was told late
+        to start, and would depose it."""
+        if self._older_than > self._incarnation:
+            effects: list[SequencerEffect] = []
+            self._depose(f"the log has records of incarnation {self._older_than} already", effects)
+            return effects
         self._last_saved_at = self._last_active_at = now.monotonic
         self._creating = True
         return [Append(self._record(now, save=False))]
@@ -285,7 +296,6 @@ class Sequencer:
     def _take(self, record: LogRecord, effects: list[SequencerEffect]) -> None:
         """Make a record of the log part of the state, in the order that defines it: expiries, transactions, opens."""
         self.epoch, self._time_us, self._last_was_save = record.epoch, record.time_us, record.save
-        self._generation = record.generation
         self._count_finished()
         for expired in record.expired:
             self._sessions.expire(expired, effects)
@@ -293,8 +303,9 @@ class Sequencer:
         for index, opened in enumerate(record.opens):
             self._sessions.take_open(record, index, opened, effects)
         self._take_requests(record, effects)
-        self._to_hand_out.append(_HandOut(record, writes, sum(len(t.payload) for t in record.transactions)))
-        self._ahead_bytes += self._to_hand_out[-1].size_bytes
+        size = sum(len(t.payload) for t in record.transactions)
+        self._to_hand_out.append(_HandOut(record, writes, size, again=not self.fenced))
+        self._ahead_bytes += size
 
     def _take_requests(self, record: LogRecord, effects: list[SequencerEffect]) -> None:
         tokens = [self._snapshots.pop(wanted, NO_TOKEN) for wanted in record.snapshots]
@@ -318,7 +329,7 @@ class Sequencer:
             ready = self._to_hand_out.popleft()
             self._handed_out = ready.record.epoch
             self._ahead_bytes -= ready.size_bytes
-            effects.append(HandOutEpoch(ready.record, self._route(ready)))
+            effects.append(HandOutEpoch(ready.record, self._route(ready), self._generation, ready.again))
 
     def _route(self, ready: _HandOut) -> tuple[tuple[Writes, ...], ...]:
         by_shard: list[list[Writes]] = [[] for _ in self._map.nodes]

@@ -84,10 +84,12 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class HandOutEpoch:
-    """`Rows` of stage 1 for every shard; `writes[i]` are shard i's."""
+    """`Rows` of stage 1 for every shard of this generation; `writes[i]` are shard i's. See `HandOut` for `again`."""
 
     record: LogRecord
     writes: tuple[tuple[Writes, ...], ...]
+    generation: int
+    again: bool
 
 
 @dataclass(frozen=True, slots=True)

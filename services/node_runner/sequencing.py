@@ -59,6 +59,7 @@ class HostedSequencer:
         self,
         host: ProgramHost,
         incarnation: int,
+        generation: int,
         *,
         system: str,
         log_of_epochs: EpochLog,
@@ -75,7 +76,7 @@ class HostedSequencer:
         self._host, self._log_of_epochs, self._post = host, log_of_epochs, post
         self._clock, self._tasks, self._options, self._log = clock, tasks, options, log
         self._sequencer: Sequencer | None = None
-        self._generation = 0
+        self._generation = generation
         self._damaged = ""
         self.stopped = False
         self._starting = asyncio.Lock()
@@ -93,12 +94,11 @@ class HostedSequencer:
         except LogDamaged as damaged:
             self._halt(damaged)
             return
-        self._generation = base.generation
         self._sequencer = Sequencer(
             plan=self._host.plan,
             shard_map=base.shard_map,
             incarnation=self.incarnation,
-            generation=base.generation,
+            generation=self._generation,
             base_epoch=base.epoch,
             records=records,
             options=self._options,
@@ -165,8 +165,9 @@ class HostedSequencer:
             self._handle(ShardFinished(message.shard, message.epoch))
         self._post.settle(token)
 
-    def _on_local_finished(self, shard: int, epoch: int) -> None:
-        self._handle(ShardFinished(shard, epoch))
+    def _on_local_finished(self, shard: int, generation: int, epoch: int) -> None:
+        if generation == self._generation:
+            self._handle(ShardFinished(shard, epoch))
 
     def _perform(self, effects: list[SequencerEffect]) -> None:
         for effect in effects:

@@ -165,6 +165,7 @@ class RunnerService:
             sequencer = HostedSequencer(
                 host,
                 message.incarnation,
+                message.generation,
                 system=self._system,
                 log_of_epochs=EpochLog(self._store, message.program, log),
                 post=self.post,
@@ -174,7 +175,7 @@ class RunnerService:
                 log=log,
             )
             self._sequencers[message.program] = sequencer
-            host.locate(message.inboxes, "")
+            host.locate(message.generation, message.inboxes, "")
             self._tasks.create_task(self._start_sequencer(message.program, here, sequencer))
         self.post.settle(token)
 
@@ -255,4 +256,4 @@ class RunnerService:
     def _locate(self, program: str) -> None:
         host, placement = self._programs.get(program), self._placements.get(program)
         if host is not None and placement is not None:
-            host.locate(placement.inboxes, placement.nodes_inbox)
+            host.locate(placement.generation, placement.inboxes, placement.nodes_inbox)

@@ -24,7 +24,6 @@ from dist_zero_common.protocol.messages import (
     ExchangeBatch,
     Get,
     HandOut,
-    LogRecord,
     NodeWrites,
     ShardMap,
     StageRows,
@@ -37,6 +36,7 @@ from services.node_runner.kernel_events import (
     RowsEvent,
     SendRows,
 )
+from services.node_runner.sequencer_events import HandOutEpoch
 
 PARTS_MAX = 1 << 16
 
@@ -108,6 +108,7 @@ def hand_out_events(plan: Plan, shard_map: ShardMap, message: HandOut) -> list[t
                 message.snapshots,
                 message.subscriptions,
                 message.unsubscriptions,
+                message.again,
             ),
         )
         for target in message.targets
@@ -215,16 +216,12 @@ def _exchange_batch(plan: Plan, stage: int, each: ExchangeBatch) -> Batch:
 # ---- out -----------------------------------------------------------------------------------------------------
 
 
-def hand_out_message(
-    program: str,
-    record: LogRecord,
-    writes: tuple[tuple[Writes, ...], ...],
-    targets: tuple[int, ...],
-) -> HandOut:
+def hand_out_message(program: str, effect: HandOutEpoch, targets: tuple[int, ...]) -> HandOut:
     """The hand-out of an epoch for the targets that one runner hosts."""
+    record, writes = effect.record, effect.writes
     return HandOut(
         program=program,
-        generation=record.generation,
+        generation=effect.generation,
         epoch=record.epoch,
         map_version=record.map_version,
         save=record.save,
@@ -238,6 +235,7 @@ def hand_out_message(
         snapshots=record.snapshots,
         subscriptions=record.subscriptions,
         unsubscriptions=record.unsubscriptions,
+        again=effect.again,
     )
 
 

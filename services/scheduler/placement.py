@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heapify, heapreplace
 
-from services.scheduler.state import Desired, Observed, WantedProgram, ready_machines, runner_name
+from services.scheduler.state import Assignment, Desired, Observed, WantedProgram, ready_machines, runner_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,29 @@ def feasible(desired: Desired, observed: Observed, now: float) -> list[Candidate
             )
         )
     return candidates
+
+
+MOVE_GAIN = 0.75
+"""A program moves only if the fullest of its runners is then filled to at most this part of what it is now: to move is
+to read the log again."""
+
+
+def less_own(candidates: Sequence[Candidate], program: WantedProgram) -> list[Candidate]:
+    """The candidates as they would be without the parts of this program."""
+    own = _parts_per_runner([program])
+    return [replace(each, parts=each.parts - own[each.runner]) for each in candidates]
+
+
+def has_more_room(program: WantedProgram, assignment: Assignment, candidates: Sequence[Candidate]) -> bool:
+    """Whether the program would be placed clearly better now than it is."""
+    runners = {part.runner for part in assignment.runners()}
+    here = [rank(each, each.parts)[0] for each in candidates if each.runner in runners]
+    if len(candidates) <= len(runners) or not here:
+        return False
+    others = {each.runner: each for each in less_own(candidates, program)}
+    parts = Counter(each.runner for each in place(list(others.values()), len(assignment.nodes) + 1))
+    fullest = max(rank(others[runner], others[runner].parts + own)[0] for runner, own in parts.items())
+    return fullest <= MOVE_GAIN * max(here)
 
 
 def rank(candidate: Candidate, parts: int) -> tuple[float, str]:

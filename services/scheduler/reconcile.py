@@ -27,7 +27,7 @@ from dist_zero_common.protocol.messages import (
     RunnerStatus,
     StartRunner,
 )
-from services.scheduler.placement import Candidate, feasible, place
+from services.scheduler.placement import Candidate, feasible, has_more_room, less_own, place
 from services.scheduler.state import (
     INCARNATIONS_PER_SCHEDULER,
     Assignment,
@@ -40,6 +40,8 @@ from services.scheduler.state import (
     WantedRunner,
     has_died,
     inbox_of,
+    is_silent,
+    lost_parts,
     progress_of,
     runner_name,
 )
@@ -49,6 +51,8 @@ RESTART_SECONDS = 10.0
 STUCK_SECONDS = 5.0
 """After so long without a finished epoch, while there are some to finish, a program's placement is told
 again."""
+FORGET_SECONDS = 600.0
+"""A machine without parts that is silent for so long is no machine any more."""
 REPEAT_SECONDS_MIN, REPEAT_SECONDS_MAX = 1.0, 10.0
 
 ActionKey = tuple[str | int, ...]
@@ -90,11 +94,34 @@ def decide(desired: Desired, observed: Observed, now: float) -> Desired:
     return replace(desired, removals={n: r for n, r in desired.removals.items() if n not in gone})
 
 
+def forget_silent(desired: Desired, observed: Observed, now: float) -> Desired:
+    """Without the machines that nobody has heard of for long and on which no program has a part; one that comes back is
+    a new machine."""
+    used = {
+        part.machine
+        for program in desired.programs.values()
+        if program.assignment is not None
+        for part in program.assignment.runners()
+    }
+    gone = [
+        name
+        for name, seen in observed.machines.items()
+        if observed.silence(seen, now) >= FORGET_SECONDS and name not in used
+    ]
+    if not gone:
+        return desired
+    for name in gone:
+        observed.machines.pop(name)
+        observed.runners.pop(runner_name(name), None)
+    runners = {name: wanted for name, wanted in desired.runners.items() if wanted.machine not in gone}
+    return replace(desired, runners=runners)
+
+
 def _decide_runners(desired: Desired, observed: Observed, now: float) -> Desired:
     incarnation = desired.incarnation
     decided: dict[str, WantedRunner] = {}
     for name, machine in observed.machines.items():
-        if now - machine.at >= desired.options.silence_seconds:
+        if is_silent(machine, desired, observed, now):
             continue
         runner = runner_name(name)
         wanted, status = desired.runners.get(runner), machine.runners.get(runner)
@@ -124,20 +151,52 @@ def _needs_start(wanted: WantedRunner | None, status: RunnerStatus | None, agent
 
 
 def _decide_placements(desired: Desired, observed: Observed, now: float) -> Desired:
-    waiting = [program for program in desired.programs.values() if program.assignment is None]
-    candidates = feasible(desired, observed, now) if waiting else []
-    for program in waiting:
-        patient = now - program.since < desired.options.patience_seconds
-        if candidates and not (patient and len(candidates) < desired.options.machines):
-            desired = _placed(program, candidates, desired)
+    candidates = feasible(desired, observed, now)
+    for known in list(desired.programs.values()):
+        program = _with_times(known, candidates, desired, observed, now)
+        if program is not known:
+            desired = with_program(desired, program)
+        if candidates and _shall_be_placed(program, candidates, desired, now):
+            desired = _placed(program, less_own(candidates, program), desired)
             candidates = feasible(desired, observed, now)
     return desired
 
 
+def _with_times(
+    program: WantedProgram, candidates: list[Candidate], desired: Desired, observed: Observed, now: float
+) -> WantedProgram:
+    """The same program, with since when it has lost runners, or would be better placed elsewhere."""
+    if program.assignment is None:
+        return program
+    lost = bool(lost_parts(program.assignment, desired, observed, now))
+    room = not lost and has_more_room(program, program.assignment, candidates)
+    if lost == (program.lost_since is not None) and room == (program.room_since is not None):
+        return program
+    return replace(
+        program,
+        lost_since=(program.lost_since or now) if lost else None,
+        room_since=(program.room_since or now) if room else None,
+    )
+
+
+def _shall_be_placed(
+    program: WantedProgram, candidates: list[Candidate], desired: Desired, now: float
+) -> bool:
+    """Whether the time has come to place a program, or to place it anew."""
+    options = desired.options
+    if program.assignment is None:
+        return len(candidates) >= options.machines or now - program.since >= options.patience_seconds
+    if program.lost_since is not None:
+        had = len(program.assignment.runners())
+        return len(candidates) >= had or now - program.lost_since >= options.regain_seconds
+    return program.room_since is not None and now - program.room_since >= options.settle_seconds
+
+
 def _placed(program: WantedProgram, candidates: list[Candidate], desired: Desired) -> Desired:
-    """With the program's nodes and its sequencer, the last one, on the runners that rank first."""
+    """With the program's nodes and its sequencer, the last one, on the runners that rank first, in a new generation:
+    whatever runs of an earlier one ends, and all nodes begin at the base."""
     placed = place(candidates, len(program.shard_map.nodes) + 1)
-    incarnation = desired.incarnation
+    generation = incarnation = desired.incarnation + 1
     parts = []
     for candidate in placed:
         incarnation += 1
@@ -148,13 +207,15 @@ def _placed(program: WantedProgram, candidates: list[Candidate], desired: Desire
         scheduler=desired.scheduler,
         program=program.program,
         version=incarnation,
-        generation=program.generation,
+        generation=generation,
         shard_map=program.shard_map,
         inboxes=tuple(inbox_of(desired.system, part) for part in nodes),
         clients_inbox=sequencer_clients_inbox(desired.system, program.program),
         nodes_inbox=sequencer_nodes_inbox(desired.system, program.program, sequencer.incarnation),
     )
-    program = replace(program, assignment=Assignment(nodes, sequencer, placement))
+    program = replace(
+        program, assignment=Assignment(nodes, sequencer, placement), lost_since=None, room_since=None
+    )
     return replace(desired, incarnation=incarnation, programs={**desired.programs, program.program: program})
 
 
@@ -188,10 +249,11 @@ def _holders(removal: Removal, desired: Desired, observed: Observed, now: float)
             continue
         seen = observed.runners.get(part.runner)
         heard = removal.since if seen is None else max(seen.at, removal.since)
+        heard = max(heard, observed.listening_since)
         if now - heard < desired.options.silence_seconds and (seen is None or seen.at <= removal.since):
             holders.append(part)
     for runner, seen in observed.runners.items():
-        if now - seen.at >= desired.options.silence_seconds or not _hosts(seen, removal):
+        if is_silent(seen, desired, observed, now) or not _hosts(seen, removal):
             continue
         incarnation = seen.report.incarnation
         if not has_died(observed, seen.report.machine, runner, incarnation):
@@ -250,7 +312,7 @@ def _start_runners(desired: Desired, observed: Observed, now: float) -> Iterator
     for runner, wanted in desired.runners.items():
         machine = observed.machines[wanted.machine]
         status = machine.runners.get(runner)
-        if now - machine.at >= desired.options.silence_seconds:
+        if is_silent(machine, desired, observed, now):
             continue
         if status is None or status.incarnation < wanted.incarnation:
             yield Send(
@@ -267,7 +329,7 @@ def _host_program(program: WantedProgram, desired: Desired, observed: Observed, 
     if assignment is None:
         return
     progress = progress_of(program, desired, observed, now)
-    if progress.state is ProgramState.HALTED:
+    if progress.state is ProgramState.HALTED or program.lost_since is not None:
         return
     for shard in progress.missing:
         yield _host_node(program, assignment, shard, desired)
@@ -288,7 +350,7 @@ def _host_node(program: WantedProgram, assignment: Assignment, shard: int, desir
     command = HostNode(
         desired.scheduler,
         program.program,
-        program.generation,
+        assignment.placement.generation,
         program.shard_map,
         shard,
         part.incarnation,
@@ -306,6 +368,7 @@ def _host_sequencer(program: WantedProgram, assignment: Assignment, desired: Des
         program.shard_map,
         assignment.placement.inboxes,
         program.graph,
+        assignment.placement.generation,
     )
     return Send(("sequencer", program.program, part.incarnation), inbox_of(desired.system, part), command)
 
@@ -323,7 +386,7 @@ def _drop_strays(desired: Desired, observed: Observed, now: float) -> Iterator[S
     the programs of an earlier one it knows too little to stop them."""
     own = desired.scheduler * INCARNATIONS_PER_SCHEDULER
     for runner, seen in observed.runners.items():
-        if now - seen.at >= desired.options.silence_seconds:
+        if is_silent(seen, desired, observed, now):
             continue
         part = Part(seen.report.machine, runner, seen.report.incarnation, 0)
         strays: dict[str, int] = {}

@@ -59,6 +59,7 @@ from services.scheduler.reconcile import (
     Repeats,
     SpawnMachine,
     decide,
+    forget_silent,
     reconcile,
     reconcile_machines,
     with_program,
@@ -173,6 +174,10 @@ class SchedulerService:
     def _round(self) -> None:
         """Decide, compare, send."""
         now = self._clock.monotonic()
+        slept, self._looked_at = now - self._looked_at, now
+        if slept >= self._options.silence_seconds / 2:
+            self._listen_anew(now)
+        self.desired = forget_silent(self.desired, self.observed, now)
         before, self.desired = self.desired, decide(self.desired, self.observed, now)
         self._tell_decided(before)
         for command in self._repeats.due(reconcile(self.desired, self.observed, now), now):
@@ -183,9 +188,10 @@ class SchedulerService:
     def _tell_decided(self, before: Desired) -> None:
         for name, program in self.desired.programs.items():
             known = before.programs.get(name)
-            if program.assignment is not None and (known is None or known.assignment is None):
+            if program.assignment is not None and (known is None or known.assignment != program.assignment):
                 runners = [part.runner for part in program.assignment.runners()]
-                self._log.info("program_placed", program=name, runners=runners)
+                generation = program.assignment.placement.generation
+                self._log.info("program_placed", program=name, generation=generation, runners=runners)
         for name in before.removals:
             if name not in self.desired.removals:
                 self._log.info("program_removed", program=name)
@@ -193,12 +199,13 @@ class SchedulerService:
                     self._removed.put(_asker(asked), name)
                     self.post.send(asked.reply_to, ProgramRemoved(asked.request, name))
 
+    def _listen_anew(self, now: float) -> None:
+        """We slept, or had no connection: that nothing was heard meanwhile says nothing of others."""
+        self.observed.listening_since = now
+
     def _tell_silent(self, now: float) -> None:
-        """Log who fell silent and who is back. Whoever slept for so long itself cannot tell."""
+        """Log who fell silent and who is back."""
         silence = self._options.silence_seconds
-        slept, self._looked_at = now - self._looked_at, now
-        if slept >= silence / 2:
-            return
         before, self._silent = self._silent, tuple(silent(self.observed, now, silence))
         for name in self._silent:
             if name not in before:
@@ -310,9 +317,7 @@ class SchedulerService:
             answer = partial(self._refuse, reason=str(wrong))
         else:
             now = self._clock.monotonic()
-            wanted = WantedProgram(
-                program, base.graph, stored.fingerprint, base.generation, base.shard_map, since=now
-            )
+            wanted = WantedProgram(program, base.graph, stored.fingerprint, base.shard_map, since=now)
             answer = partial(self._start, wanted=wanted)
         for message in self._starting.pop(program):
             if isinstance(message, RemoveProgram):

@@ -36,12 +36,16 @@ INCARNATIONS_PER_SCHEDULER = 1 << 20
 @dataclass(frozen=True, slots=True)
 class SchedulerOptions:
     """`machines`: how many the spawner shall keep. Seconds: a machine or runner not heard of for
-    `silence_seconds` is silent, and nothing is placed there; a program waits for all machines, but no longer
-    than `patience_seconds`."""
+    `silence_seconds` is silent, and nothing is placed there; a new program waits for all machines, but no longer
+    than `patience_seconds`; one that lost a runner waits for `regain_seconds` at most, in which the runner may be back;
+    and one that has more room elsewhere moves there when that has been so for `settle_seconds`, because whoever brings
+    one machine may be bringing more."""
 
     machines: int = 1
     silence_seconds: float = 10.0
     patience_seconds: float = 30.0
+    regain_seconds: float = 3.0
+    settle_seconds: float = 5.0
 
 
 # ---- desired -----------------------------------------------------------------------------------------------
@@ -83,15 +87,18 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class WantedProgram:
-    """A program that shall run, as its base in the store has it. `since` is when it was submitted."""
+    """A program that shall run, as its base in the store has it. `since` is when it was submitted. `lost_since` is when
+    a runner was found lost that has a part of it, `room_since` when it was found that it would be better placed
+    elsewhere; both are None when that is not so."""
 
     program: str
     graph: bytes
     fingerprint: str
-    generation: int
     shard_map: ShardMap
     since: float
     assignment: Assignment | None = None
+    lost_since: float | None = None
+    room_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +177,16 @@ class RunnerSeen:
 
 @dataclass(slots=True)
 class Observed:
-    """What was reported, by the names of machines and runners."""
+    """What was reported, by the names of machines and runners. `listening_since`: before that, whoever was silent may
+    have spoken to deaf ears, because the scheduler slept or had no connection."""
 
     machines: dict[str, MachineSeen] = field(default_factory=dict)
     runners: dict[str, RunnerSeen] = field(default_factory=dict)
+    listening_since: float = 0.0
+
+    def silence(self, seen: MachineSeen | RunnerSeen, now: float) -> float:
+        """For how many seconds nothing was heard that should have been."""
+        return now - max(seen.at, self.listening_since)
 
 
 class Heard(enum.Enum):
@@ -270,6 +283,9 @@ def progress_of(program: WantedProgram, desired: Desired, observed: Observed, no
         ready = len(ready_machines(desired, observed, now))
         note = f"waits for machines: {ready} of {desired.options.machines} are ready"
         return Progress(ProgramState.STARTING, note)
+    lost = lost_parts(assignment, desired, observed, now)
+    if lost:
+        return Progress(ProgramState.STARTING, f"is being placed anew, for it lost {', '.join(lost)}")
     halted = _why_halted(program.program, assignment, observed)
     if halted:
         return Progress(ProgramState.HALTED, halted)
@@ -283,8 +299,7 @@ def progress_of(program: WantedProgram, desired: Desired, observed: Observed, no
         reported = len(assignment.nodes) - len(missing)
         note = f"{reported} of {len(assignment.nodes)} nodes have started"
         return Progress(ProgramState.STARTING, note, missing, sequencer_missing=sequencer is None)
-    note = _note_on_silence(assignment, desired, observed, now)
-    return Progress(ProgramState.RUNNING, note, moved_at=sequencer.moved_at)
+    return Progress(ProgramState.RUNNING, "", moved_at=sequencer.moved_at)
 
 
 def ready_machines(desired: Desired, observed: Observed, now: float) -> list[str]:
@@ -299,7 +314,7 @@ def ready_machines(desired: Desired, observed: Observed, now: float) -> list[str
             continue
         if has_died(observed, name, runner, wanted.incarnation):
             continue
-        if now - min(observed.machines[name].at, seen.at) < silence:
+        if max(observed.silence(observed.machines[name], now), observed.silence(seen, now)) < silence:
             ready.append(name)
     return ready
 
@@ -312,6 +327,30 @@ def has_died(observed: Observed, machine: str, runner: str, incarnation: int) ->
         return True
     reported = observed.runners.get(runner)
     return reported is not None and reported.report.incarnation > incarnation
+
+
+def lost_parts(assignment: Assignment, desired: Desired, observed: Observed, now: float) -> list[str]:
+    """The runners with parts of the program that have ended, or of which, or of whose machines, nothing is heard."""
+    lost = []
+    for part in assignment.runners():
+        wanted, machine = desired.runners.get(part.runner), observed.machines.get(part.machine)
+        seen = observed.runners.get(part.runner)
+        if (
+            wanted is None
+            or machine is None
+            or seen is None
+            or wanted.incarnation != part.runner_incarnation
+            or has_died(observed, part.machine, part.runner, part.runner_incarnation)
+            or is_silent(machine, desired, observed, now)
+            or is_silent(seen, desired, observed, now)
+        ):
+            lost.append(part.runner)
+    return lost
+
+
+def is_silent(seen: MachineSeen | RunnerSeen, desired: Desired, observed: Observed, now: float) -> bool:
+    """Whether it was not heard of for so long that nothing is expected of it any more."""
+    return observed.silence(seen, now) >= desired.options.silence_seconds
 
 
 def _node_runs(program: str, shard: int, part: Part, observed: Observed) -> bool:
@@ -328,12 +367,6 @@ def _sequencer_of(program: str, part: Part, observed: Observed) -> SequencerSeen
 
 def _why_halted(program: str, assignment: Assignment, observed: Observed) -> str:
     """The first reason why a placed program stands still, or the empty text."""
-    for part in assignment.runners():
-        if has_died(observed, part.machine, part.runner, part.runner_incarnation):
-            return (
-                f"node runner {part.runner} (incarnation {part.runner_incarnation}) on machine {part.machine} has "
-                "ended, and its nodes with it; remove the program and submit it again to go on from its log"
-            )
     for shard, part in enumerate(assignment.nodes):
         seen = observed.runners.get(part.runner)
         status = seen.nodes.get((program, shard)) if seen is not None else None
@@ -350,19 +383,11 @@ def _why_halted(program: str, assignment: Assignment, observed: Observed) -> str
 def silent(observed: Observed, now: float, seconds: float) -> list[str]:
     """The machines and runners, by name, that have not been heard of for so long; a runner that has died is
     not."""
-    machines = [name for name, seen in observed.machines.items() if now - seen.at >= seconds]
+    machines = [name for name, seen in observed.machines.items() if observed.silence(seen, now) >= seconds]
     runners = [
         name
         for name, seen in observed.runners.items()
-        if now - seen.at >= seconds
+        if observed.silence(seen, now) >= seconds
         and not has_died(observed, seen.report.machine, name, seen.report.incarnation)
     ]
     return sorted(machines) + sorted(runners)
-
-
-def _note_on_silence(assignment: Assignment, desired: Desired, observed: Observed, now: float) -> str:
-    silence = desired.options.silence_seconds
-    runners = [
-        part.runner for part in assignment.runners() if now - observed.runners[part.runner].at >= silence
-    ]
-    return f"not heard of for {silence:g} s: {', '.join(runners)}" if runners else ""

@@ -238,7 +238,7 @@ def with_nodes(objects: MemoryObjects, name: str, nodes: int) -> MemoryObjects:
     """A copy of a store in which the program `name` has the same log, but begins with this many nodes."""
     copied = MemoryObjects()
     for each in objects.names:
-        if each.startswith("programs/"):
+        if each.startswith(("programs/", "scheduler/")):
             copied.create(each, objects.data[each])
     base = decode(Base, copied.data[base_name(name, 0)])
     shard_map = even_map(1, [f"n{i}" for i in range(nodes)])

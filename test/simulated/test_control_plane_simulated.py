@@ -541,22 +541,26 @@ def test_stale_reports_are_refused() -> None:
     assert set(control.starts.values()) == {1}
 
 
-def test_runner_that_fails_halts_its_programs_and_is_started_again() -> None:
-    """The death of a runner is noticed and said; the next incarnation starts, and the program, removed and submitted
-    again, goes on."""
+def test_runner_that_fails_is_started_again_and_its_programs_are_placed_anew() -> None:
+    """The death of a runner is noticed and said; the next incarnation starts, and the program goes on in a new
+    generation, with the same shard map."""
 
     async def scenario(control: ControlPlane, client: Client) -> None:
         located = await client.running(graph_of("games"), 4)
         (incarnation,) = (incarnation for name, incarnation in control.runners if name == "m2-r1")
         control.runners["m2-r1", incarnation].fails.set()
-        await asyncio.sleep(30)
-        halted = await client.locate("games")
-        assert isinstance(halted, Located) and halted.state is ProgramState.HALTED
-        assert "m2-r1" in halted.note and halted.placement == located.placement
-        assert sorted(name for name, _ in control.starts) == ["m1-r1", "m2-r1", "m2-r1"]
+        await asyncio.sleep(2)
+        lost = await client.locate("games")
+        assert isinstance(lost, Located) and lost.state is ProgramState.STARTING
+        assert "m2-r1" in lost.note
         del control.runners["m2-r1", incarnation]
-        await client.remove("games")
-        await client.running(graph_of("games"), 4)
+        await asyncio.sleep(30)
+        again = await client.locate("games")
+        assert isinstance(again, Located) and again.state is ProgramState.RUNNING
+        assert located.placement is not None and again.placement is not None
+        assert again.placement.generation > located.placement.generation
+        assert again.placement.shard_map == located.placement.shard_map
+        assert sorted(name for name, _ in control.starts) == ["m1-r1", "m2-r1", "m2-r1"]
         assert sorted(control.nodes_of("games")) == [0, 1, 2, 3]
 
     control, events = simulate(scenario)
@@ -581,7 +585,8 @@ def test_machine_that_ends_is_spawned_again_and_silence_is_noticed() -> None:
 
 
 def test_silence_is_noticed_and_said() -> None:
-    """A machine whose post does not come through is silent, until it does again; its program goes on meanwhile."""
+    """A machine whose post does not come through is silent, and its program runs elsewhere meanwhile; when it does
+    again, the program is there, too."""
 
     async def scenario(control: ControlPlane, client: Client) -> None:
         await client.running(graph_of("games"), 4)
@@ -597,8 +602,11 @@ def test_silence_is_noticed_and_said() -> None:
             assert observed.runners["m2-r1"].at < control.world.clock.monotonic() - 10
             located = await client.locate("games")
         assert isinstance(located, Located) and located.state is ProgramState.RUNNING
-        assert located.note == "not heard of for 10 s: m2-r1"
-        await asyncio.sleep(5)
+        assert located.placement is not None and len(dict.fromkeys(located.placement.inboxes)) == 1
+        await asyncio.sleep(15)
+        located = await client.locate("games")
+        assert isinstance(located, Located) and located.state is ProgramState.RUNNING
+        assert located.placement is not None and len(dict.fromkeys(located.placement.inboxes)) == 2
 
     _, events = simulate(scenario)
     said = [

@@ -289,12 +289,12 @@ WEIRD_NAMES = [
 ]
 
 
-def lies_to_runner(runner: str) -> list[Message]:
+def lies_to_runner(runner: str, generation: int) -> list[Message]:
     """Each is a legal message of a runner's inbox with one thing in it that cannot be."""
     shard_map = even_map(1, tuple(f"n{i}" for i in range(1, NODES + 1)))
     graph = encode_graph(app.graph())
-    good_rows = StageRows("ledger", 0, 50, 2, 1, 1, 0, 0, 1, ())
-    good_out = HandOut("ledger", 0, 50, 1, False, 0, (0,), (), (), (), ())
+    good_rows = StageRows("ledger", generation, 50, 2, 1, 1, 0, 0, 1, ())
+    good_out = HandOut("ledger", generation, 50, 1, False, 0, (0,), (), (), (), (), False)
     inboxes = (runner,) * NODES
     place = Placement(HUGE, "ledger", HUGE, 0, shard_map, inboxes, CLIENTS, "")
     wanted = SubscriptionWanted(1, 1, (0,), 0, STRANGER)
@@ -315,10 +315,10 @@ def lies_to_runner(runner: str) -> list[Message]:
             for exchange in range(8)
             for batch in LYING_BATCHES
         ),
-        EmptyRows("ledger", 0, HUGE, 2, 1, b"\x10"),
-        EmptyRows("ledger", 0, 50, 99, 1, b"\x10"),
-        EmptyRows("ledger", 0, 50, 2, 1, b"\xff" * 2**20),
-        EmptyRows("ledger", 0, 50, 2, 9, b"\2"),
+        EmptyRows("ledger", generation, HUGE, 2, 1, b"\x10"),
+        EmptyRows("ledger", generation, 50, 99, 1, b"\x10"),
+        EmptyRows("ledger", generation, 50, 2, 1, b"\xff" * 2**20),
+        EmptyRows("ledger", generation, 50, 2, 9, b"\2"),
         replace(good_out, epoch=HUGE),
         replace(good_out, map_version=9),
         replace(good_out, targets=(NODES,)),
@@ -354,9 +354,9 @@ def lies_to_runner(runner: str) -> list[Message]:
         HostNode(HUGE, "new", 0, shard_map, 0, HUGE, graph),  # a graph of another name
         HostNode(HUGE, "new", 0, ShardMap(1, (), ()), 0, HUGE, graph),
         HostNode(HUGE, "ledger", 0, ShardMap(1, (5, 3), ("a", "b")), 0, HUGE, graph),
-        HostSequencer(HUGE, "new", HUGE, shard_map, inboxes, b""),
-        HostSequencer(HUGE, "ledger", HUGE, shard_map, (), graph),
-        HostSequencer(HUGE, "ledger", HUGE, shard_map, ("no queue",) * NODES, graph),
+        HostSequencer(HUGE, "new", HUGE, shard_map, inboxes, b"", 0),
+        HostSequencer(HUGE, "ledger", HUGE, shard_map, (), graph, 0),
+        HostSequencer(HUGE, "ledger", HUGE, shard_map, ("no queue",) * NODES, graph, 0),
         replace(place, inboxes=(runner,)),
         replace(place, inboxes=("no queue",) * NODES),
         replace(place, shard_map=even_map(3, ("q",)), inboxes=(runner,)),
@@ -365,7 +365,7 @@ def lies_to_runner(runner: str) -> list[Message]:
     for name in WEIRD_NAMES:
         lies += [
             HostNode(HUGE, name, 0, shard_map, 0, HUGE, graph),
-            HostSequencer(HUGE, name, HUGE, shard_map, inboxes, graph),
+            HostSequencer(HUGE, name, HUGE, shard_map, inboxes, graph, 0),
         ]
     return lies
 
@@ -375,7 +375,7 @@ def test_lies_to_runners_are_set_aside() -> None:
     and the nodes go on."""
 
     async def fight(scene: Battle) -> None:
-        for lie in lies_to_runner(scene.runner):
+        for lie in lies_to_runner(scene.runner, scene.client.placement.generation):
             await scene.send_lie(scene.runner, lie)
 
     battle(fight)
@@ -389,7 +389,7 @@ def test_messages_for_what_is_not_here_are_dropped() -> None:
         StageRows("ledger", 5, 5, 2, 1, 1, 0, 0, 1, ()),
         EmptyRows("ledger", 5, 50, 2, 1, b"\1"),
         EmptyRows("ledger", 0, 50, 2, 1, b""),
-        HandOut("ledger", 5, 50, 1, False, 0, (0, 1, 2, 3), (), (), (), ()),
+        HandOut("ledger", 5, 50, 1, False, 0, (0, 1, 2, 3), (), (), (), (), False),
         AskChanges("ledger", 1, 0, 1, 3, STRANGER),
         AskChanges("ledger", 1, 2, HUGE, HUGE, GONE),
         Get(1, "ledger", 1, 0, 1, key("nobody"), 0, GONE),
@@ -545,7 +545,7 @@ def test_lies_to_a_client_are_dropped() -> None:
             Changes(request, subscription, seen[-1] + 1, 1, 0, 4, 0, 0, ()),
             Changes(request, subscription, seen[-1] + 1, 1, 0, 4, 0, 1, (ViewRows(1, LYING_BATCHES[0]),)),
             ChangesGone(HUGE, HUGE, HUGE),
-            HandOut("ledger", 0, 50, 1, False, 0, (0,), (), (), (), ()),
+            HandOut("ledger", 0, 50, 1, False, 0, (0,), (), (), (), (), False),
         ]
         for lie in lies:
             await scene.send(inbox, lie)

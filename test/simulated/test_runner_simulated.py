@@ -283,7 +283,7 @@ async def usurp(
     at = next(inbox for inbox in inboxes if (inbox.split(".")[3] in owner) == own)
     graph = decode(Base, objects.data[base_name(program, 0)]).graph
     scheduler, shard_map, later = placement.scheduler, placement.shard_map, before + 1_000
-    host = HostSequencer(scheduler, program, later, shard_map, placement.inboxes, graph)
+    host = HostSequencer(scheduler, program, later, shard_map, placement.inboxes, graph, placement.generation)
     nodes_inbox = sequencer_nodes_inbox(system.name, program, later)
     told = replace(placement, version=placement.version + 1, nodes_inbox=nodes_inbox)
     usurper = system.broker.connect("usurper")

@@ -62,7 +62,7 @@ def machine_report(name: str, count: int, runners: tuple[RunnerStatus, ...]) -> 
 
 def wanted(program: str, nodes: int) -> WantedProgram:
     shard_map = even_map(1, [f"n{number}" for number in range(1, nodes + 1)])
-    return WantedProgram(program, b"graph", "fingerprint", 0, shard_map, 0.0)
+    return WantedProgram(program, b"graph", "fingerprint", shard_map, 0.0)
 
 
 @given(st.lists(cores, min_size=1, max_size=12), st.integers(0, 200))

@@ -34,11 +34,13 @@ from dist_zero_common.protocol.messages import (
 )
 from services.machine_agent.state import AgentState, on_command, on_ended, on_started, statuses
 from services.scheduler.reconcile import (
+    FORGET_SECONDS,
     Repeats,
     ReturnMachine,
     Send,
     SpawnMachine,
     decide,
+    forget_silent,
     reconcile,
     reconcile_machines,
     with_program,
@@ -220,7 +222,7 @@ class World:
     def submit(self, program: str, nodes: int) -> None:
         if program not in self.desired.programs and program not in self.desired.removals:
             shard_map = even_map(1, [f"n{number}" for number in range(1, nodes + 1)])
-            wanted = WantedProgram(program, b"graph", "fingerprint", 0, shard_map, self.now)
+            wanted = WantedProgram(program, b"graph", "fingerprint", shard_map, self.now)
             self.desired = with_program(self.desired, wanted)
 
     def remove(self, program: str) -> None:
@@ -291,7 +293,13 @@ def test_reconcile_converges_after_anything(machines: int, rng: random.Random) -
     settle(world)
     world.submit("games", 3)
     settle(world)
-    assert set(world.states().values()) == {ProgramState.RUNNING}
+    check_all_runs(world)
+    assert sorted(world.runners) == [f"m{number}-r1" for number in range(1, machines + 1)]
+
+
+def check_all_runs(world: World) -> None:
+    """Every program runs, each part once and in the incarnation that is wanted, and nothing else."""
+    assert set(world.states().values()) <= {ProgramState.RUNNING}
     hosted = Counter(part for runner in world.runners.values() for part in runner.parts)
     expected = {
         (name, shard)
@@ -303,27 +311,112 @@ def test_reconcile_converges_after_anything(machines: int, rng: random.Random) -
         assert program.assignment is not None
         for part in program.assignment.runners():
             assert world.runners[part.runner].placements[name] == program.assignment.placement
-    assert sorted(world.runners) == [f"m{number}-r1" for number in range(1, machines + 1)]
+        for shard, part in enumerate((*program.assignment.nodes, program.assignment.sequencer)):
+            place = (name, shard if shard < len(program.shard_map.nodes) else -1)
+            assert world.runners[part.runner].parts[place] == part.incarnation
 
 
 @given(st.integers(1, 4), st.randoms(use_true_random=False))
 def test_reconcile_converges_after_deaths(machines: int, rng: random.Random) -> None:
-    """The same with runners that end and machines that come back empty: a program whose parts were lost says so, and
-    once removed and submitted again it runs."""
+    """The same with runners that end and machines that come back empty: a program whose parts were lost is placed anew,
+    all of it in one new generation, and runs."""
     world = World(machines)
     world.submit("games", 3)
     chaos(world, rng, CHAOS_STEPS, deaths=True)
     settle(world)
-    for name, state in world.states().items():
-        assert state in (ProgramState.RUNNING, ProgramState.HALTED)
-        if state is ProgramState.HALTED:
-            world.remove(name)
-            settle(world)
-            assert world.forgotten[name] > 0
-            world.submit(name, 3)
-    settle(world)
-    assert set(world.states().values()) <= {ProgramState.RUNNING}
+    check_all_runs(world)
     assert sorted(world.runners) == [f"m{number}-r1" for number in range(1, machines + 1)]
+
+
+def generation_of(world: World, program: str) -> int:
+    """The generation that is wanted now."""
+    assignment = world.desired.programs[program].assignment
+    assert assignment is not None
+    return assignment.placement.generation
+
+
+def machines_of(world: World, program: str) -> list[str]:
+    """Where the parts of a program are wanted now, each machine once."""
+    assignment = world.desired.programs[program].assignment
+    assert assignment is not None
+    return sorted({part.machine for part in assignment.runners()})
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 6))
+def test_programs_spread_onto_machines_that_join(machines: int, joining: int, nodes: int) -> None:
+    """With more machines a program moves, once, if that leaves each with clearly less; else it stays where it is. Then
+    it stays for good."""
+    world = World(machines)
+    world.submit("games", nodes)
+    settle(world)
+    before, fullest = generation_of(world, "games"), -(-(nodes + 1) // machines)
+    for number in range(machines + 1, machines + joining + 1):
+        world.agents[f"m{number}"] = AgentState(incarnation=1)
+    settle(world)
+    check_all_runs(world)
+    fullest_now = -(-(nodes + 1) // (machines + joining))
+    moved = generation_of(world, "games") > before
+    assert moved == (fullest_now <= 0.75 * fullest)
+    if moved:
+        assert len(machines_of(world, "games")) == min(machines + joining, nodes + 1)
+    after = generation_of(world, "games")
+    settle(world)
+    assert generation_of(world, "games") == after
+
+
+def test_a_silent_machine_loses_its_parts_and_they_come_back_to_it() -> None:
+    """What ran on a machine of which nothing is heard runs elsewhere, in a new generation; when it is back, it drops
+    what it had, and gets its part again."""
+    world = World(2)
+    world.submit("games", 3)
+    settle(world)
+    before, gone, runner = generation_of(world, "games"), world.agents.pop("m2"), world.runners.pop("m2-r1")
+    settle(world)
+    assert machines_of(world, "games") == ["m1"] and generation_of(world, "games") > before
+    assert set(world.states().values()) == {ProgramState.RUNNING}
+    world.agents["m2"], world.runners["m2-r1"] = gone, runner
+    settle(world)
+    assert machines_of(world, "games") == ["m1", "m2"]
+    check_all_runs(world)
+
+
+def test_a_scheduler_that_heard_nobody_blames_nobody() -> None:
+    """After a pause in which it did not listen, everybody seems silent; they are not, and nothing moves, in whatever
+    order they are heard again."""
+    world = World(3)
+    world.submit("games", 3)
+    settle(world)
+    before = generation_of(world, "games")
+    world.now += 60.0
+    world.observed.listening_since = world.now
+    for machine in ("m2", "m1", "m3"):
+        world.report_machine(machine)
+        world.report_runner(f"{machine}-r1")
+        world._deliver_all()
+        world.scheduler_round()
+        world.now += 4.0 if machine == "m2" else 0.1
+    settle(world)
+    assert generation_of(world, "games") == before
+
+
+def test_a_machine_that_stays_away_is_forgotten() -> None:
+    """After ten minutes; one that comes back then is a new one."""
+    world = World(2)
+    settle(world)
+    agent, runner = world.agents.pop("m2"), world.runners.pop("m2-r1")
+    world.now += FORGET_SECONDS
+    world.observed.listening_since = world.now
+    world.desired = forget_silent(world.desired, world.observed, world.now)
+    assert "m2" in world.observed.machines  # it may have spoken while nobody listened
+    world.quiet_second()
+    world.now += FORGET_SECONDS
+    world.report_machine("m1")
+    world._deliver_all()
+    world.desired = forget_silent(world.desired, world.observed, world.now)
+    assert sorted(world.observed.machines) == ["m1"] and sorted(world.desired.runners) == ["m1-r1"]
+    world.agents["m2"], world.runners["m2-r1"] = agent, runner
+    settle(world)
+    assert sorted(world.observed.machines) == ["m1", "m2"]
 
 
 @given(st.integers(1, 4), st.randoms(use_true_random=False))
