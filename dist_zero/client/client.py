@@ -137,12 +137,12 @@ class Client:
     async def __aenter__(self) -> Client:
         try:
             self._tasks = [
-                self._start(self._mailbox.run(), "mailbox"),
-                self._start(self._writer.run(), "writer"),
+                self._start(self._mailbox.run, "mailbox"),
+                self._start(self._writer.run, "writer"),
             ]
             await self._mailbox.listen(queue_of(self.replies), self._handle)
             await self._locate()
-            self._tasks.append(self._start(self._look_after(), "look after"))  # before, it may be unknown
+            self._tasks.append(self._start(self._look_after, "look after"))  # before, it may be unknown
             if self._options.client_id is not None:
                 await self._writer.open()
         except BaseException:
@@ -437,13 +437,13 @@ class Client:
 
     # -- background ------------------------------------------------------------------------------------------
 
-    def _start(self, work: Awaitable[None], name: str) -> asyncio.Task[None]:
+    def _start(self, work: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
         return asyncio.create_task(self._guarded(work), name=f"{self._options.connection} {name}")
 
-    async def _guarded(self, work: Awaitable[None]) -> None:
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         """A background task whose error fails the client."""
         try:
-            await work
+            await work()
         except Exception as error:  # whatever it is, it belongs to whoever waits
             self.fail(first_error(error))
 
