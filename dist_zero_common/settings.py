@@ -116,6 +116,13 @@ def _labels(text: str) -> tuple[str, ...]:
     return labels
 
 
+def _users(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = [part.strip().partition("=") for part in text.split(",") if part.strip()]
+    if not all(name and password for name, _, password in pairs):
+        raise ValueError(text)
+    return tuple((name, password) for name, _, password in pairs)
+
+
 def _directory(text: str) -> Path | None:
     return Path(text) if text else None
 
@@ -152,6 +159,14 @@ class Settings:
         meaning="The broker's management interface with an administrator's user: makes virtual host, users and rights.",
         allowed="http://user:password@host:port, the same with https, or nothing",
         parse=_http_url,
+        secret=True,
+    )
+    broker_users: tuple[tuple[str, str], ...] = _variable(
+        "DIST_ZERO_BROKER_USERS",
+        default="",
+        meaning="The users that the broker's administration makes, by their class, with the passwords they get.",
+        allowed="scheduler=password, agent=..., runner=..., client=..., with commas between them, or nothing",
+        parse=_users,
         secret=True,
     )
     system: str = _variable(

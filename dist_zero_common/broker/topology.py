@@ -8,6 +8,7 @@ a message names, to be answered at or for others to write to, is checked by its 
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from dist_zero_common.broker.base import Queue, QueueKind
@@ -15,9 +16,20 @@ from dist_zero_common.errors import BrokerError, MalformedMessage
 from dist_zero_common.ids import checked_name
 
 
+class UserClass(enum.Enum):
+    """Who is at the broker. Each class may have a user of its own there, with the rights of what it does
+    (`administration.py`)."""
+
+    SCHEDULER = "scheduler"
+    AGENT = "agent"
+    RUNNER = "runner"
+    CLIENT = "client"
+
+
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What the queues of one role have in common; `id_parts` names the parts of the id, in order.
+    """What the queues of one role have in common; `id_parts` names the parts of the id, in order. `reader` declares
+    and reads them, `writers` publish to them.
 
     At `bytes_max` waiting bytes an inbox refuses further messages and a queue of replies drops the oldest one.
     """
@@ -27,6 +39,8 @@ class Role:
     kind: QueueKind
     id_parts: tuple[str, ...]
     meaning: str
+    reader: UserClass
+    writers: tuple[UserClass, ...]
     bytes_max: int = 256 * 2**20
 
     @property
@@ -44,15 +58,41 @@ class QueueAddress:
     id: tuple[str, ...]
 
 
-SCHEDULER = Role("scheduler", "dz.scheduler", QueueKind.INBOX, (), "to the leading scheduler")
-AGENT = Role("agent", "dz.agent", QueueKind.INBOX, ("machine",), "to the agent of a machine")
-RUNNER = Role("runner", "dz.runner", QueueKind.INBOX, ("runner", "incarnation"), "to a runner's incarnation")
+SCHEDULER = Role(
+    "scheduler",
+    "dz.scheduler",
+    QueueKind.INBOX,
+    (),
+    "to the leading scheduler",
+    reader=UserClass.SCHEDULER,
+    writers=(UserClass.AGENT, UserClass.RUNNER, UserClass.CLIENT),
+)
+AGENT = Role(
+    "agent",
+    "dz.agent",
+    QueueKind.INBOX,
+    ("machine",),
+    "to the agent of a machine",
+    reader=UserClass.AGENT,
+    writers=(UserClass.SCHEDULER,),
+)
+RUNNER = Role(
+    "runner",
+    "dz.runner",
+    QueueKind.INBOX,
+    ("runner", "incarnation"),
+    "to a runner's incarnation",
+    reader=UserClass.RUNNER,
+    writers=(UserClass.SCHEDULER, UserClass.RUNNER, UserClass.CLIENT),
+)
 SEQUENCER_CLIENTS = Role(
     "sequencer-clients",
     "dz.sequencer-clients",
     QueueKind.INBOX,
     ("program",),
     "clients to a sequencer",
+    reader=UserClass.RUNNER,
+    writers=(UserClass.CLIENT,),
     bytes_max=2**30,
 )
 SEQUENCER_NODES = Role(
@@ -61,8 +101,18 @@ SEQUENCER_NODES = Role(
     QueueKind.INBOX,
     ("program", "incarnation"),
     "nodes to a sequencer's incarnation",
+    reader=UserClass.RUNNER,
+    writers=(UserClass.RUNNER,),
 )
-CLIENT_REPLIES = Role("replies", "dz.replies", QueueKind.REPLIES, ("client",), "everybody to a client")
+CLIENT_REPLIES = Role(
+    "replies",
+    "dz.replies",
+    QueueKind.REPLIES,
+    ("client",),
+    "everybody to a client",
+    reader=UserClass.CLIENT,
+    writers=(UserClass.SCHEDULER, UserClass.RUNNER),
+)
 
 ROLES = {
     role.name: role for role in (SCHEDULER, AGENT, RUNNER, SEQUENCER_CLIENTS, SEQUENCER_NODES, CLIENT_REPLIES)

@@ -70,6 +70,7 @@ ENTRY_POINTS = (
     "__init__.py",
     "dist_zero/cli/main.py",
     "dist_zero/testing.py",
+    "dist_zero_common/broker/administration.py",
 )
 
 LINES_MAX = 700
