@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from dist_zero import compiler
-from dist_zero.client.blocking import BlockingClient
-from dist_zero.client.client import Client, ClientOptions
-from dist_zero.expr.graph import decode_graph, encode_graph
+from dist_zero.client.blocking import EitherWay
+from dist_zero.client.client import Client
+from dist_zero.client.opening import new_client
 from dist_zero_common.broker.base import Connect
 from dist_zero_common.broker.memory import MemoryBroker
 from dist_zero_common.clock import Clock, RealClock
@@ -95,26 +94,16 @@ class System:
 
         `client_id` names its sessions, see `dz.connect`.
         """
-        if nodes < 1:
-            raise SettingsError(f"{nodes} nodes: a program has at least one")
-        if client_id is not None:
-            checked_name("client", client_id)
         self._connections += 1
-        name = program if isinstance(program, str) else program.name
-        options = ClientOptions(
+        connection = f"client-{self._starts}-{self._connections}"
+        client = new_client(
+            program,
             system=self.name,
-            connection=f"client-{self._starts}-{self._connections}",
-            program=checked_name("program", name),
-            graph=None if isinstance(program, str) else encode_graph(program.graph()),
+            connection=connection,
+            connect=self.connector(connection),
+            clock=self.clock,
             nodes=nodes,
             client_id=client_id,
-        )
-        client = Client(
-            options,
-            connect=self.connector(options.connection),
-            clock=self.clock,
-            compile_graph=lambda graph: compiler.compile(decode_graph(graph)),
-            log=get_logger("client", self.clock, client=options.connection, program=name),
         )
         self._clients.append(client)
         try:
@@ -249,47 +238,18 @@ class EmbeddedSystem(System):
         )
 
 
-class Embedded:
+class Embedded(EitherWay):
     """What `dz.embedded` gives: `async with` it for a `Client`, `with` it for a `BlockingClient`, or `open` it."""
 
     def __init__(self, program: Program, store: str | Path | None, nodes: int, client_id: str | None) -> None:
+        super().__init__(self._live)
         self._program, self._store, self._nodes, self._client_id = program, store, nodes, client_id
-        self._entered: AbstractAsyncContextManager[Client]
-        self._blocking: BlockingClient
 
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name):
-            if name.startswith("_"):
-                raise AttributeError(name)
-            raise AttributeError(
-                f"no {name!r} before it runs: write `with dz.embedded(app) as db:`, or db = dz.embedded(app).open()"
-            )
-
-    async def __aenter__(self) -> Client:
-        self._entered = self._opened()
-        return await self._entered.__aenter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        return await self._entered.__aexit__(kind, error, traceback)
-
-    def __enter__(self) -> BlockingClient:
-        self._blocking = BlockingClient(self._opened)
-        return self._blocking.__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._blocking.__exit__(kind, error, traceback)
-
-    def open(self) -> BlockingClient:
-        """The `BlockingClient` without a `with` block, for the cells of a notebook; its `close` ends it."""
-        return self.__enter__()
+    def _written(self) -> str:
+        return "dz.embedded(app)"
 
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[Client]:
+    async def _live(self) -> AsyncIterator[Client]:
         async with (
             EmbeddedSystem(store=self._store) as system,
             system.connect(self._program, nodes=self._nodes, client_id=self._client_id) as client,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
+from dist_zero.client.blocking import EitherWay
 from dist_zero.client.client import Client
+from dist_zero.client.remote import RemoteSystem
 from dist_zero_common.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -16,19 +18,37 @@ __all__ = ["Client", "connect"]
 
 
 def connect(
-    program: Program | str, *, to: System | str, nodes: int = 1, client_id: str | None = None
-) -> AbstractAsyncContextManager[Client]:
-    """A client of a running system, for `async with`.
+    program: Program | str,
+    *,
+    to: System | RemoteSystem | str,
+    system: str | None = None,
+    nodes: int = 1,
+    client_id: str | None = None,
+) -> EitherWay:
+    """A client of a running system, for `async with` or `with`::
+
+        with dz.connect(app, to="amqp://user:password@host/dz", system="shop") as db:
+            db.put("scores", {"player": "ann", "points": 7})
 
     `program`: a whole program is submitted, on `nodes` nodes, unless it runs already; a name finds one that
-    runs. `to`: the system, as the `system` of an embedded database. `client_id` names the writer's sessions:
-    a new session of the same name ends the older one and learns how many transactions are committed
+    runs. `to`: the URL of the system's broker; or the system itself, as the `system` of an embedded database (then
+    for `async with` only). `system`: its name at the broker, None: the program's. `client_id` names the writer's
+    sessions: a new session of the same name ends the older one and learns how many transactions are committed
     (`committed`), so that a writer that was killed goes on where it stopped. Two writers at a time need two
     names.
+
+    A broker that cannot be reached for ten seconds is an `OperatorError`, and so is one that refuses the user. Later
+    on a connection that is lost is made again, and what waits goes on; `waiting_for` says what it waits for.
     """
-    if isinstance(to, str):
+
+    def opened() -> AbstractAsyncContextManager[Client]:
+        there = RemoteSystem(to, name) if isinstance(to, str) else to
+        return there.connect(program, nodes=nodes, client_id=client_id)
+
+    if isinstance(to, str) and "://" not in to:
         raise SettingsError(
-            f"cannot connect to {to!r}: this version has the in-memory broker only, so a system is reached from its"
-            " own process; pass the system itself, or use dz.embedded(app)"
+            f"cannot connect to {to!r}: a system is reached at the URL of its broker,"
+            ' as to="amqp://user:password@host:port/vhost"'
         )
-    return to.connect(program, nodes=nodes, client_id=client_id)
+    name = system or (program if isinstance(program, str) else program.name)
+    return EitherWay(opened, only_async=not isinstance(to, str | RemoteSystem))

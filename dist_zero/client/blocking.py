@@ -12,14 +12,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dist_zero.client.client import Client
 from dist_zero.client.snapshot import Snapshot, ViewError
 from dist_zero.client.watch import Change
 from dist_zero.client.writes import Key, RowLike, Transaction, ended
 from dist_zero.row import ViewRow
-from dist_zero_common.errors import OperatorError
+from dist_zero_common.errors import OperatorError, SettingsError
 
 Result = TypeVar("Result")
 
@@ -131,6 +131,11 @@ class BlockingClient:
         return BlockingView(self, name)
 
     @property
+    def waiting_for(self) -> str:
+        """What keeps writes and questions waiting just now, in words, as far as it is known; empty: nothing."""
+        return self._client.waiting_for
+
+    @property
     def note(self) -> str:
         """What differs from what was asked for, in words, or nothing."""
         return self._client.note
@@ -195,6 +200,58 @@ class BlockingView:
     def errors(self) -> list[ViewError]:
         """The rows that are left out of it, by reason."""
         return list(self._client.snapshot(self.name).errors[self.name])
+
+
+class EitherWay:
+    """A client to be: `async with` it for a `Client`, `with` it for a `BlockingClient`, or `open` it."""
+
+    def __init__(
+        self, opened: Callable[[], AbstractAsyncContextManager[Client]], only_async: bool = False
+    ) -> None:
+        """`opened` makes what is entered to get the client. `only_async`: what it belongs to lives in the caller's
+        event loop."""
+        self._opened, self._only_async = opened, only_async
+        self._entered: AbstractAsyncContextManager[Client]
+        self._blocking: BlockingClient
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise AttributeError(
+                f"no {name!r} before it runs: write `with ... as db:`, or db = ... .open()".replace(
+                    "...", self._written()
+                )
+            )
+
+    def _written(self) -> str:
+        """How people write it, for errors."""
+        return "dz.connect(app, to=url)"
+
+    async def __aenter__(self) -> Client:
+        self._entered = self._opened()
+        return await self._entered.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return await self._entered.__aexit__(kind, error, traceback)
+
+    def __enter__(self) -> BlockingClient:
+        if self._only_async:
+            raise SettingsError("this system runs in an event loop of its own: use `async with` there")
+        self._blocking = BlockingClient(self._opened)
+        return self._blocking.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._blocking.__exit__(kind, error, traceback)
+
+    def open(self) -> BlockingClient:
+        """The `BlockingClient` without a `with` block, for the cells of a notebook; its `close` ends it."""
+        return self.__enter__()
 
 
 async def _next(changes: AsyncIterator[Change]) -> Change:

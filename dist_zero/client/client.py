@@ -1,8 +1,13 @@
-"""The asyncio face: one client of one program, over one broker connection.
+"""The asyncio face: one client of one program.
 
 A client asks and asks again until it is answered; every question carries a number, and a second answer is
 dropped. Writes go through a `Session` (see `session.py`), which is opened with the first of them, or at once
-when the caller has chosen a `client_id`. A broker connection that ends fails whatever waits, with its error.
+when the caller has chosen a `client_id`.
+
+It outlives its connections to the broker and the places of its program. At each new connection all open
+questions are asked again, under the new queue of replies, unanswered transactions are sent again in order, and
+watches go on behind the last epoch they have seen. Nodes move when machines come and go: an inbox that is gone,
+or something that waits for long, is the reason to ask the scheduler where the program is now.
 """
 
 from __future__ import annotations
@@ -16,8 +21,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dist_zero.batch import Batch
+from dist_zero.client.line import Line
 from dist_zero.client.loading import Loaded, OnProgress, load, load_file
-from dist_zero.client.questions import ANSWER_SECONDS_MAX, Questions
+from dist_zero.client.questions import ANSWER_SECONDS_MAX
 from dist_zero.client.session import Session
 from dist_zero.client.snapshot import PartsByEpoch, Snapshot, ViewReader, snapshot_of
 from dist_zero.client.view_handle import ViewHandle
@@ -31,9 +37,8 @@ from dist_zero.reference.scalar import compile_tuple
 from dist_zero.row import ViewRow, row_from_stored
 from dist_zero.shards import owner
 from dist_zero.types import Row as StoredRow
-from dist_zero_common.aside import only_logged
 from dist_zero_common.broker.base import Connect
-from dist_zero_common.broker.topology import client_replies, queue_of, scheduler_inbox
+from dist_zero_common.broker.topology import scheduler_inbox
 from dist_zero_common.clock import Clock
 from dist_zero_common.errors import (
     InternalError,
@@ -43,7 +48,6 @@ from dist_zero_common.errors import (
     first_error,
 )
 from dist_zero_common.log import Logger
-from dist_zero_common.mailbox import Mailbox, Token
 from dist_zero_common.protocol.messages import (
     AwaitEpoch,
     Changes,
@@ -77,6 +81,8 @@ if TYPE_CHECKING:
 _STARTING_SECONDS = 0.05
 _SLOW_SECONDS = 5.0
 """When something waits for so long, there may be a reason to hear of."""
+_AGAIN_SECONDS = 0.5
+"""How long until a scheduler that said that the program is starting is asked again."""
 
 Compile = Callable[[bytes], Plan]
 
@@ -111,24 +117,32 @@ class Client:
         self._options = options
         self._clock, self._log = clock, log
         self._compile = compile_graph
-        self.replies = client_replies(options.system, options.connection)
-        self._mailbox = Mailbox(
+        self._line = Line(
             connect,
             system=options.system,
-            sender=f"client {options.connection}",
-            set_aside=only_logged(log),
+            name=options.connection,
+            subject=f"program {options.program!r}",
+            clock=clock,
+            log=log,
+            on_message=self._handle,
+            on_connected=self._on_connected,
+            on_unroutable=self._on_unroutable,
         )
+        self.questions = self._line.questions
         self._writer = Writer(
-            Session(options.client_id or options.connection, self.replies),
+            Session(options.client_id or options.connection, self._line.replies),
             clock,
             ask_open=self._ask_open,
-            send=lambda message: self._mailbox.send(self.placement.clients_inbox, message),
+            send=lambda message: self._line.send(self.placement.clients_inbox, message),
+            may_send=lambda: self._line.connected,
+            waiting_for=lambda: self.waiting_for,
             on_epoch=self._saw,
         )
-        self.questions = Questions(options.program, clock, self._mailbox.send)
         self._assemblies: dict[int, PartsByEpoch] = {}
         self.watches: dict[int, Watch] = {}
         self._seen_epoch = 0
+        self._look_now = asyncio.Event()
+        self._program_waits = ""
         self._tasks: list[asyncio.Task[None]] = []
         self.readers: dict[int, ViewReader] = {}
 
@@ -137,10 +151,10 @@ class Client:
     async def __aenter__(self) -> Client:
         try:
             self._tasks = [
-                self._start(self._mailbox.run, "mailbox"),
+                self._start(self._line.run, "line"),
                 self._start(self._writer.run, "writer"),
             ]
-            await self._mailbox.listen(queue_of(self.replies), self._handle)
+            await self._line.listen()
             await self._locate()
             self._tasks.append(self._start(self._look_after, "look after"))  # before, it may be unknown
             if self._options.client_id is not None:
@@ -156,6 +170,21 @@ class Client:
         if error is None and self.questions.failure is None:
             await self._writer.wait_all_answered()
         await self.close()
+
+    @property
+    def replies(self) -> str:
+        """Where answers come to, on the connection that there is now."""
+        return self._line.replies
+
+    @property
+    def waiting_for(self) -> str:
+        """What keeps writes and questions waiting just now, in words, as far as it is known; empty: nothing."""
+        return self._line.waiting_for or self._program_waits
+
+    def on_waiting(self, callback: Callable[[str], None]) -> None:
+        """Call `callback` with the words whenever the broker begins to keep this client waiting, and with none when
+        it goes on."""
+        self._line.on_waiting = callback
 
     def __repr__(self) -> str:
         views = ", ".join(reader.name for reader in self.readers.values())
@@ -220,7 +249,7 @@ class Client:
 
     async def write(self, transaction: Transaction) -> int:
         """Write a transaction; returns its epoch once it is committed."""
-        return await (await self.write_soon(transaction))
+        return await self._writer.wait(await self._writer.submit(transaction.payload()))
 
     async def write_soon(self, transaction: Transaction) -> Awaitable[int]:
         """Send a transaction and return as soon as there is room for the next one; the ticket that is
@@ -261,7 +290,7 @@ class Client:
                 self.placement.clients_inbox,
                 AwaitEpoch(request, self._writer.newest_epoch, self.replies),
             ),
-            f"that epoch {self._writer.newest_epoch} is finished",
+            f"the end of epoch {self._writer.newest_epoch}",
         )
         assert isinstance(finished, EpochFinished)
         return self._saw(finished.epoch)
@@ -285,12 +314,12 @@ class Client:
             )
         key_type = reader.row_type.select(places)
         stored = stored_key_of(f"view {view!r}", key_type, key)
-        shard = self._shard_of(reader, places, stored)
         blob = Batch.from_rows(key_type.types, [stored]).to_blob()
         await self._writer.wait_all_answered()
 
         def question(request: int) -> tuple[str, Message]:
             version, program = self.placement.shard_map.version, self.plan.name
+            shard = self._shard_of(reader, places, stored)
             at_least = self._seen_epoch
             get = Get(request, program, version, shard, number, blob, at_least, self.replies)
             return self.placement.inboxes[shard], get
@@ -307,10 +336,10 @@ class Client:
         numbers = tuple(self._reader(name)[0] for name in dict.fromkeys(names))
         request = self.questions.next_number()
         self._assemblies[request] = PartsByEpoch()
-        message = SnapshotRequest(request, tuple(dict.fromkeys(names)), self.replies)
+        wanted = tuple(dict.fromkeys(names))
         try:
             answers = await self.questions.ask(
-                lambda _: (self.placement.clients_inbox, message),
+                lambda _: (self.placement.clients_inbox, SnapshotRequest(request, wanted, self.replies)),
                 f"a snapshot of {', '.join(names)}",
                 number=request,
             )
@@ -388,17 +417,39 @@ class Client:
         raise OperatorError(f"program {options.program!r} was not running after {ANSWER_SECONDS_MAX:g} s")
 
     async def _look_after(self) -> None:
-        """While something waits for long, ask whether the program stands still: then nothing will be
-        answered."""
+        """While something waits for long, and when an inbox is gone, ask where the program is now and whether
+        it stands still: then nothing will be answered."""
         while True:
-            waited = self.questions.waiting or self._writer.session.unanswered
-            await asyncio.sleep(_SLOW_SECONDS)
-            if waited and (self.questions.waiting or self._writer.session.unanswered):
-                located = await self.questions.ask(self._locate_question, "its state")
-                if located.state is ProgramState.HALTED:
-                    self.fail(
-                        OperatorError(f"program {self._options.program!r} stands still: {located.note}")
-                    )
+            waited = self._waits()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_SLOW_SECONDS):
+                    await self._look_now.wait()
+                waited = True
+            self._look_now.clear()
+            if waited and self._waits():
+                self._learn(await self.questions.ask(self._locate_question, "its place"))
+                await asyncio.sleep(_STARTING_SECONDS)
+
+    def _waits(self) -> bool:
+        quiet = any(watch.is_quiet for watch in self.watches.values())
+        return bool(self.questions.waiting or self._writer.session.unanswered or quiet)
+
+    def _learn(self, located: Located) -> None:
+        """What the scheduler says of the program: whatever waits is sent there if it is somewhere else now."""
+        name = self._options.program
+        self._program_waits = ""
+        if located.state is ProgramState.HALTED:
+            self.fail(OperatorError(f"program {name!r} stands still: {located.note}"))
+        elif located.placement is None or located.state is not ProgramState.RUNNING:
+            self._program_waits = f"program {name!r} is starting: {located.note or 'on other machines'}"
+            asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._look_now.set)
+        elif located.placement.version > self.placement.version:
+            self.placement = located.placement
+            self._log.info(
+                "program_moved", generation=located.placement.generation, version=located.placement.version
+            )
+            self._on_connected()
+            self.questions.ask_all_again()
 
     def _locate_question(self, request: int) -> tuple[str, Message]:
         return scheduler_inbox(self._options.system), Locate(request, self._options.program, self.replies)
@@ -448,12 +499,26 @@ class Client:
             self.fail(first_error(error))
 
     def send(self, inbox: str, message: Message) -> None:
-        """Send a message of a watch."""
-        self._mailbox.send(inbox, message)
+        """Send a message of a watch, which sends again what was not answered: without a connection it does not
+        go."""
+        if self._line.connected:
+            self._line.send(inbox, message)
+
+    def _on_connected(self) -> None:
+        """A new connection, the end of an alarm, or the program elsewhere: send again what was not answered."""
+        self._writer.send_all_again(self.replies)
+        for watch in list(self.watches.values()):
+            watch.go_on()
+
+    def _on_unroutable(self, inbox: str) -> None:
+        """An inbox is gone: perhaps the program is elsewhere."""
+        self._log.info("inbox_gone", inbox=inbox)
+        if inbox != scheduler_inbox(self._options.system):
+            self._look_now.set()
 
     # -- answers ---------------------------------------------------------------------------------------------
 
-    def _handle(self, message: Message, token: Token) -> None:
+    def _handle(self, message: Message) -> None:
         """Everything that comes; answers to forgotten questions and second answers are dropped."""
         match message:
             case Committed() | TransactionRefused() | SessionUnknown() | ResendFrom() | Wait():
@@ -471,7 +536,6 @@ class Client:
                 self.questions.answer(message.request, message)
             case _:
                 raise MalformedMessage(f"a {type(message).__name__} is not for clients")
-        self._mailbox.settle(token)
 
     def _handle_change(self, message: SnapshotAnswer | Changes | ChangesGone) -> None:
         """A message of a subscription: ours, or one that ended and of which its sender has not heard."""

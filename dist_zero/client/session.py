@@ -70,7 +70,8 @@ class Session:
         self.opened_epoch = 0
         self.last_committed = 0
         self.lost = ""
-        self._reply_to = reply_to
+        self.reply_to = reply_to
+        """Where answers are to come to; a later connection has another queue for them."""
         self._next_number = 1
         self._unanswered: dict[int, _Unanswered] = {}
         self._bytes = 0
@@ -87,7 +88,7 @@ class Session:
 
     def open(self, request: int) -> OpenSession:
         """The message that opens it; sent with the same request number until answered."""
-        return OpenSession(request, self.client, self._reply_to)
+        return OpenSession(request, self.client, self.reply_to)
 
     def on_opened(self, message: SessionOpened) -> None:
         """The session exists; a second answer changes nothing."""
@@ -168,6 +169,14 @@ class Session:
             self._paused_until = max(self._paused_until, now + message.retry_after_ms / 1000)
             self._pause_ends_with_all = True
 
+    def on_connected(self, reply_to: str, now: float) -> list[Transaction]:
+        """There is a new connection: whatever was sent over the one before, and whatever was answered, may be
+        lost. All that is unanswered is sent again, in order, unless the sequencer asked for patience."""
+        self.reply_to = reply_to
+        if not self._unanswered or self._pause_ends_with_all:
+            return []
+        return list(self._resend(next(iter(self._unanswered)), now))
+
     # -- time ------------------------------------------------------------------------------------------------
 
     def next_due(self) -> float | None:
@@ -201,7 +210,7 @@ class Session:
                 yield self._message(number)
 
     def _message(self, number: int) -> Transaction:
-        return Transaction(self.id, number, self._unanswered[number].payload, self._reply_to)
+        return Transaction(self.id, number, self._unanswered[number].payload, self.reply_to)
 
     def _forget(self, number: int) -> _Unanswered | None:
         unanswered = self._unanswered.pop(number, None)

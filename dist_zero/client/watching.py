@@ -38,6 +38,7 @@ class Watch:
         self._ready_rows = 0
         self._overrun = False
         self._error: Exception | None = None
+        self._quiet = False
         self._state = self._new_state(after)
 
     def _new_state(self, after: int) -> Subscription:
@@ -47,6 +48,20 @@ class Watch:
     def subscription(self) -> int:
         """The id of the subscription, 0 until it is known."""
         return self._state.id
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it has heard nothing for a while, and has asked why."""
+        return self._quiet
+
+    def go_on(self) -> None:
+        """There is a new connection, or the program is elsewhere: subscribe anew, behind the last epoch that is
+        complete, or from the beginning if none is."""
+        state = self._state
+        self.unsubscribe()
+        self._state = self._new_state(state.epoch if state.epoch > 0 else state.after)
+        self._client.watches[self._state.request] = self
+        self._send_subscribe()
 
     def subscribe(self) -> None:
         """Ask for the subscription; it is asked for again until something comes."""
@@ -71,6 +86,7 @@ class Watch:
 
     def handle(self, message: SnapshotAnswer | Changes | ChangesGone) -> None:
         """A message of this subscription."""
+        self._quiet = False
         if isinstance(message, SnapshotAnswer):
             self._add(self._state.on_snapshot(message))
         elif isinstance(message, Changes):
@@ -129,6 +145,7 @@ class Watch:
         self._client.send(self._client.placement.clients_inbox, message)
 
     def _ask_for_missing(self) -> None:
+        self._quiet = True
         state, placement = self._state, self._client.placement
         if not state.id or state.epoch < 0:
             self._send_subscribe()

@@ -43,12 +43,17 @@ class Writer:
         ask_open: Callable[[Callable[[int], OpenSession]], Awaitable[SessionOpened]],
         send: Callable[[Transaction], None],
         on_epoch: Callable[[int], object],
+        may_send: Callable[[], bool] = lambda: True,
+        waiting_for: Callable[[], str] = str,
     ) -> None:
-        """`ask_open` asks a question until it is answered; `on_epoch` hears of epochs that were committed."""
+        """`ask_open` asks a question until it is answered; `on_epoch` hears of epochs that were committed. While
+        `may_send` says no, nothing is sent: `send_all_again` is called when it says yes again. `waiting_for` says, for
+        errors, what is known to keep things waiting."""
         self.session = session
         self.newest_epoch = 0
         """The newest epoch that holds one of our transactions."""
         self._clock, self._ask_open, self._send, self._on_epoch = clock, ask_open, send, on_epoch
+        self._may_send, self._waiting_for = may_send, waiting_for
         self._opening = asyncio.Lock()
         self._tickets: dict[int, asyncio.Future[int]] = {}
         self._room = asyncio.Event()
@@ -82,6 +87,18 @@ class Writer:
         self._due_changed.set()
         return ticket
 
+    async def wait(self, ticket: asyncio.Future[int]) -> int:
+        """The epoch of a transaction. Raises `OperatorError` when there is no answer for long."""
+        done, _ = await asyncio.wait([ticket], timeout=PATIENCE_SECONDS)
+        if not done:
+            raise self._too_slow()
+        return ticket.result()
+
+    def send_all_again(self, reply_to: str) -> None:
+        """There is a new connection, or the sequencer is elsewhere: send all that is unanswered, in order."""
+        self._send_all(self.session.on_connected(reply_to, self._clock.monotonic()))
+        self._due_changed.set()
+
     async def wait_all_answered(self) -> None:
         """Wait until nothing is unanswered; whoever has the tickets hears how it went."""
         if self._tickets:
@@ -92,12 +109,13 @@ class Writer:
     async def run(self) -> None:
         """Send what is unanswered again when it is time, until cancelled."""
         while True:
-            due = self.session.next_due()
+            due = self.session.next_due() if self._may_send() else None
             self._due_changed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if due is None else max(0.0, due - self._clock.monotonic())):
                     await self._due_changed.wait()
-            self._send_all(self.session.on_time(self._clock.monotonic()))
+            if self._may_send():
+                self._send_all(self.session.on_time(self._clock.monotonic()))
 
     def handle(self, message: SessionMessage) -> None:
         """What the sequencer says."""
@@ -125,8 +143,9 @@ class Writer:
         self._room.set()
 
     def _send_all(self, messages: Iterable[Transaction]) -> None:
-        for message in messages:
-            self._send(message)
+        if self._may_send():
+            for message in messages:
+                self._send(message)
 
     def _settle(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
@@ -144,9 +163,10 @@ class Writer:
         self._due_changed.set()
 
     def _too_slow(self) -> OperatorError:
+        reason = self._waiting_for() or "the sequencer, the store or a node is down or far behind"
         return OperatorError(
             f"{self.session.unanswered:,} transactions wait to be committed for more than {PATIENCE_SECONDS:g} s:"
-            " the sequencer, the store or a node is down or far behind"
+            f" {reason}"
         )
 
     def _lost(self, outcome: Outcome) -> SessionExpired:

@@ -44,6 +44,9 @@ _UNKNOWN = f"the sequencer does not know it: perhaps {_REPLACED}, or {_EXPIRED}"
 _USED = "its number has been used for other writes"
 
 
+_Asker = tuple[str, int, str]
+
+
 @dataclass(slots=True)
 class _Pending:
     """A transaction that is checked and waits for a record."""
@@ -75,17 +78,18 @@ class Sessions:
         self._sessions: dict[int, _Session] = {}  # the one used longest ago first
         self._writing: dict[int, _Session] = {}  # those with pending transactions
         self._by_client: dict[str, _Session] = {}
-        self._opens: dict[OpenSession, list[Token]] = {}
-        self._opened: dict[OpenSession, SessionOpened] = {}
+        self._opens: dict[_Asker, tuple[OpenSession, list[Token]]] = {}
+        self._opened: dict[_Asker, SessionOpened] = {}
         self._pending_bytes = 0
 
     # -- from clients ------------------------------------------------------------------------------------------
 
     def on_open(self, message: OpenSession, token: Token, effects: list[SequencerEffect]) -> None:
-        """A client wants a session; asked twice, it gets the same one."""
-        known = self._opened.get(message)
+        """A client wants a session; asked twice, also over another connection, it gets the same one."""
+        known = self._opened.get(_asker(message))
         if known is None:
-            self._opens.setdefault(message, []).append(token)
+            _, tokens = self._opens.get(_asker(message), (message, []))
+            self._opens[_asker(message)] = message, [*tokens, token]
         else:
             effects += (Answer(message.reply_to, known), SettleMessages((token,)))
 
@@ -111,6 +115,7 @@ class Sessions:
             if waiting.payload != message.payload:
                 return _refused(message, _USED)
             waiting.tokens.append(token)
+            waiting.reply_to = message.reply_to  # of a later connection, perhaps
             return None
         if number > session.committed + _NUMBERS_AHEAD_MAX:
             return _refused(
@@ -131,7 +136,7 @@ class Sessions:
 
     def wanted_opens(self) -> tuple[RecordedOpen, ...]:
         """Sessions that are asked for."""
-        return tuple(RecordedOpen(m.client, m.request, m.reply_to) for m in self._opens)
+        return tuple(RecordedOpen(m.client, m.request, m.reply_to) for m, _ in self._opens.values())
 
     def expired(self, time_us: int) -> Iterator[int]:
         """Sessions that have written nothing for too long at `time_us`, and have nothing that could be recorded."""
@@ -196,12 +201,13 @@ class Sessions:
         self._sessions[session.id] = self._by_client[opened.client] = session
         message = OpenSession(opened.request, opened.client, opened.reply_to)
         answer = SessionOpened(opened.request, session.id, session.committed, record.epoch)
-        self._opened[message] = answer
+        self._opened[_asker(message)] = answer
         if len(self._opened) > _REMEMBERED_OPENS:
             del self._opened[next(iter(self._opened))]
-        tokens = self._opens.pop(message, None)
-        if tokens is not None:
-            effects += (Answer(opened.reply_to, answer), SettleMessages(tuple(tokens)))
+        waiting = self._opens.pop(_asker(message), None)
+        if waiting is not None:
+            newest, tokens = waiting
+            effects += (Answer(newest.reply_to, answer), SettleMessages(tuple(tokens)))
 
     def _dismiss(self, session: _Session, reason: str, effects: list[SequencerEffect]) -> None:
         """The session ends, and what it has pending will not be recorded."""
@@ -211,6 +217,11 @@ class Sessions:
             self._pending_bytes -= len(pending.payload)
             answer = Answer(pending.reply_to, SessionUnknown(session.id, reason))
             effects += (answer, SettleMessages(tuple(pending.tokens)))
+
+
+def _asker(message: OpenSession) -> _Asker:
+    """Who asks for a session, over whichever connection: queues of replies end with the connection's number."""
+    return message.client, message.request, message.reply_to.rpartition("-")[0] or message.reply_to
 
 
 def _gap(session: _Session, number: int) -> ResendFrom | None:

@@ -154,10 +154,11 @@ def test_asyncio_face_and_further_clients() -> None:
 
 
 def test_what_cannot_be_connected_to() -> None:
-    """This version has no network: a URL is refused with what to do instead; names and numbers are
-    checked."""
-    with pytest.raises(SettingsError, match="in-memory broker only"):
-        dz.connect(app, to="amqp://localhost")
+    """What is no URL is refused with what to do instead; names and numbers are checked."""
+    with pytest.raises(SettingsError, match="URL of its broker"):
+        dz.connect(app, to="localhost")
+    with pytest.raises(SettingsError, match="system"):
+        dz.connect(app, to="amqp://localhost", system="Not A Name").open()
     with pytest.raises(SettingsError, match="at least one"), dz.embedded(app, nodes=0):
         pass
     with pytest.raises(SettingsError, match="client"), dz.embedded(app, client_id="Not A Name"):

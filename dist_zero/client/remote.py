@@ -1,0 +1,146 @@
+"""A system that runs elsewhere, reached over its broker: clients of its programs, and questions to its scheduler.
+
+Errors and logs name the broker by its address, never with the password of its URL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+from dist_zero.client.client import Client
+from dist_zero.client.line import Line
+from dist_zero.client.opening import new_client
+from dist_zero_common.broker.base import Broker, Connect, QueueDepth
+from dist_zero_common.broker.topology import scheduler_inbox
+from dist_zero_common.clock import Clock, RealClock
+from dist_zero_common.errors import MalformedMessage, RequestError, first_error
+from dist_zero_common.ids import checked_name
+from dist_zero_common.log import get_logger
+from dist_zero_common.protocol.messages import (
+    AskStatus,
+    Message,
+    ProgramRemoved,
+    RemoveProgram,
+    RequestRefused,
+    SystemStatus,
+)
+
+if TYPE_CHECKING:
+    from dist_zero.program import Program
+
+ASK_SECONDS = 0.5
+"""A scheduler that has said nothing for so long is asked again."""
+
+
+class RemoteSystem:
+    """The system `system` at the broker with this URL. Nothing is connected before it is used."""
+
+    def __init__(
+        self, url: str, system: str, clock: Clock | None = None, *, connect: Connect | None = None
+    ) -> None:
+        """`connect`: what makes the connections, for a broker that is none of RabbitMQ's; the URL is not used then."""
+        self.name = checked_name("system", system)
+        self._url, self._given = url, connect
+        self._clock = clock or RealClock()
+        self._process = uuid.uuid4().hex[:16]
+        self._connections = 0
+
+    def connect(
+        self, program: Program | str, *, nodes: int = 1, client_id: str | None = None
+    ) -> AbstractAsyncContextManager[Client]:
+        """A client of a program, which is submitted on `nodes` nodes if it is given whole; a name finds one that
+        runs. `client_id` names its sessions, see `dz.connect`."""
+        name = self._new_name()
+        return new_client(
+            program,
+            system=self.name,
+            connection=name,
+            connect=self._connect(name),
+            clock=self._clock,
+            nodes=nodes,
+            client_id=client_id,
+        )
+
+    async def status(self) -> SystemStatus:
+        """What is there and how far it is. Raises `OperatorError` when no scheduler answers."""
+        async with self._line() as line:
+            status = await line.questions.ask(
+                lambda request: (scheduler_inbox(self.name), AskStatus(request, line.replies)),
+                "its status",
+                patience=ASK_SECONDS,
+            )
+            assert isinstance(status, SystemStatus)
+            return status
+
+    async def remove(self, program: str) -> None:
+        """Stop a program and wait until it has stopped; what is in the store stays."""
+        async with self._line() as line:
+            await line.questions.ask(
+                lambda request: (
+                    scheduler_inbox(self.name),
+                    RemoveProgram(request, program, line.replies),
+                ),
+                f"the end of program {program!r}",
+                patience=ASK_SECONDS,
+            )
+
+    async def depth(self, queues: Iterable[str]) -> dict[str, QueueDepth | None]:
+        """How these queues are doing; None for one that is not there."""
+        broker: Broker = await self._connect(self._new_name())()
+        try:
+            return {queue: await broker.depth(queue) for queue in queues}
+        finally:
+            await broker.close()
+
+    def _new_name(self) -> str:
+        self._connections += 1
+        return f"client-{self._process}-{self._connections}"
+
+    def _connect(self, name: str) -> Connect:
+        if self._given is not None:
+            return self._given
+        from dist_zero_common.broker.rabbitmq import connector  # who simulates needs no aio-pika
+
+        return connector(self._url, name)
+
+    @asynccontextmanager
+    async def _line(self) -> AsyncIterator[Line]:
+        """A line to the scheduler, for the time of a question."""
+        name = self._new_name()
+
+        def on_message(message: Message) -> None:
+            match message:
+                case SystemStatus() | ProgramRemoved():
+                    line.questions.answer(message.request, message)
+                case RequestRefused():
+                    line.questions.refuse(message.request, RequestError(message.reason))
+                case _:
+                    raise MalformedMessage(f"a {type(message).__name__} answers no question to a scheduler")
+
+        async def run() -> None:
+            try:
+                await line.run()
+            except Exception as error:  # whatever it is, it belongs to whoever asks
+                line.questions.fail(first_error(error))
+
+        line = Line(
+            self._connect(name),
+            system=self.name,
+            name=name,
+            subject=f"system {self.name!r}",
+            clock=self._clock,
+            log=get_logger("client", self._clock, client=name, system=self.name),
+            on_message=on_message,
+        )
+        running = asyncio.create_task(run(), name=f"{name} line")
+        try:
+            await line.listen()
+            yield line
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
