@@ -8,6 +8,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ("test.virtual.fixtures",)  # Docker and RabbitMQ, for whoever asks
+
 # No deadline: how long an example takes says something about this machine only. No database: a search that found
 # something prints how to run it again, and the next run must not depend on this one.
 settings.register_profile(

@@ -7,8 +7,8 @@ world's history.
 
 What it copies from RabbitMQ: a queue keeps its messages in order and hands each to one consumer; unacked
 ones go back to their old places, marked redelivered; a connection that ends takes its consumers and its
-`REPLIES` queues with it; a queue at its limit refuses. What it leaves out: a delivery limit and disk; acks
-arrive at once.
+`REPLIES` queues with it; a queue at its limit refuses; an alarm blocks whoever publishes. What it leaves out: a
+delivery limit and disk; acks arrive at once.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class MemoryConsumer:
         self, connection: MemoryConnection, queue: _Queue, on_delivery: OnDelivery, prefetch: int
     ) -> None:
         self.unacked: dict[int, _Message] = {}
-        self._connection = connection
+        self.connection = connection
         self._queue = queue
         self._on_delivery = on_delivery
         self._prefetch = prefetch
@@ -158,7 +158,7 @@ class MemoryConsumer:
         self._tags = tag = self._tags + 1
         self.unacked[tag] = message
         name = self._queue.queue.name
-        self._connection.record("deliver", name, [tag], message.body)
+        self.connection.record("deliver", name, [tag], message.body)
         self._on_delivery(Delivery(name, tag, message.body, message.redelivered))
 
     def ack(self, tags: list[int]) -> None:
@@ -171,11 +171,11 @@ class MemoryConsumer:
                     f"delivery {tag} of {self._queue.queue.name} is acked already or was never delivered"
                 )
             self._queue.bytes_held -= len(message.body)
-        self._connection.record("ack", self._queue.queue.name, tags)
+        self.connection.record("ack", self._queue.queue.name, tags)
         self._queue.wake()
 
     async def cancel(self) -> None:
-        await self._connection.round_trip()
+        await self.connection.round_trip()
         self.end()
 
     def end(self) -> None:
@@ -184,14 +184,14 @@ class MemoryConsumer:
             return
         self._alive = False
         self._queue.consumers.remove(self)
-        self._connection.consumers.remove(self)
+        self.connection.consumers.remove(self)
         if self.unacked:
-            self._queue.take_back(list(self.unacked.values()), self._connection.server.shuffles_returns())
+            self._queue.take_back(list(self.unacked.values()), self.connection.server.shuffles_returns())
 
     def forget(self) -> None:
         """The queue was deleted: no more deliveries, and nothing to give back."""
         self._alive = False
-        self._connection.consumers.remove(self)
+        self.connection.consumers.remove(self)
 
 
 class _Link:
@@ -214,6 +214,8 @@ class MemoryConnection:
         self._callbacks: list[OnConnection] = []
         self._links: dict[str, _Link] = {}
         self._unconfirmed: dict[asyncio.Future[None], None] = {}
+        self._held: dict[asyncio.Future[None], None] = {}
+        """Publishes that wait for the end of an alarm."""
 
     def on_connection(self, callback: OnConnection) -> None:
         self._callbacks.append(callback)
@@ -232,6 +234,8 @@ class MemoryConnection:
         self._check_connected()
         if len(body) > MESSAGE_BYTES_MAX:
             raise BrokerError(f"a message of {len(body):,} bytes is larger than {MESSAGE_BYTES_MAX:,}")
+        while self.server.alarm:
+            await self._wait_for_the_alarm()
         world = self.server.world
         if world is None:
             if self.server.accept(queue, body) > _WAITING_UNTIL_YIELD:
@@ -254,21 +258,31 @@ class MemoryConnection:
     async def depth(self, queue: str) -> QueueDepth | None:
         await self.round_trip()
         there = self.server.queues.get(queue)
-        return None if there is None else QueueDepth(there.depth().waiting, len(there.consumers))
+        if there is None:
+            return None
+        self._check_may_use(there)
+        return QueueDepth(there.depth().waiting, len(there.consumers))
 
     async def delete(self, queue: str) -> None:
         await self.round_trip()
         there = self.server.queues.get(queue)
         if there is not None:
             self._check_may_use(there)
-            self.server.remove(there)
+            self.server.remove(there, by=self)
 
     async def close(self) -> None:
-        self._end(ConnectionState.CLOSED)
+        self._end(ConnectionState.CLOSED, "the connection was closed")
 
-    def drop_connection(self) -> None:
+    def drop_connection(self, reason: str = "the connection was dropped") -> None:
         """Lose the connection, as when the cable is cut: for tests and fault plans."""
-        self._end(ConnectionState.LOST)
+        self._end(ConnectionState.LOST, reason)
+
+    def unblock(self) -> None:
+        """The alarm is over: what waited to be published goes on."""
+        if self.state is ConnectionState.BLOCKED:
+            self._set_state(ConnectionState.CONNECTED, "")
+            for held in list(self._held):
+                _settle(held, None)
 
     async def round_trip(self) -> None:
         """Reach the broker with a command. Raises `ConnectionLost` when the connection ends on the way."""
@@ -285,7 +299,20 @@ class MemoryConnection:
 
     def _check_connected(self) -> None:
         if self.state in (ConnectionState.LOST, ConnectionState.CLOSED):
-            raise ConnectionLost(f"connection {self.name} to the broker is {self.state.value}")
+            raise ConnectionLost(self._ended())
+
+    def _ended(self) -> str:
+        return f"connection {self.name} to the broker is {self.state.value}: {self.reason}"
+
+    async def _wait_for_the_alarm(self) -> None:
+        if self.state is ConnectionState.CONNECTED:
+            self._set_state(ConnectionState.BLOCKED, self.server.alarm)
+        held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._held[held] = None
+        try:
+            await held
+        finally:
+            del self._held[held]
 
     def _check_may_use(self, queue: _Queue) -> None:
         if queue.queue.kind is QueueKind.REPLIES and queue.owner is not self:
@@ -335,19 +362,24 @@ class MemoryConnection:
         else:
             _settle(confirm, error)
 
-    def _end(self, state: ConnectionState) -> None:
+    def _end(self, state: ConnectionState, reason: str) -> None:
         if self.state in (ConnectionState.LOST, ConnectionState.CLOSED):
             return
-        self.state = state
+        self.state, self.reason = state, reason
+        self.server.connections.remove(self)
         if self.server.world is not None:
             self.server.world.record("connection", self.name, state.value)
         for consumer in list(self.consumers):
             consumer.end()
         for queue in [queue for queue in self.server.queues.values() if queue.owner is self]:
             if queue.queue.kind is QueueKind.REPLIES:
-                self.server.remove(queue)
-        for confirm in list(self._unconfirmed):
-            _settle(confirm, ConnectionLost(f"connection {self.name} to the broker is {state.value}"))
+                self.server.remove(queue, by=self)
+        for waiting in (*self._unconfirmed, *self._held):
+            _settle(waiting, ConnectionLost(self._ended()))
+        self._set_state(state, reason)
+
+    def _set_state(self, state: ConnectionState, reason: str) -> None:
+        self.state, self.reason = state, reason
         for callback in list(self._callbacks):
             callback(state)
 
@@ -368,21 +400,43 @@ class MemoryBroker:
         """`queue_bytes_max`: a queue in which more wait refuses further messages with `BrokerError`."""
         self.world = world
         self.queues: dict[str, _Queue] = {}
+        self.connections: list[MemoryConnection] = []
+        self.alarm = ""
+        """Why nothing can be published just now, if so."""
+        self.unreachable = False
+        """Whether a `connector` finds nobody, as when the broker is down."""
         self._queue_bytes_max = queue_bytes_max
         self._connections = 0
 
     def connect(self, name: str | None = None) -> MemoryConnection:
         """A new connection; `name` appears in errors and in the history."""
         self._connections += 1
-        return MemoryConnection(self, name or f"connection-{self._connections}")
+        connection = MemoryConnection(self, name or f"connection-{self._connections}")
+        self.connections.append(connection)
+        return connection
 
-    def connector(self, name: str) -> Connect:
-        """What makes connections of this name, each time it is called, as `Mailbox` wants it."""
+    def connector(self, name: str, refusal: str = "") -> Connect:
+        """What makes connections of this name, each time it is called, as `Mailbox` wants it; or is refused, as with
+        a wrong password."""
 
         async def connect() -> MemoryConnection:
+            if self.unreachable:
+                raise ConnectionLost("the broker cannot be reached")
+            if refusal:
+                raise BrokerError(f"the broker refuses: {refusal}")
             return self.connect(name)
 
         return connect
+
+    def raise_alarm(self, reason: str) -> None:
+        """Memory or disk run out: whoever publishes from now on is blocked, and waits."""
+        self.alarm = reason
+
+    def clear_alarm(self) -> None:
+        """There is room again."""
+        self.alarm = ""
+        for connection in list(self.connections):
+            connection.unblock()
 
     def depths(self) -> dict[str, Depth]:
         """The queues that are there, by name."""
@@ -392,12 +446,16 @@ class MemoryBroker:
         """An empty queue; in a simulation it hands out one delivery per turn of the loop."""
         return _Queue(queue, owner, _DELIVERIES_PER_TURN if self.world is None else 1)
 
-    def remove(self, queue: _Queue) -> None:
-        """The queue is gone, with all it held."""
-        del self.queues[queue.queue.name]
-        for consumer in queue.consumers:
+    def remove(self, queue: _Queue, by: MemoryConnection) -> None:
+        """The queue is gone, with all it held. Whoever else consumed it hears of it by losing the connection."""
+        name = queue.queue.name
+        del self.queues[name]
+        consumers, queue.consumers = queue.consumers, []
+        for consumer in consumers:
             consumer.forget()
-        queue.consumers.clear()
+        for connection in {id(consumer.connection): consumer.connection for consumer in consumers}.values():
+            if connection is not by:
+                connection.drop_connection(f"queue {name}, which is consumed, was deleted")
 
     def shuffles_returns(self) -> random.Random | None:
         """What to shuffle returned messages with, if the weather shuffles them."""

@@ -201,7 +201,7 @@ class RabbitBroker:
         if role.by_incarnation:
             arguments["x-expires"] = ABANDONED_SECONDS * 1000
         declare = amqp.Queue.Declare(
-            queue=queue.name, durable=not replies, exclusive=replies, auto_delete=replies, arguments=arguments
+            queue=queue.name, durable=not replies, exclusive=replies, arguments=arguments
         )
         bind = amqp.Queue.Bind(queue=queue.name, exchange=role.exchange, routing_key=queue.name)
         self._check()

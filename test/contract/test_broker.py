@@ -10,14 +10,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_zero_common.broker.base import Broker, ConnectionState, Consumer, Delivery, Queue, QueueKind
+from dist_zero_common.broker.base import (
+    Broker,
+    ConnectionState,
+    Consumer,
+    Delivery,
+    Queue,
+    QueueDepth,
+    QueueKind,
+)
 from dist_zero_common.errors import BrokerError, ConnectionLost, Unroutable
-from test.contract.brokers import BROKERS, BrokerHarness, Server
-
-pytestmark = pytest.mark.parametrize("harness", BROKERS, ids=lambda harness: harness.name)
+from test.contract.brokers import BROKERS, RABBITMQ, BrokerHarness, Server, rabbitmq_harness
 
 INBOX = Queue("dz.test.runner.r.1")
 REPLIES = Queue("dz.test.replies.c", QueueKind.REPLIES)
+
+
+@pytest.fixture(scope="module", params=[*BROKERS, RABBITMQ], ids=lambda of: getattr(of, "name", of))
+def harness(request: pytest.FixtureRequest) -> BrokerHarness:
+    """A broker to hold the contract against; RabbitMQ only where there is Docker."""
+    if request.param == RABBITMQ:
+        return rabbitmq_harness(request.getfixturevalue("rabbitmq"))
+    assert isinstance(request.param, BrokerHarness)
+    return request.param
 
 
 class Reader:
@@ -348,6 +363,152 @@ def test_a_publish_in_flight_at_the_loss_is_unknown(harness: BrokerHarness) -> N
         assert {type(outcome) for outcome in outcomes} <= {type(None), ConnectionLost}
         confirmed = [body for body, outcome in zip(numbered(30), outcomes, strict=True) if outcome is None]
         await (await Reader().start(other)).until_seen(confirmed)
+
+    harness.run(scenario)
+
+
+def test_a_consumer_hears_that_somebody_else_deleted_its_queue(harness: BrokerHarness) -> None:
+    """It would wait for ever: whoever consumes a queue that others delete loses the connection, with the reason."""
+
+    async def scenario(server: Server) -> None:
+        broker, other = await server.connect(), await server.connect()
+        heard = asyncio.Event()
+        await broker.declare(INBOX)
+        await Reader().start(broker)
+        broker.on_connection(lambda _: heard.set())
+        await other.delete(INBOX.name)
+        await heard.wait()
+        assert broker.state is ConnectionState.LOST and INBOX.name in broker.reason
+
+    harness.run(scenario)
+
+
+def test_depth_says_how_a_queue_is_doing(harness: BrokerHarness) -> None:
+    """Waiting messages and consumers are counted, delivered ones wait no more; there is no depth of no queue."""
+
+    async def scenario(server: Server) -> None:
+        broker, other = await server.connect(), await server.connect()
+        assert await broker.depth(INBOX.name) is None
+        await broker.declare(INBOX)
+        assert await broker.depth(INBOX.name) == QueueDepth(0, 0)
+        for body in numbered(5):
+            await broker.publish(INBOX.name, body)
+        await server.quiet()
+        depth = await other.depth(INBOX.name)
+        assert depth is not None and depth.consumers == 0
+        assert depth.waiting == 5 or (harness.delivers_twice and depth.waiting > 5)
+        reader = await Reader().start(broker, prefetch=2)
+        await reader.until(lambda: len(reader.deliveries) == 2)
+        await server.quiet()
+        assert await other.depth(INBOX.name) == QueueDepth(depth.waiting - 2, 1)
+        await reader.consumer.cancel()
+        await server.quiet()
+        assert await other.depth(INBOX.name) == depth
+        await broker.declare(REPLIES)
+        with pytest.raises(BrokerError):
+            await other.depth(REPLIES.name)
+
+    harness.run(scenario)
+
+
+def test_a_refused_connection_is_an_error_that_trying_again_does_not_help(harness: BrokerHarness) -> None:
+    """Who has no right to connect is told so, and not that the connection was lost."""
+
+    async def scenario(server: Server) -> None:
+        with pytest.raises(BrokerError, match="refuses") as raised:
+            await server.refused()()
+        assert not isinstance(raised.value, ConnectionLost)
+
+    harness.run(scenario)
+
+
+def test_a_broker_that_cannot_be_reached_may_be_later(harness: BrokerHarness) -> None:
+    """`ConnectionLost` while it is away; the same connector makes connections when it is back, a new one each time."""
+
+    async def scenario(server: Server) -> None:
+        async with server.unreachable() as connect:
+            for _ in range(3):
+                with pytest.raises(ConnectionLost):
+                    await connect()
+            broker = await server.connect()
+            await broker.declare(INBOX)
+
+    harness.run(scenario)
+
+
+def test_a_connection_made_anew_goes_on_where_the_lost_one_ended(harness: BrokerHarness) -> None:
+    """Declared, consumed and published again on another connection, all is as before; the lost one stays lost."""
+
+    async def scenario(server: Server) -> None:
+        published = numbered(12)
+        lost = await server.connect()
+        await lost.declare(INBOX)
+        for start in (0, 4, 8):
+            broker = await server.connect()
+            await broker.declare(INBOX)
+            reader = await Reader().start(broker)
+            for body in published[start : start + 4]:
+                await broker.publish(INBOX.name, body)
+            await reader.until_seen(published[: start + 4])
+            await server.quiet()
+            await server.cut(broker)
+            lost = broker
+        assert lost.state is ConnectionState.LOST and lost.reason
+        last = await Reader().start(await server.connect())
+        await last.until_seen(published)
+
+    harness.run(scenario)
+
+
+def test_an_alarm_holds_up_publishes_and_nothing_else(harness: BrokerHarness) -> None:
+    """While the broker is short of memory who publishes is `BLOCKED`, with the reason, and waits; acks, deliveries and
+    declarations go on; afterwards what waited is confirmed, and delivered."""
+
+    async def scenario(server: Server) -> None:
+        broker, other = await server.connect(), await server.connect()
+        await broker.declare(INBOX)
+        await broker.publish(INBOX.name, b"before")
+        heard: list[ConnectionState] = []
+        broker.on_connection(heard.append)
+        blocked = asyncio.Event()
+        broker.on_connection(lambda _: blocked.set())
+        async with server.alarm():
+            publishes = [asyncio.create_task(broker.publish(INBOX.name, body)) for body in numbered(3)]
+            await blocked.wait()
+            assert broker.state is ConnectionState.BLOCKED and broker.reason
+            reader = await Reader().start(broker)
+            await reader.until_seen([b"before"])
+            reader.ack_all()
+            await broker.declare(REPLIES)
+            await server.quiet()
+            assert not any(publish.done() for publish in publishes)
+            assert other.state is ConnectionState.CONNECTED
+        await asyncio.gather(*publishes)
+        await reader.until_seen(numbered(3))
+        assert heard == [ConnectionState.BLOCKED, ConnectionState.CONNECTED] and not broker.reason
+        await server.cut(broker)
+        again = await Reader().start(other)
+        await again.until_seen(numbered(3))
+        assert b"before" not in again.bodies() or harness.delivers_twice
+
+    harness.run(scenario)
+
+
+def test_a_blocked_publish_ends_with_its_connection(harness: BrokerHarness) -> None:
+    """Whoever waits for the end of an alarm hears that the connection was lost or closed meanwhile."""
+
+    async def scenario(server: Server) -> None:
+        for end in ("cut", "close"):
+            broker = await server.connect()
+            await broker.declare(INBOX)
+            blocked = asyncio.Event()
+            broker.on_connection(lambda _, blocked=blocked: blocked.set())  # type: ignore[misc]
+            async with server.alarm():
+                publish = asyncio.create_task(broker.publish(INBOX.name, b"x"))
+                await blocked.wait()
+                await (server.cut(broker) if end == "cut" else broker.close())
+                with pytest.raises(ConnectionLost):
+                    await publish
 
     harness.run(scenario)
 
