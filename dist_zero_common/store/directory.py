@@ -41,7 +41,6 @@ from dist_zero_common.store.names import checked_object_name
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_Owner = tuple[int, int]
 
 _OBJECT_SUFFIX = "+"
 _LOCK_NAME = "+lock"
@@ -73,7 +72,6 @@ class DirectoryStore:
         self._synced_directories: set[Path] = set()
         self._temporary_files = 0
         self._locks = [_locked(self.path, shared)]
-        self._owner = _owner_of(self.path)
         self._temporary = self.path / _TEMPORARY_NAME
         try:
             self._owner = _owner(self.path) if shared else None
@@ -133,7 +131,7 @@ class DirectoryStore:
         try:
             if not self._shared:
                 self._make_directory(path.parent)
-            _write_synced(temporary, data, self._owner)
+            _write_synced(temporary, data)
             linked = self._linked_among_others(temporary, path) if self._shared else _linked(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -202,7 +200,6 @@ class DirectoryStore:
             if self._shared:
                 # not given away: its owner alone writes there
                 self._temporary = Path(tempfile.mkdtemp(dir=self._temporary))
-                _give(self._temporary, self._owner)
                 self._locks.append(_hold(self._temporary))
         for directory, names, _ in os.walk(self.path):
             if _TEMPORARY_NAME in names:
@@ -259,21 +256,9 @@ def _sync(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _owner_of(directory: Path) -> _Owner | None:
-    """Whom all that is made in the directory is given to: its owner, where we are root and that is somebody else."""
-    owner = directory.stat()
-    return (owner.st_uid, owner.st_gid) if os.geteuid() == 0 and owner.st_uid != 0 else None
-
-
-def _give(made: Path | int, owner: _Owner | None) -> None:
-    if owner is not None:
-        os.chown(made, *owner)
-
-
-def _write_synced(path: Path, data: bytes, owner: _Owner | None) -> None:
+def _write_synced(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
-        _give(descriptor, owner)
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
@@ -298,7 +283,6 @@ def _locked(path: Path, shared: bool) -> int:
         os.close(descriptor)
         raise StoreError(f"cannot use {path} as a store: {who}; end that or choose another one") from error
     try:
-        _give(descriptor, _owner_of(path))
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, (_SHARED_MARK if shared else str(os.getpid())).encode(), 0)
     except OSError as error:
