@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import inspect
 import random
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from dist_zero.bridge.source import AppliedMessage, Decode, Key, Source, checked_source
 from dist_zero.expr import checked, ops
 from dist_zero.expr.location import Refused, located, shown_path, user_location
-from dist_zero.expr.tables import Table, describe, fresh_origins
+from dist_zero.expr.tables import Table, describe, duration_us, fresh_origins
 from dist_zero.expr.walk import check_bounds, in_order
 from dist_zero.row import Row, row_type_of, to_stored_row
 from dist_zero.sample import Delete, Update
@@ -39,6 +41,7 @@ class Program:
             raise Refused(str(error)) from None
         self._datasets: dict[str, ops.Dataset] = {}
         self._views: dict[str, ops.View] = {}
+        self._sources: dict[str, Source] = {}
         self._sampler: Sampler | None = None
 
     @located
@@ -73,6 +76,57 @@ class Program:
         check_bounds([*self._datasets.values(), *(v.relation for v in self._views.values()), table._relation])
         self._views[name] = ops.View(name, table._relation)
         return Table(table._relation, table._origins, name)
+
+    @located
+    def source(
+        self,
+        dataset: Table | str,
+        *,
+        queue: str,
+        decode: Decode = "json",
+        key: Key = None,
+        set_aside: str | None = None,
+        remember: str | dt.timedelta = "1d",
+    ) -> None:
+        """Declare that the messages of a RabbitMQ queue become rows of a dataset; `dist-zero bridge` brings them there,
+        each exactly once.
+
+        `decode`: `"json"`, `"msgpack"`, or a function from a message to a row, a mapping, several of these, or None.
+        `key`: what tells a message from a copy of itself, if it is not its property message-id: a column that has it,
+        or a function from a message to a text or number. What cannot be decoded is kept in the queue `set_aside` (by
+        itself `<queue>.set-aside`), with the reason in a header. `remember`: how long copies are known.
+        """
+        name = dataset._name if isinstance(dataset, Table) else dataset
+        relation = self._datasets.get(name) if isinstance(name, str) else None
+        if relation is None or (isinstance(dataset, Table) and dataset._relation is not relation):
+            raise Refused(
+                f"source: {name!r:.80} is no dataset of program {self.name!r}; there are"
+                f" {', '.join(self._datasets) or 'none'}"
+            )
+        source = checked_source(
+            relation.name,
+            relation.row_type,
+            queue=queue,
+            decode=decode,
+            key=key,
+            set_aside=set_aside,
+            remember_us=duration_us(remember),
+            location=user_location(),
+        )
+        for other in self._sources.values():
+            if source.client_id == other.client_id:
+                raise Refused(
+                    f"source: queue {queue!r} is {'the' if queue == other.queue else 'too much like'} queue"
+                    f" {other.queue!r} of the source at {other.location}; a queue has one source"
+                )
+        applied = self.dataset(source.applied, AppliedMessage, key="id")
+        self.view(source.applied_view, applied)
+        self._sources[source.queue] = source
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The queues that are bridged into this program."""
+        return tuple(self._sources.values())
 
     @located
     def sample(self, generator: _S) -> _S:

@@ -148,8 +148,8 @@ class Table:
         Windows are `size` long and begin at multiples of `every` (default: `size`) since 1970: "500ms", "30s", "10m",
         "1h", "1d" or a timedelta. Rows whose `at` is null are in no window.
         """
-        size_us = _duration_us(size)
-        every_us = size_us if every is None else _duration_us(every)
+        size_us = duration_us(size)
+        every_us = size_us if every is None else duration_us(every)
         scalar = resolve_in(self, as_node(self, at, "window"))
         relation = checked.window(self._relation, scalar, size_us, every_us, user_location())
         return Table(relation, passed_on(self._origins) + fresh_origins(2))
@@ -417,7 +417,8 @@ def _as_matched(table: Table, columns: Mapping[str, Node]) -> Table:
     return table if all(unchanged) else _projection(table, columns)
 
 
-def _duration_us(value: object) -> int:
+def duration_us(value: object) -> int:
+    """The microseconds of a duration as users write it."""
     if isinstance(value, dt.timedelta):
         return value // dt.timedelta(microseconds=1)
     match = _DURATION.match(value) if isinstance(value, str) else None

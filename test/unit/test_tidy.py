@@ -33,6 +33,7 @@ IMPORTERS = {
     "capnp": ("dist_zero_common/protocol/codec.py",),
     "dotenv": ("dist_zero_common/settings.py",),
     "pamqp": ("dist_zero_common/broker/amqp.py", "dist_zero_common/broker/rabbitmq.py"),
+    "msgpack": ("dist_zero/bridge/decoding.py",),
     "pandas": ("dist_zero/files.py",),
     "polars": ("dist_zero/files.py",),
     "pyarrow": ("dist_zero/files.py",),
