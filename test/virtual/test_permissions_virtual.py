@@ -89,9 +89,7 @@ async def readers(site: Site) -> AsyncIterator[dict[Role, asyncio.Queue[bytes]]]
             arrived[role] = asyncio.Queue()
             broker, name = brokers[role.reader], queue_in(SYSTEM, role)
             await broker.declare(queue_of(name))
-            await broker.consume(
-                name, lambda delivery, role=role: arrived[role].put_nowait(delivery.body), 10
-            )
+            await broker.consume(name, bodies_to(arrived[role]), 10)
         yield arrived
 
 
