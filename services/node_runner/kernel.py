@@ -300,11 +300,13 @@ class NodeKernel:
 
     def _on_ask_changes(self, event: AskChangesEvent, effects: list[NodeEffect]) -> None:
         effects.append(Settle((event.token,)))
+        if event.epoch > self.finished:
+            return  # told when it is finished: a node that begins again will come to know the subscription, too
         wanted = self._subscriptions.get(event.subscription)
         if wanted is None or not self._remembers_behind(event.epoch - 1):
             request = wanted.request if wanted is not None else 0
             effects.append(Reply(event.reply_to, ChangesGone(request, event.subscription, event.epoch - 1)))
-        elif event.epoch <= self.finished:
+        else:
             self._send_changes(wanted, event.epoch, event.reply_to, effects)
 
     def _forget_reader(self, inbox: str, effects: list[NodeEffect]) -> None:

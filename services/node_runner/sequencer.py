@@ -129,6 +129,8 @@ class Sequencer:
     def start(self, now: Now) -> list[SequencerEffect]:
         """The first thing to do: write the fence. Not where a later sequencer has been already: this one was told late
         to start, and would depose it."""
+        if self._creating or self.fenced:
+            return []  # somebody was heard before, which did it
         if self._older_than > self._incarnation:
             effects: list[SequencerEffect] = []
             self._depose(f"the log has records of incarnation {self._older_than} already", effects)

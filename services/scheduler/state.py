@@ -33,6 +33,12 @@ INCARNATIONS_PER_SCHEDULER = 1 << 20
 """A scheduler with number n gives out incarnations from n × this + 1 on, so they grow over its restarts."""
 
 
+SILENCE_SECONDS_MAX = 120.0
+"""However slow somebody is: after so long it is silent."""
+GAP_KEPT = 0.99
+"""How much of the longest gap between two reports is remembered with each further report."""
+
+
 @dataclass(frozen=True, slots=True)
 class SchedulerOptions:
     """`machines`: how many the spawner shall keep. Seconds: a machine or runner not heard of for
@@ -146,11 +152,12 @@ def inbox_of(system: str, part: Part) -> str:
 
 @dataclass(frozen=True, slots=True)
 class MachineSeen:
-    """The newest report of a machine's agent, and when it came."""
+    """The newest report of a machine's agent, and when it came. For `gap` see `_gap`."""
 
     report: MachineReport
     runners: Mapping[str, RunnerStatus]
     at: float
+    gap: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +170,13 @@ class SequencerSeen:
 
 @dataclass(frozen=True, slots=True)
 class RunnerSeen:
-    """The newest report of a runner, by what it hosts, and when it came."""
+    """The newest report of a runner, by what it hosts, and when it came. For `gap` see `_gap`."""
 
     report: RunnerReport
     nodes: Mapping[tuple[str, int], NodeStatus]
     sequencers: Mapping[str, SequencerSeen]
     at: float
+    gap: float
 
     def programs(self) -> list[str]:
         """The programs of which it hosts a part, each once."""
@@ -188,6 +196,12 @@ class Observed:
         """For how many seconds nothing was heard that should have been."""
         return now - max(seen.at, self.listening_since)
 
+    def is_silent(self, seen: MachineSeen | RunnerSeen, silence_seconds: float, now: float) -> bool:
+        """Whether it was not heard of for so long that nothing is expected of it any more: for `silence_seconds`, or
+        where reports have taken longer before, for twice as long as they took. Slow is not lost."""
+        patience = max(silence_seconds, min(2.0 * seen.gap, SILENCE_SECONDS_MAX))
+        return self.silence(seen, now) >= patience
+
 
 class Heard(enum.Enum):
     """What a report was: `CHANGED` says something that matters to what runs where, `SAME` only that all goes
@@ -204,7 +218,8 @@ def hear_machine(observed: Observed, report: MachineReport, now: float) -> Heard
     known = observed.machines.get(report.machine)
     if known is not None and _leads_back(known, report.incarnation, runners):
         return Heard.STALE
-    observed.machines[report.machine] = MachineSeen(report, runners, now)
+    again = known if known is not None and known.report.incarnation == report.incarnation else None
+    observed.machines[report.machine] = MachineSeen(report, runners, now, _gap(observed, again, now))
     return Heard.SAME if known is not None and known.report == report else Heard.CHANGED
 
 
@@ -226,14 +241,22 @@ def hear_runner(observed: Observed, report: RunnerReport, now: float) -> Heard:
         return Heard.STALE
     if known is not None and report.incarnation < known.report.incarnation:
         return Heard.STALE
+    again = known if known is not None and known.report.incarnation == report.incarnation else None
     seen = RunnerSeen(
         report,
         {(node.program, node.shard): node for node in report.nodes},
         {status.program: _sequencer_seen(status, known, now) for status in report.sequencers},
         now,
+        _gap(observed, again, now),
     )
     observed.runners[report.runner] = seen
     return Heard.SAME if known is not None and _hosts_same(known, seen) else Heard.CHANGED
+
+
+def _gap(observed: Observed, before: MachineSeen | RunnerSeen | None, now: float) -> float:
+    """The longest time between two reports, in seconds, forgotten little by little: after some minutes of a report each
+    second hardly anything is left of it."""
+    return max(observed.silence(before, now), GAP_KEPT * before.gap) if before is not None else 0.0
 
 
 def _sequencer_seen(status: SequencerStatus, known: RunnerSeen | None, now: float) -> SequencerSeen:
@@ -314,7 +337,8 @@ def ready_machines(desired: Desired, observed: Observed, now: float) -> list[str
             continue
         if has_died(observed, name, runner, wanted.incarnation):
             continue
-        if max(observed.silence(observed.machines[name], now), observed.silence(seen, now)) < silence:
+        machine = observed.machines[name]
+        if not (observed.is_silent(machine, silence, now) or observed.is_silent(seen, silence, now)):
             ready.append(name)
     return ready
 
@@ -350,7 +374,7 @@ def lost_parts(assignment: Assignment, desired: Desired, observed: Observed, now
 
 def is_silent(seen: MachineSeen | RunnerSeen, desired: Desired, observed: Observed, now: float) -> bool:
     """Whether it was not heard of for so long that nothing is expected of it any more."""
-    return observed.silence(seen, now) >= desired.options.silence_seconds
+    return observed.is_silent(seen, desired.options.silence_seconds, now)
 
 
 def _node_runs(program: str, shard: int, part: Part, observed: Observed) -> bool:
@@ -381,13 +405,12 @@ def _why_halted(program: str, assignment: Assignment, observed: Observed) -> str
 
 
 def silent(observed: Observed, now: float, seconds: float) -> list[str]:
-    """The machines and runners, by name, that have not been heard of for so long; a runner that has died is
-    not."""
-    machines = [name for name, seen in observed.machines.items() if observed.silence(seen, now) >= seconds]
+    """The machines and runners, by name, that are silent, see `Observed.is_silent`; a runner that has died is not."""
+    machines = [name for name, seen in observed.machines.items() if observed.is_silent(seen, seconds, now)]
     runners = [
         name
         for name, seen in observed.runners.items()
-        if observed.silence(seen, now) >= seconds
+        if observed.is_silent(seen, seconds, now)
         and not has_died(observed, seen.report.machine, name, seen.report.incarnation)
     ]
     return sorted(machines) + sorted(runners)

@@ -16,6 +16,7 @@ from services.scheduler.state import (
     Observed,
     WantedProgram,
     has_died,
+    is_silent,
     progress_of,
     ready_machines,
     runner_name,
@@ -45,7 +46,7 @@ def _machine(
     heard = observed.runners.get(runner)
     silent = now - seen.at
     note = ""
-    if silent >= desired.options.silence_seconds:
+    if is_silent(seen, desired, observed, now):
         note = f"not heard of for {silent:.0f} s"
     elif not ready:
         note = "its runner is starting"
