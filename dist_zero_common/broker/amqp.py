@@ -17,7 +17,7 @@ import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pamqp.commands as amqp
 import pamqp.frame
@@ -44,14 +44,18 @@ _DELIVER, _RETURN, _ACK, _NACK = (
 _CHANNEL_CLOSE, _BASIC_CANCEL = b"\x00\x14\x00\x28", b"\x00\x3c\x00\x1e"
 _CONNECTION_CLOSE, _BLOCKED, _UNBLOCKED = b"\x00\x0a\x00\x32", b"\x00\x0a\x00\x3c", b"\x00\x0a\x00\x3d"
 
+#: Delivery mode: the message does not outlive its broker. Persistent would be 2.
+_TRANSIENT = 1
 #: Seconds between two heartbeats that aio-pika is shown while other frames come, which count as heartbeats.
 _HEARTBEAT_SHOWN_SECONDS = 2.0
 #: How often is looked whether answers are out.
 TICK_SECONDS = 0.25
 #: How many times as long a single publish may take while others are confirmed.
 _LONGEST_PUBLISH = 6
-#: Bytes written in one piece with what else waits; larger ones go on their own, uncopied.
+#: Small pieces are written together, up to so many bytes.
 _JOINED_BYTES_MAX = 64 * 1024
+#: How much may wait in the socket's own buffer, which is copied at each write.
+_WRITTEN_BYTES_MAX = 1024 * 1024
 
 
 class Refused(BrokerError):
@@ -80,7 +84,8 @@ class Wire(asyncio.StreamReaderProtocol):
         self._reader = reader  # which would end the connection if it were collected
         self._socket: asyncio.Transport | None = None
         self._buffer = bytearray()
-        self._out: list[bytes] = []
+        self._out: deque[bytes] = deque()
+        self._full = False
         self._clock = loop.time
         self._call_soon = loop.call_soon
         self._heartbeat_shown = 0.0
@@ -90,8 +95,17 @@ class Wire(asyncio.StreamReaderProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        assert isinstance(transport, asyncio.Transport)
-        self._socket = transport
+        self._socket = cast(asyncio.Transport, transport)  # of uvloop's are none by inheritance
+        self._socket.set_write_buffer_limits(high=_WRITTEN_BYTES_MAX)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._full = True
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._full = False
+        self.flush()
 
     def data_received(self, data: bytes) -> None:
         now = self._clock()
@@ -128,29 +142,24 @@ class Wire(asyncio.StreamReaderProtocol):
 
     def send(self, data: bytes) -> None:
         """Write whole frames, together with all else of this turn of the loop. Never waits."""
-        if not self._out:
+        if not self._out and not self._full:
             self._call_soon(self.flush)
         self._out.append(data)
 
-    def flush(self) -> None:
-        """Write now what `send` was given."""
-        if not self._out or self._socket is None:
+    def flush(self, whatever_waits: bool = False) -> None:
+        """Write now what `send` was given, as far as the socket takes it; the rest stays here, uncopied."""
+        if self._socket is None:
             return
-        out, self._out = self._out, []
-        if len(out) == 1:
-            self._socket.write(out[0])
-            return
-        small: list[bytes] = []
-        for data in out:
-            if len(data) < _JOINED_BYTES_MAX:
-                small.append(data)
-                continue
-            if small:
-                self._socket.write(b"".join(small))
-                small.clear()
+        out = self._out
+        while out and (whatever_waits or not self._full):
+            data = out.popleft()
+            if len(data) < _JOINED_BYTES_MAX and out:
+                together, size = [data], len(data)
+                while out and size + len(out[0]) < _JOINED_BYTES_MAX:
+                    size += len(out[0])
+                    together.append(out.popleft())
+                data = b"".join(together)
             self._socket.write(data)
-        if small:
-            self._socket.write(b"".join(small))
 
     def waits(self) -> bool:
         """Whether an answer or a confirm is due."""
@@ -260,7 +269,7 @@ class Channel:
         """Send a command that has no answer."""
         self._wire.send(pamqp.frame.marshal(command, self.number))
 
-    def publish(self, queue: str, route: bytes, body: bytes, persistent: bool) -> asyncio.Future[None]:
+    def publish(self, queue: str, route: bytes, body: bytes) -> asyncio.Future[None]:
         """Publish on the route that `route_to` made, mandatory; the future is done when the broker has confirmed.
 
         The channel must be in confirm mode. The message's id is its number on this channel, by which a return is
@@ -271,11 +280,8 @@ class Channel:
         confirm: asyncio.Future[None] = self._loop.create_future()
         self._unconfirmed[number] = _Unconfirmed(queue, confirm)
         message_id = b"%d" % number
-        # Class 60, weight 0, size, flags (delivery mode and message id are there), their values.
-        header = (
-            struct.pack(">HHQHBB", 60, 0, len(body), 0x1080, 2 if persistent else 1, len(message_id))
-            + message_id
-        )
+        # Class 60, weight 0, size, flags (there are a delivery mode and a message id), their values.
+        header = struct.pack(">HHQHBB", 60, 0, len(body), 0x1080, _TRANSIENT, len(message_id)) + message_id
         pieces = [route, _FRAME.pack(_HEADER, self.number, len(header)), header, _END]
         piece_bytes_max = self._wire.frame_bytes_max - _FRAME_OVERHEAD
         if len(body) <= piece_bytes_max:

@@ -15,7 +15,8 @@ although the consumer has room, and none comes for `stuck_seconds`, the connecti
 
 Queues are durable classic ones, bound to the exchange of their role under their own name. An inbox refuses messages
 beyond the bytes of its role and, if it belongs to an incarnation, goes an hour after its last reader. Messages are
-not persistent: no confirm of a classic queue means "on disk" either way, and the log is the truth.
+not persistent: a classic queue's confirm does not mean "on disk" either way, the log is the truth, and persistent
+ones cost up to five times as much (figures in docs/broker.md).
 """
 
 from __future__ import annotations
@@ -284,9 +285,10 @@ class RabbitBroker:
         if route is None or route.channel.ended is not None:
             route = await self._route(queue)
         try:
-            await route.channel.publish(queue, route.beginning, body, route.persistent)
+            await route.channel.publish(queue, route.beginning, body)
         except Refused as refused:
             if refused.code == 404:
+                self._exchanges.discard(parsed(queue).role.exchange)
                 raise Unroutable(f"there is no queue {queue}: {refused}") from refused
             raise BrokerError(f"publishing to {queue} was refused: {refused}") from refused
 
@@ -299,7 +301,7 @@ class RabbitBroker:
         channel = await asyncio.shield(opening)
         if len(self._routes) >= _ROUTES_MAX:
             self._routes.clear()
-        route = self._routes[queue] = _Route(channel, channel.route_to(role.exchange, queue), False)
+        route = self._routes[queue] = _Route(channel, channel.route_to(role.exchange, queue))
         return route
 
     async def _publisher(self, exchange: str) -> Channel:
@@ -547,7 +549,6 @@ class _Route:
 
     channel: Channel
     beginning: bytes
-    persistent: bool
 
 
 class _Link:
@@ -585,8 +586,11 @@ class _Link:
         return cls(connection, wire, address)
 
     async def close(self) -> None:
-        """End the connection, after what was sent."""
-        self.wire.flush()
+        """End the connection, after what was sent; while the broker does not read, at once."""
+        if self.wire.blocked:
+            self.abort()
+            return
+        self.wire.flush(whatever_waits=True)
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self._connection.close(), _CLOSE_SECONDS)
         self.wire.abort()
