@@ -2,7 +2,7 @@
 # `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check simulate bench docs lock images images-with-docker
+.PHONY: help setup demo test test-long check simulate bench docs lock images images-with-docker up down
 
 BIN := .venv/bin
 
@@ -45,6 +45,12 @@ simulate: setup  ## one program under many seeds of simulated weather (APP=examp
 
 bench: setup  ## rows, messages and epochs per second, and the cost of an update
 	$(BIN)/python -m benchmarks $(ARGS)
+
+up: setup  ## a system in containers (docker-compose.yml), with passwords in .env (ARGS="--scale node-runner=4")
+	@scripts/up $(ARGS)
+
+down:  ## end that system; its data stay (ARGS=-v takes them away)
+	@scripts/compose down $(ARGS)
 
 docs: setup  ## the documentation as HTML, in docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
