@@ -38,8 +38,9 @@ _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 class Entry:
     """One event, or one line of a file that holds no events (then `event` is empty and `text` is the line).
 
-    `time` is ISO 8601 in UTC, so that it sorts as text; a line without gets its file's. `fields` is all else that the event carries. `machine` and
-    `system` are empty where an event has none; `source` says which file it is from, as `<directory>/<name>`.
+    `time` is ISO 8601 in UTC, so that it sorts as text; a line that says none has its file's. `fields` is all else
+    that the event carries. `machine` and `system` are empty where an event has none; `source` says which file it is
+    from, as `<directory>/<name>`.
     """
 
     time: str

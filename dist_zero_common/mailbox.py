@@ -34,6 +34,7 @@ from dataclasses import dataclass, field
 
 from dist_zero_common.broker.base import Broker, Connect, ConnectionState, Consumer, Delivery, Queue
 from dist_zero_common.errors import BrokerError, ConnectionLost, InternalError, MalformedMessage, Unroutable
+from dist_zero_common.log import Logger
 from dist_zero_common.protocol.codec import decode, encode
 from dist_zero_common.protocol.messages import (
     ENVELOPE_BYTES_MAX,
@@ -210,6 +211,13 @@ class Mailbox:
                 with suppress(ConnectionLost):
                     await taken.consumer.cancel()
 
+    async def delete(self, queue: str) -> None:
+        """Remove a queue that nobody reads any more, with what is in it; without a connection it stays."""
+        broker = self._broker
+        if broker is not None:
+            with suppress(BrokerError):
+                await broker.delete(queue)
+
     def send(self, inbox: str, message: Message) -> None:
         """Send in the background; to an inbox of this mailbox, without the broker."""
         listener = self._own.get(inbox)
@@ -248,6 +256,13 @@ class Mailbox:
         """Wait until the broker has confirmed all that was sent, over as many connections as that takes."""
         await self._idle.wait()
 
+    async def ask_broker(self, queue: str) -> None:
+        """Ask the broker about a queue; an answer is progress, too, of a post that has nothing to send. Raises
+        `BrokerError`."""
+        if self._broker is not None and self.state is ConnectionState.CONNECTED:
+            await self._broker.depth(queue)
+            self.last_progress = asyncio.get_running_loop().time()
+
     # -- connections ---------------------------------------------------------------------------------------
 
     async def _stay_connected(self) -> None:
@@ -256,8 +271,7 @@ class Mailbox:
         try:
             while True:
                 try:
-                    await self._live_through_one()
-                    failures, reason = 0, "the connection was lost"
+                    failures, reason = 0, await self._live_through_one()
                 except (ConnectionLost, TimeoutError) as lost:
                     failures, reason = failures + 1, str(lost) or "the broker does not answer"
                 self._tell(ConnectionState.LOST, reason)
@@ -269,9 +283,9 @@ class Mailbox:
                     listener.consumed.exception()  # whoever waits may be cancelled with us
             raise
 
-    async def _live_through_one(self) -> None:
-        """Make a connection and return when it is lost. Raises `ConnectionLost` or `TimeoutError` when it never came to
-        be of use, and `BrokerError` when the broker refuses."""
+    async def _live_through_one(self) -> str:
+        """Make a connection and return when it is lost, with the reason. Raises `ConnectionLost` or `TimeoutError`
+        when it never came to be of use, and `BrokerError` when the broker refuses."""
         async with asyncio.timeout(CONNECT_SECONDS_MAX):
             broker = await self._connect()
         self._connections += 1
@@ -284,6 +298,7 @@ class Mailbox:
                     await self._consume(broker, listener)
             self._on_connection(broker, broker.state)
             await self._lost.wait()
+            return broker.reason or "a publish was not answered"
         finally:
             self._broker = None
             self._may_publish.clear()
@@ -325,7 +340,7 @@ class Mailbox:
             self._give_up(broker)
         elif state is ConnectionState.BLOCKED:
             self._may_publish.clear()
-            self._tell(state, "the broker takes no messages just now: it is short of memory or disk")
+            self._tell(state, broker.reason)
         else:
             self._may_publish.set()
             self._tell(state, "")
@@ -459,6 +474,20 @@ class Mailbox:
             else:
                 self.last_progress = asyncio.get_running_loop().time()
                 return
+
+
+def log_state(log: Logger) -> OnState:
+    """An `on_state` that writes to the log what became of the connection."""
+
+    def on_state(state: ConnectionState, reason: str) -> None:
+        if state is ConnectionState.CONNECTED:
+            log.info("broker_connected")
+        elif state is ConnectionState.BLOCKED:
+            log.warning("broker_blocked", reason=reason)
+        else:
+            log.warning("broker_lost", reason=reason)
+
+    return on_state
 
 
 def pause_seconds(who: str, failures: int) -> float:

@@ -287,6 +287,11 @@ def load_settings(environ: Mapping[str, str] | None = None, env_file: Path | Non
     )
 
 
+def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a process that this one starts: its own, with these changes."""
+    return {**os.environ, **changes}
+
+
 def _from_file(env_file: Path | None) -> dict[str, str]:
     if env_file is None or not env_file.is_file():
         return {}

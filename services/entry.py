@@ -1,33 +1,248 @@
-"""What all entry points (`python -m services.<name>`) have in common.
+"""What all entry points (`python -m services.<name>`) have in common: settings, logs, signals, health, the way out.
 
-A service that is a process of its own meets the others at a broker that is one, too. There is none for it yet: the
-in-memory broker lives and dies with one process, in which the whole system then runs. So an entry point checks its
-settings, says so, and ends.
+A service's `__main__` gives `main` a function that sets it up and serves until it is cancelled. SIGTERM and SIGINT
+cancel it, after it has said its goodbye if it has one, and then the exit code is 0. Otherwise it says what happened,
+as the command line's does: 2 a setting is missing or makes no sense, 3 the surroundings are wrong (broker, store,
+disk), 4 a bug of DistZero's. One sentence goes to stderr, and all the rest is in the logs.
+
+A broker that cannot be reached is waited for, with a warning at each attempt; one that refuses ends the process.
 """
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import sys
+import threading
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from typing import Any
 
-from dist_zero_common.errors import SettingsError
+import uvloop
+
+from dist_zero_common.broker.base import Broker, Connect, ConnectionState
+from dist_zero_common.broker.rabbitmq import connector
+from dist_zero_common.clock import Clock, RealClock
+from dist_zero_common.errors import (
+    BrokerError,
+    ConnectionLost,
+    InternalError,
+    OperatorError,
+    SettingsError,
+    SimulationError,
+    first_error,
+)
+from dist_zero_common.log import Logger, get_logger, open_log, warnings_to_stderr
 from dist_zero_common.settings import Settings, load_settings
+from dist_zero_common.store.base import Store
+from dist_zero_common.store.directory import DirectoryStore
+from dist_zero_common.store.probe import probe_store
+from services.health import SUFFIX, Watched, showing_progress
 
-EXIT_SETTINGS = 2
+EXIT_SETTINGS, EXIT_SURROUNDINGS, EXIT_BUG = 2, 3, 4
+GOODBYE_SECONDS = 8.0
+
+Goodbye = Callable[[], Awaitable[None]]
 
 
-def main(service: str) -> int:
-    """Run the service of this name as a process. Returns the exit code; 2 for settings that it cannot run with."""
+@dataclass(slots=True)
+class Process:
+    """What a service's process has. `goodbye` is what is still to be done when it is told to end."""
+
+    settings: Settings
+    clock: Clock
+    log: Logger
+    goodbye: Goodbye | None = None
+    _watched: list[Callable[[], Watched | None]] = field(default_factory=list)
+
+    @contextmanager
+    def watching(self, watched: Callable[[], Watched | None]) -> Iterator[None]:
+        """Meanwhile the process is healthy only if this moves, too; None as long as there is nothing to watch."""
+        self._watched.append(watched)
+        try:
+            yield
+        finally:
+            self._watched.remove(watched)
+
+    def watched(self) -> list[Watched]:
+        """All that has to move for this process to be healthy."""
+        return [each for each in (watched() for watched in self._watched) if each is not None]
+
+    def connect(self, url: str, name: str) -> Connect:
+        """Connections to the broker at `url` that are noted in the log, as is their end."""
+        return announced(connector(url, name), self.log.bind(connection=name))
+
+
+Serve = Callable[[Process], Coroutine[Any, Any, None]]
+
+
+def main(service: str, serve: Serve, missing: Callable[[Settings], list[str]], *, log_name: str = "") -> int:
+    """Run a service as a process; `serve` serves until it is cancelled. Returns the exit code.
+
+    `missing` says what of the settings it cannot do without. `log_name` is what its log files are called, if not
+    `service`.
+    """
     try:
-        raise no_broker(service, load_settings())
+        settings = load_settings()
+        if wanting := missing(settings):
+            raise SettingsError("; ".join(wanting))
+        name = log_name or log_name_of(service, settings)
+        quiet = bool(settings.runner)  # its agent has its log, and passes on what it prints
+        with (
+            open_log(settings.log_directory, name, level=settings.log_level),
+            nullcontext() if quiet else warnings_to_stderr(),
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
+            return runner.run(_run(service, name, serve, settings))
     except SettingsError as wrong:
-        print(f"{service}: {wrong}", file=sys.stderr)
-        return EXIT_SETTINGS
+        return _say(service, str(wrong), EXIT_SETTINGS)
+    except OSError as wrong:
+        return _say(service, f"cannot log: {wrong}", EXIT_SURROUNDINGS)
 
 
-def no_broker(service: str, settings: Settings) -> SettingsError:
-    """What keeps a service from running as a process of its own."""
-    given = "AMQP_URL is set, but" if settings.broker_url else "AMQP_URL is not set, and"
-    return SettingsError(
-        f"{given} this version has the in-memory broker only, which does not reach beyond one process, so a "
-        f"{service} cannot run as a process of its own; `dist-zero run app.py` runs the whole system in one"
+def log_name_of(service: str, settings: Settings) -> str:
+    """What the log files of a service are called: a runner's carry its name and incarnation."""
+    return f"{service}-{settings.runner}-{settings.runner_incarnation}" if settings.runner else service
+
+
+async def _run(service: str, name: str, serve: Serve, settings: Settings) -> int:
+    clock = RealClock()
+    log = get_logger(service, clock, system=settings.system)
+    process = Process(settings, clock, log)
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    log.info("process_started", pid=os.getpid())
+    try:
+        async with showing_progress(settings.log_directory / f"{name}{SUFFIX}", process.watched):
+            await _until_stopped(process, serve(process), stopping)
+    except BaseException as error:
+        return _explained(service, first_error(error), log)
+    log.info("process_ended")
+    return 0
+
+
+async def _until_stopped(
+    process: Process, serving: Coroutine[Any, Any, None], stopping: asyncio.Event
+) -> None:
+    """Serve until told to stop, then say goodbye. Raises what ended the service by itself."""
+    served = asyncio.create_task(serving)
+    told = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait([served, told], return_when=asyncio.FIRST_COMPLETED)
+        if not served.done() and process.goodbye is not None:
+            try:
+                async with asyncio.timeout(GOODBYE_SECONDS):
+                    await process.goodbye()
+            except TimeoutError:
+                process.log.warning("goodbye_unsaid", seconds=GOODBYE_SECONDS)
+    finally:
+        told.cancel()
+        served.cancel()
+        with suppress(asyncio.CancelledError):
+            await served
+    if not stopping.is_set():
+        raise InternalError("the service ended by itself")
+
+
+def _explained(service: str, error: BaseException, log: Logger) -> int:
+    if isinstance(error, OperatorError | OSError) and not isinstance(error, InternalError | SimulationError):
+        log.error("process_failed", reason=str(error))
+        return _say(
+            service, str(error), EXIT_SETTINGS if isinstance(error, SettingsError) else EXIT_SURROUNDINGS
+        )
+    log.exception("process_failed", error, reason=str(error))
+    traceback.print_exception(error)
+    return _say(
+        service, f"{error!r}: this should not happen: please report it with the lines above", EXIT_BUG
     )
+
+
+def _say(service: str, sentence: str, code: int) -> int:
+    print(f"{service}: {sentence}", file=sys.stderr)
+    return code
+
+
+# -- what a service cannot do without ----------------------------------------------------------------------------
+
+
+def missing_broker(settings: Settings) -> list[str]:
+    """What is to be said if no broker is set."""
+    if settings.broker_url:
+        return []
+    return ["AMQP_URL is not set: the broker, as amqp://user:password@host:port/vhost"]
+
+
+def missing_system(settings: Settings) -> list[str]:
+    """What is to be said if no system is set."""
+    if settings.system:
+        return []
+    return ["DIST_ZERO_SYSTEM is not set: the name of the system that this is to be part of"]
+
+
+def missing_store(settings: Settings) -> list[str]:
+    """What is to be said if no store is set."""
+    if settings.store is not None:
+        return []
+    return ["DIST_ZERO_STORE is not set: the directory that keeps what must not be lost"]
+
+
+# -- store, broker, parent -------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def opened_store(process: Process, prober: str) -> AsyncIterator[Store]:
+    """The system's store, shared with its other services, after a look at whether it keeps its promises. `prober` is
+    unique to this process."""
+    directory = process.settings.store
+    assert directory is not None, "missing_store"
+    store = DirectoryStore(directory, shared=True)
+    try:
+        await probe_store(store, prober)
+        yield store
+    finally:
+        await store.close()
+
+
+def announced(connect: Connect, log: Logger) -> Connect:
+    """The same connections; the log says of each attempt how it went, and of each connection when it is blocked and
+    when it ends."""
+
+    async def connected() -> Broker:
+        try:
+            broker = await connect()
+        except ConnectionLost as away:
+            log.warning("broker_unreachable", reason=str(away))
+            raise
+        except BrokerError as refused:
+            log.error("broker_refused", reason=str(refused))
+            raise
+        log.info("broker_connected")
+        broker.on_connection(lambda state: _log_state(log, state, broker))
+        return broker
+
+    return connected
+
+
+def _log_state(log: Logger, state: ConnectionState, broker: Broker) -> None:
+    if state is ConnectionState.LOST:
+        log.warning("broker_lost", reason=getattr(broker, "reason", ""))
+    elif state is ConnectionState.BLOCKED:
+        log.warning("broker_blocked")
+    elif state is ConnectionState.CONNECTED:
+        log.info("broker_unblocked")
+
+
+def end_with_parent() -> None:
+    """End this process when its standard input does, whatever it is doing then: see `ProcessLauncher`."""
+
+    def wait() -> None:
+        with suppress(OSError):
+            while os.read(0, 1):
+                pass
+        os._exit(EXIT_SURROUNDINGS)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()

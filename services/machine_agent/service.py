@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from dist_zero_common.aside import only_logged
-from dist_zero_common.broker.base import Connect
+from dist_zero_common.broker.base import Connect, ConnectionState
 from dist_zero_common.broker.topology import agent_inbox, queue_of, scheduler_inbox
 from dist_zero_common.clock import Clock, wait_changed
 from dist_zero_common.errors import MalformedMessage, OperatorError
@@ -60,6 +60,7 @@ class AgentService:
         self._log = log.bind(system=system, machine=machine, agent_incarnation=self._incarnation)
         self._state = AgentState(self._incarnation)
         self._commanded, self._changed = asyncio.Event(), asyncio.Event()
+        self._leaving = False
         self.post = Mailbox(
             connect,
             system=system,
@@ -82,7 +83,20 @@ class AgentService:
                 self._report()
                 await wait_changed(self._changed, HEARTBEAT_SECONDS)
 
+    async def say_goodbye(self) -> None:
+        """End all runners and report it, so that what they host is placed elsewhere at once. Nothing is started any
+        more. Returns when the broker has the report."""
+        self._leaving = True
+        for name, runner in self._state.runners.items():
+            await self._launcher.stop(name)
+            self._state = on_ended(self._state, name, runner.incarnation)
+        self._log.info("agent_leaves", runners=len(self._state.runners))
+        self._report()
+        await self.post.wait_sent()
+
     def _report(self) -> None:
+        if self.post.state is not ConnectionState.CONNECTED:
+            return  # old news are of no use to anybody
         report = MachineReport(
             machine=self._machine,
             incarnation=self._incarnation,
@@ -96,7 +110,7 @@ class AgentService:
 
     def _watch(self) -> None:
         """Notice runners that have ended by themselves."""
-        for status in statuses(self._state):
+        for status in statuses(self._state) if not self._leaving else ():
             if status.alive and not self._launcher.alive(status.runner, status.incarnation):
                 self._log.error("runner_died", runner=status.runner, incarnation=status.incarnation)
                 self._state = on_ended(self._state, status.runner, status.incarnation)
@@ -111,7 +125,7 @@ class AgentService:
             self._changed.set()
 
     async def _converge(self, name: str, runner: RunnerState) -> None:
-        if runner.is_settled():
+        if runner.is_settled() or self._leaving:
             return
         try:
             await self._launcher.stop(name)

@@ -25,7 +25,7 @@ async def serve(process: Process) -> None:
             connect=process.connect(settings.broker_url, f"{settings.system}: scheduler"),
             store=store,
             clock=process.clock,
-            spawner=NoSpawner(),
+            spawner=NoSpawner(settings.machines),
             log=process.log,
             options=SchedulerOptions(machines=settings.machines),
         )

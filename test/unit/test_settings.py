@@ -130,5 +130,5 @@ def test_every_setting_is_read_by_something() -> None:
         if path.as_posix() != "dist_zero_common/settings.py"
     ]
     for item in fields(Settings):
-        names = f"settings.{item.name}", f"${{{item.metadata['variable'].name}"
+        names = f"settings.{item.name}", f"scripts/setting {item.metadata['variable'].name}"
         assert any(name in source for source in sources for name in names), item.name

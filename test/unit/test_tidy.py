@@ -39,6 +39,7 @@ IMPORTERS = {
     "pyarrow": ("dist_zero/files.py",),
     "rich": ("dist_zero/cli/",),
     "typer": ("dist_zero/cli/",),
+    "uvloop": ("services/entry.py",),
     "xxhash": ("dist_zero_common/checksum.py",),
     "yarl": ("dist_zero_common/broker/rabbitmq.py",),
 }
