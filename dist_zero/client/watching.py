@@ -55,8 +55,8 @@ class Watch:
         return self._quiet
 
     def go_on(self) -> None:
-        """There is a new connection, or the program is elsewhere: subscribe anew, behind the last epoch that is
-        complete, or from the beginning if none is."""
+        """There is a new connection, the program is elsewhere, or a node took us for gone: subscribe anew, behind the
+        last epoch that is complete, or from the beginning if none is."""
         state = self._state
         self.unsubscribe()
         self._state = self._new_state(state.epoch if state.epoch > 0 else state.after)
@@ -91,6 +91,8 @@ class Watch:
             self._add(self._state.on_snapshot(message))
         elif isinstance(message, Changes):
             self._add(self._state.on_changes(message))
+        elif message.request == 0:  # a node has forgotten the subscription, not the changes
+            self.go_on()
         else:
             self._begin_again()
         for stray in self._state.strays:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -25,6 +26,8 @@ from dist_zero.shards import even_map
 from dist_zero.system import SimulatedSystem, System
 from dist_zero.testing import log_of, writes_of
 from dist_zero.zset import ZSet, consolidate
+from dist_zero_common.broker.base import Broker, Connect, ConnectionState
+from dist_zero_common.broker.memory import MemoryConnection
 from dist_zero_common.protocol.codec import decode, encode
 from dist_zero_common.protocol.messages import Base, LogRecord
 from dist_zero_common.sim.faults import Weather
@@ -96,6 +99,49 @@ class WitnessWorld(SimWorld):
         self.events.append(Event(asyncio.get_running_loop().time(), kind, place, detail, body))
 
 
+class Cutter:
+    """Loses the connections of a system's parts at random moments: one, or all at once as when the broker restarts."""
+
+    def __init__(self, world: SimWorld, seconds: float, only: str = "") -> None:
+        """`seconds`: how long it waits between two cuts, on average. `only`: the beginning of the names it cuts."""
+        self.cuts: Counter[str] = Counter()
+        """How many connections were lost, by the first word of their names."""
+        self._rng, self._seconds, self._only = world.rng("cutter"), seconds, only
+        self._live: dict[str, MemoryConnection] = {}
+
+    def watch_over(self, system: SimulatedSystem) -> None:
+        """Get hold of all the connections that this system will make; before it is entered."""
+        connector = system.broker.connector
+
+        def watched(name: str) -> Connect:
+            connect = connector(name)
+
+            async def connect_and_remember() -> Broker:
+                connection = await connect()
+                assert isinstance(connection, MemoryConnection)
+                self._live[name] = connection
+                return connection
+
+            return connect_and_remember
+
+        system.connector = watched
+
+    async def run(self) -> None:
+        """Cut until cancelled."""
+        while True:
+            await asyncio.sleep(2 * self._seconds * self._rng.random())
+            names = [
+                name
+                for name, connection in self._live.items()
+                if connection.state is ConnectionState.CONNECTED and name.startswith(self._only)
+            ]
+            if not names:
+                continue
+            for name in names if self._rng.random() < 0.1 else [self._rng.choice(names)]:
+                self.cuts[name.partition("-")[0]] += 1
+                self._live[name].drop_connection()
+
+
 @dataclass
 class BusyRun:
     """Parameters of a run, and what was seen in it."""
@@ -106,6 +152,8 @@ class BusyRun:
     transactions: int = 36
     writers: int = 3
     options: SequencerOptions | None = None
+    cutter: Cutter | None = None
+    """What troubles it while it is busy."""
     names: str = "writer"
     """What the names of the writers begin with."""
     objects: MemoryObjects = field(default_factory=MemoryObjects)
@@ -122,10 +170,11 @@ class BusyRun:
     async def _live(self, world: SimWorld) -> None:
         app = PROGRAMS[self.stages]
         store = MemoryStore(self.objects, world)
-        async with (
-            SimulatedSystem(world, machines=self.machines, store=store, sequencer=self.options) as system,
-            system.connect(app, nodes=self.nodes) as client,
-        ):
+        simulated = SimulatedSystem(world, machines=self.machines, store=store, sequencer=self.options)
+        if self.cutter is not None:
+            self.cutter.watch_over(simulated)
+        async with simulated as system, system.connect(app, nodes=self.nodes) as client:
+            cutting = asyncio.create_task(self.cutter.run()) if self.cutter is not None else None
             watching = asyncio.create_task(self._watch(client))
             generator = Generator(client.plan, random.Random(world.seed))
             wanted = [*generator.transactions(self.transactions * 2 // 3)]
@@ -134,6 +183,8 @@ class BusyRun:
                 for number in range(self.writers):
                     mine = wanted[number :: self.writers]
                     tasks.create_task(self._write(system, f"{self.names}-{number}", mine, world))
+            if cutting is not None:
+                cutting.cancel()
             newest = await client.put("sales", {"id": 1, "shop": "end", "amount": 1.0})
             await client.flush()
             while not self.changes or self.changes[-1].epoch < newest:
