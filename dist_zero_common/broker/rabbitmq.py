@@ -57,6 +57,8 @@ ABANDONED_SECONDS = 3600
 _LOOK_TICKS = 20
 _ROUTES_MAX = 4096
 _CLOSE_SECONDS = 5.0
+#: Turns of the loop that aio-pika's tasks need to end after their connection, or they complain when the loop ends.
+_LAST_TURNS = 20
 
 # What goes wrong with a connection is raised, and told to callbacks; aio-pika's tracebacks beside that help nobody.
 logging.getLogger("aiormq").setLevel(logging.CRITICAL + 1)
@@ -137,7 +139,9 @@ class RabbitBroker:
             link.abort()
 
     def _end(self, state: ConnectionState, reason: str) -> None:
-        self._watch.cancel()
+        self.state, self.reason = state, reason
+        if self._watch is not asyncio.current_task():
+            self._watch.cancel()
         for link in self._links:
             link.wire.fail(ConnectionLost(f"connection to {link.address} {state.value}: {reason}"))
         for consumer in self._consumers:
@@ -162,6 +166,13 @@ class RabbitBroker:
     # -- watching ------------------------------------------------------------------------------------------------
 
     async def _keep_watch(self) -> None:
+        try:
+            await self._watch_ticks()
+        except asyncio.CancelledError:
+            await self.close()  # if nobody has: the loop is about to end
+            raise
+
+    async def _watch_ticks(self) -> None:
         ticks = 0
         while True:
             await asyncio.sleep(TICK_SECONDS)
@@ -594,6 +605,8 @@ class _Link:
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self._connection.close(), _CLOSE_SECONDS)
         self.wire.abort()
+        for _ in range(_LAST_TURNS):
+            await asyncio.sleep(0)
 
     def abort(self) -> None:
         """End the connection without a word; aio-pika's tasks find it closed."""
@@ -601,8 +614,12 @@ class _Link:
         self._closing = asyncio.ensure_future(self._finish())
 
     async def _finish(self) -> None:
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(self._connection.close(), _CLOSE_SECONDS)
+        try:
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(self._connection.close(), _CLOSE_SECONDS)
+        finally:
+            for _ in range(_LAST_TURNS):
+                await asyncio.sleep(0)
 
 
 class _Connection(aio_pika.Connection):
