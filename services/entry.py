@@ -23,12 +23,10 @@ from typing import Any
 
 import uvloop
 
-from dist_zero_common.broker.base import Broker, Connect, ConnectionState
+from dist_zero_common.broker.base import Connect
 from dist_zero_common.broker.rabbitmq import connector
 from dist_zero_common.clock import Clock, RealClock
 from dist_zero_common.errors import (
-    BrokerError,
-    ConnectionLost,
     InternalError,
     OperatorError,
     SettingsError,
@@ -57,6 +55,7 @@ class Process:
     log: Logger
     goodbye: Goodbye | None = None
     _watched: list[Callable[[], Watched | None]] = field(default_factory=list)
+    _failed: asyncio.Future[None] = field(default_factory=asyncio.Future)
 
     @contextmanager
     def watching(self, watched: Callable[[], Watched | None]) -> Iterator[None]:
@@ -71,9 +70,18 @@ class Process:
         """All that has to move for this process to be healthy."""
         return [each for each in (watched() for watched in self._watched) if each is not None]
 
-    def connect(self, url: str, name: str) -> Connect:
-        """Connections to the broker at `url` that are noted in the log, as is their end."""
-        return announced(connector(url, name), self.log.bind(connection=name))
+    def connect(self, url: str, part: str) -> Connect:
+        """Connections to the broker at `url` for a part of the system, which the broker's own tools then name."""
+        return connector(url, f"{self.settings.system}: {part}")
+
+    def fail(self, error: BaseException) -> None:
+        """End the process with this error."""
+        if not self._failed.done():
+            self._failed.set_exception(error)
+
+    async def wait_failed(self) -> None:
+        """Until `fail` is called; raises its error."""
+        await self._failed
 
 
 Serve = Callable[[Process], Coroutine[Any, Any, None]]
@@ -120,8 +128,8 @@ async def _run(service: str, name: str, serve: Serve, settings: Settings) -> int
         async with showing_progress(settings.log_directory / f"{name}{SUFFIX}", process.watched):
             await _until_stopped(process, serve(process), stopping)
     except BaseException as error:
-        return _explained(service, first_error(error), log)
-    log.info("process_ended")
+        return _explained(service, first_error(error), process.log)
+    process.log.info("process_ended")
     return 0
 
 
@@ -130,20 +138,22 @@ async def _until_stopped(
 ) -> None:
     """Serve until told to stop, then say goodbye. Raises what ended the service by itself."""
     served = asyncio.create_task(serving)
-    told = asyncio.create_task(stopping.wait())
+    told, failed = asyncio.create_task(stopping.wait()), asyncio.create_task(process.wait_failed())
     try:
-        await asyncio.wait([served, told], return_when=asyncio.FIRST_COMPLETED)
-        if not served.done() and process.goodbye is not None:
+        await asyncio.wait([served, told, failed], return_when=asyncio.FIRST_COMPLETED)
+        if not (served.done() or failed.done()) and process.goodbye is not None:
             try:
                 async with asyncio.timeout(GOODBYE_SECONDS):
                     await process.goodbye()
             except TimeoutError:
                 process.log.warning("goodbye_unsaid", seconds=GOODBYE_SECONDS)
     finally:
-        told.cancel()
-        served.cancel()
-        with suppress(asyncio.CancelledError):
-            await served
+        for task in (told, failed, served):
+            task.cancel()
+        await asyncio.wait([told, failed, served])
+    for task in (served, failed):
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
     if not stopping.is_set():
         raise InternalError("the service ended by itself")
 
@@ -205,35 +215,6 @@ async def opened_store(process: Process, prober: str) -> AsyncIterator[Store]:
         yield store
     finally:
         await store.close()
-
-
-def announced(connect: Connect, log: Logger) -> Connect:
-    """The same connections; the log says of each attempt how it went, and of each connection when it is blocked and
-    when it ends."""
-
-    async def connected() -> Broker:
-        try:
-            broker = await connect()
-        except ConnectionLost as away:
-            log.warning("broker_unreachable", reason=str(away))
-            raise
-        except BrokerError as refused:
-            log.error("broker_refused", reason=str(refused))
-            raise
-        log.info("broker_connected")
-        broker.on_connection(lambda state: _log_state(log, state, broker))
-        return broker
-
-    return connected
-
-
-def _log_state(log: Logger, state: ConnectionState, broker: Broker) -> None:
-    if state is ConnectionState.LOST:
-        log.warning("broker_lost", reason=getattr(broker, "reason", ""))
-    elif state is ConnectionState.BLOCKED:
-        log.warning("broker_blocked")
-    elif state is ConnectionState.CONNECTED:
-        log.info("broker_unblocked")
 
 
 def end_with_parent() -> None:

@@ -30,7 +30,7 @@ async def serve(process: Process) -> None:
         agent = AgentService(
             system=settings.system,
             machine=machine.name,
-            connect=process.connect(settings.broker_url, f"{settings.system}: agent of {machine.name}"),
+            connect=process.connect(settings.broker_url, f"agent of {machine.name}"),
             clock=process.clock,
             launcher=launcher,
             cores=machine.cores,

@@ -18,7 +18,7 @@ from dist_zero_common.clock import Clock, wait_changed
 from dist_zero_common.errors import MalformedMessage, OperatorError
 from dist_zero_common.ids import checked_name
 from dist_zero_common.log import Logger
-from dist_zero_common.mailbox import Mailbox, Token
+from dist_zero_common.mailbox import Mailbox, Token, log_state
 from dist_zero_common.protocol.dispatch import Handlers, Role, check_handlers, dispatch
 from dist_zero_common.protocol.messages import MachineReport, Message, StartRunner, StopRunner
 from services.machine_agent.launchers.base import Launcher
@@ -67,6 +67,7 @@ class AgentService:
             sender=f"agent-{machine}",
             set_aside=only_logged(self._log),
             on_unroutable=self._on_unroutable,
+            on_state=log_state(self._log),
         )
         self._handlers: Handlers[None] = {StartRunner: self._on_command, StopRunner: self._on_command}
         check_handlers(ROLES, self._handlers)

@@ -8,6 +8,7 @@ differ.
 import sys
 
 from dist_zero_common.broker.topology import agent_inbox, runner_inbox
+from dist_zero_common.errors import BrokerError, first_error
 from dist_zero_common.settings import Settings
 from dist_zero_common.store.base import Store
 from services.entry import (
@@ -52,13 +53,17 @@ async def _serve_machine(process: Process) -> None:
     async with opened_store(process, f"{machine.name}-{process.clock.now_us()}") as store:
 
         async def run_runner(runner: str, incarnation: int) -> None:
-            await _run_runner(process, store, machine.name, runner, incarnation)
+            try:
+                await _run_runner(process, store, machine.name, runner, incarnation)
+            except* BrokerError as refused:  # as it would refuse any other incarnation
+                process.fail(first_error(refused))
+                raise
 
         async with InProcessLauncher(run_runner, process.log) as launcher:
             agent = AgentService(
                 system=settings.system,
                 machine=machine.name,
-                connect=process.connect(settings.broker_url, f"{settings.system}: agent of {machine.name}"),
+                connect=process.connect(settings.broker_url, f"agent of {machine.name}"),
                 clock=process.clock,
                 launcher=launcher,
                 cores=machine.cores,
@@ -79,7 +84,7 @@ async def _run_runner(process: Process, store: Store, machine: str, runner: str,
         runner=runner,
         incarnation=incarnation,
         machine=machine,
-        connect=process.connect(url, f"{settings.system}: runner {runner}, incarnation {incarnation}"),
+        connect=process.connect(url, f"runner {runner}, incarnation {incarnation}"),
         store=store,
         clock=process.clock,
         log=process.log,
