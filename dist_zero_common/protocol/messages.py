@@ -352,9 +352,10 @@ class NodeWrites:
 
 @dataclass(frozen=True, slots=True)
 class HandOut:
-    """`Rows` of stage 1 of an epoch for all `targets` of one runner; targets that are not in `writes` get none. An epoch
-    that is `again` handed out was in the log when the sequencer started: readers may have had it from nodes of an
-    earlier generation, and hear of it only if they ask."""
+    """`Rows` of stage 1 of an epoch for all `targets` of one runner; targets that are not in `writes` get none.
+
+    An epoch that is `again` handed out was in the log when the sequencer started: readers may have had it from nodes of
+    an earlier generation, and hear of it only if they ask."""
 
     program: str
     generation: int

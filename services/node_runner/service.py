@@ -10,12 +10,12 @@ import asyncio
 
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero_common.aside import Aside
-from dist_zero_common.broker.base import Connect, Queue
+from dist_zero_common.broker.base import Connect, ConnectionState, Queue
 from dist_zero_common.broker.topology import runner_inbox, scheduler_inbox
 from dist_zero_common.clock import Clock, wait_changed
 from dist_zero_common.errors import StoreError
 from dist_zero_common.log import Logger
-from dist_zero_common.mailbox import Mailbox, Token
+from dist_zero_common.mailbox import Mailbox, Token, log_state
 from dist_zero_common.protocol.dispatch import Handlers, Role, check_handlers, dispatch
 from dist_zero_common.protocol.messages import (
     AskChanges,
@@ -78,6 +78,7 @@ class RunnerService:
             set_aside=Aside(store, process, self._log),
             on_unroutable=self._on_unroutable,
             after_batch=self._flush,
+            on_state=log_state(self._log),
         )
         self._handlers: Handlers[None] = {
             HostNode: self._on_host_node,
@@ -105,6 +106,8 @@ class RunnerService:
                 await wait_changed(self._changed, HEARTBEAT_SECONDS)
 
     def _report(self) -> None:
+        if self.post.state is not ConnectionState.CONNECTED:
+            return  # old news are of no use to anybody
         statuses = [sequencer.status() for sequencer in self._sequencers.values()]
         report = RunnerReport(
             runner=self._runner,

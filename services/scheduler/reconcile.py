@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
-from dist_zero_common.broker.topology import sequencer_clients_inbox, sequencer_nodes_inbox
+from dist_zero_common.broker.topology import runner_inbox, sequencer_clients_inbox, sequencer_nodes_inbox
 from dist_zero_common.protocol.messages import (
     DropProgram,
     HostNode,
@@ -115,6 +115,20 @@ def forget_silent(desired: Desired, observed: Observed, now: float) -> Desired:
         observed.runners.pop(runner_name(name), None)
     runners = {name: wanted for name, wanted in desired.runners.items() if wanted.machine not in gone}
     return replace(desired, runners=runners)
+
+
+def unread_queues(before: Desired, after: Desired) -> list[str]:
+    """The inboxes that were wanted and are not any more: those of runners and of sequencers belong to one
+    incarnation."""
+    if after is before:
+        return []
+    return sorted(_inboxes(before).difference(_inboxes(after)))
+
+
+def _inboxes(desired: Desired) -> frozenset[str]:
+    runners = [runner_inbox(desired.system, name, r.incarnation) for name, r in desired.runners.items()]
+    placements = [p.assignment.placement for p in desired.programs.values() if p.assignment is not None]
+    return frozenset([*runners, *(placement.nodes_inbox for placement in placements)])
 
 
 def _decide_runners(desired: Desired, observed: Observed, now: float) -> Desired:

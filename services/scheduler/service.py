@@ -21,13 +21,13 @@ from collections.abc import Callable
 from functools import partial
 
 from dist_zero_common.aside import Aside
-from dist_zero_common.broker.base import Connect
-from dist_zero_common.broker.topology import queue_of, scheduler_inbox
+from dist_zero_common.broker.base import Connect, ConnectionState
+from dist_zero_common.broker.topology import queue_of, scheduler_inbox, sequencer_clients_inbox
 from dist_zero_common.clock import Clock, wait_changed
 from dist_zero_common.errors import OperatorError, RequestError, StoreError
 from dist_zero_common.ids import checked_name
 from dist_zero_common.log import Logger
-from dist_zero_common.mailbox import Mailbox, Token
+from dist_zero_common.mailbox import Mailbox, Token, log_state
 from dist_zero_common.protocol.dispatch import Handlers, Role, check_handlers, dispatch
 from dist_zero_common.protocol.messages import (
     AskStatus,
@@ -62,6 +62,7 @@ from services.scheduler.reconcile import (
     forget_silent,
     reconcile,
     reconcile_machines,
+    unread_queues,
     with_program,
     without_program,
 )
@@ -83,6 +84,8 @@ from services.scheduler.status import status_of
 
 ROUND_SECONDS = 1.0
 REST_SECONDS = 0.05
+UNREAD_SECONDS = 30.0
+"""A queue that nobody will read any more is deleted after so long."""
 MACHINES_SECONDS_MIN, MACHINES_SECONDS_MAX = 1.0, 60.0
 REQUESTS_REMEMBERED = 10_000
 ROLES = (Role.SCHEDULER,)
@@ -145,6 +148,7 @@ class SchedulerService:
             sender=sender,
             set_aside=Aside(self._store, sender, self._log),
             on_unroutable=self._on_unroutable,
+            on_state=self._on_state,
         )
         async with asyncio.TaskGroup() as self._tasks:
             self._tasks.create_task(self.post.run())
@@ -180,6 +184,8 @@ class SchedulerService:
         self.desired = forget_silent(self.desired, self.observed, now)
         before, self.desired = self.desired, decide(self.desired, self.observed, now)
         self._tell_decided(before)
+        for queue in unread_queues(before, self.desired):
+            self._tasks.create_task(self._delete_later(queue))
         for command in self._repeats.due(reconcile(self.desired, self.observed, now), now):
             self.counters["commands"] += 1
             self.post.send(command.inbox, command.message)
@@ -195,9 +201,23 @@ class SchedulerService:
         for name in before.removals:
             if name not in self.desired.removals:
                 self._log.info("program_removed", program=name)
-                for asked in self._removers.pop(name, []):
-                    self._removed.put(_asker(asked), name)
-                    self.post.send(asked.reply_to, ProgramRemoved(asked.request, name))
+                self._tasks.create_task(self._end_removal(name, self._removers.pop(name, [])))
+
+    async def _end_removal(self, program: str, askers: list[RemoveProgram]) -> None:
+        await self.post.delete(sequencer_clients_inbox(self._system, program))
+        for asked in askers:
+            self._removed.put(_asker(asked), program)
+            self.post.send(asked.reply_to, ProgramRemoved(asked.request, program))
+
+    async def _delete_later(self, queue: str) -> None:
+        """Not at once: somebody may be on the point of acking or forwarding what is there."""
+        await asyncio.sleep(UNREAD_SECONDS)
+        await self.post.delete(queue)
+
+    def _on_state(self, state: ConnectionState, reason: str) -> None:
+        log_state(self._log)(state, reason)
+        if state is ConnectionState.CONNECTED:
+            self._listen_anew(self._clock.monotonic())
 
     def _listen_anew(self, now: float) -> None:
         """We slept, or had no connection: that nothing was heard meanwhile says nothing of others."""
