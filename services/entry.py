@@ -38,7 +38,8 @@ from dist_zero_common.settings import Settings, load_settings
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.directory import DirectoryStore
 from dist_zero_common.store.probe import probe_store
-from services.health import SUFFIX, Watched, showing_progress
+from services.health import SUFFIX
+from services.progress import Watched, showing_progress
 
 EXIT_SETTINGS, EXIT_SURROUNDINGS, EXIT_BUG = 2, 3, 4
 GOODBYE_SECONDS = 8.0

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dist_zero_common.broker.topology import agent_inbox
 from dist_zero_common.settings import Settings, child_environment
 from services.entry import Process, main, missing_broker, missing_store, missing_system
-from services.health import Watched
 from services.machine_agent.launchers.process import ProcessLauncher
 from services.machine_agent.machine import Machine, this_machine
 from services.machine_agent.service import AgentService
+from services.progress import Watched
 
 
 def missing(settings: Settings) -> list[str]:

@@ -20,11 +20,11 @@ from services.entry import (
     missing_system,
     opened_store,
 )
-from services.health import Watched
 from services.machine_agent.launchers.in_process import InProcessLauncher
 from services.machine_agent.machine import this_machine
 from services.machine_agent.service import AgentService
 from services.node_runner.service import RunnerService
+from services.progress import Watched
 
 
 def missing(settings: Settings) -> list[str]:

@@ -5,7 +5,7 @@ import sys
 from dist_zero_common.broker.topology import scheduler_inbox
 from dist_zero_common.settings import Settings
 from services.entry import Process, main, missing_broker, missing_store, missing_system, opened_store
-from services.health import Watched
+from services.progress import Watched
 from services.scheduler.service import SchedulerService
 from services.scheduler.spawners.none import NoSpawner
 from services.scheduler.state import SchedulerOptions
