@@ -100,7 +100,7 @@ def machine_findings(status: SystemStatus) -> Iterator[Finding]:
         return
     ready = [machine.machine for machine in status.machines if machine.ready]
     if ready:
-        yield right(f"{_counted(len(ready), 'machine')} {_is(len(ready))} ready: {', '.join(ready)}")
+        yield right(f"{counted(len(ready), 'machine')} {_is(len(ready))} ready: {', '.join(ready)}")
     for machine in status.machines:
         if machine.ready:
             continue
@@ -142,7 +142,7 @@ def _program(before: ProgramStatus | None, now: ProgramStatus, seconds: float) -
         waited = before is not None and before.state is ProgramState.STARTING
         yield wrong(says) if waited else remark(says)
     elif now.finished_epoch >= now.epoch:
-        nodes = _counted(len(now.nodes), "node")
+        nodes = counted(len(now.nodes), "node")
         yield right(f"program {name} runs on {nodes}, and all has been worked off up to epoch {now.epoch:,}")
     elif before is not None and before.finished_epoch == now.finished_epoch < before.epoch:
         behind = [node for node in now.nodes if node.finished_epoch == now.finished_epoch]
@@ -153,9 +153,7 @@ def _program(before: ProgramStatus | None, now: ProgramStatus, seconds: float) -
             f" {now.epoch:,}; it waits for {places}{more}"
         )
     else:
-        yield right(
-            f"program {name} runs, {_counted(now.epoch - now.finished_epoch, 'epoch')} behind its log"
-        )
+        yield right(f"program {name} runs, {counted(now.epoch - now.finished_epoch, 'epoch')} behind its log")
     for node in now.nodes:
         if node.note and now.state is ProgramState.RUNNING:
             yield remark(f"program {name}: node {node.node} on {node.machine}: {node.note}")
@@ -188,7 +186,7 @@ def _queue(queue: str, whose: str, first: Look, second: Look, seconds: float) ->
         return
     if before is None:
         return
-    waiting = _counted(now.waiting, "message")
+    waiting = counted(now.waiting, "message")
     if now.consumers == 0 and before.consumers == 0:
         if now.waiting:
             says = f"{whose} has {waiting} and nobody reads it"
@@ -258,7 +256,8 @@ def _moved(queue: str, first: SystemStatus, second: SystemStatus) -> bool:
     return False
 
 
-def _counted(count: int, thing: str) -> str:
+def counted(count: int, thing: str) -> str:
+    """A number with its noun."""
     return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 

@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,14 @@ from urllib.parse import unquote, urlsplit
 
 from rich.text import Text
 
-from dist_zero.cli.diagnosis import Finding, Look, Verdict, diagnose, queues_of, remark, right, wrong
+from dist_zero.cli.diagnosis import Finding, Look, Verdict, counted, diagnose, queues_of, remark, right, wrong
 from dist_zero.cli.render import console_for
 from dist_zero.cli.status import compact_table, shown_bytes
 from dist_zero.cli.systems import Target
-from dist_zero_common.processes import is_running
 from dist_zero_common.broker.base import Broker, Connect, ConnectionState, Delivery, QueueDepth
 from dist_zero_common.broker.topology import ROLES, client_replies, queue_of, scheduler_inbox
 from dist_zero_common.errors import BrokerError, ConnectionLost, MalformedMessage, OperatorError, Unroutable
+from dist_zero_common.processes import is_running
 from dist_zero_common.protocol.codec import decode, encode
 from dist_zero_common.protocol.messages import AskStatus, Envelope, SystemStatus
 from dist_zero_common.settings import Settings
@@ -110,7 +111,7 @@ async def examine(report: Report, settings: Settings, asked: Asked) -> None:
     """Everything, in order. A part that cannot be looked at says so, and the others are looked at all the same."""
     target, trouble = asked.target, asked.trouble
     if target is not None:
-        report.add(right(f"system {target.system}, by {target.origin}"))
+        report.add(right(f"system {target.system}, its broker from {target.origin}"))
     broker_url = target.broker_url if target is not None else asked.broker or settings.broker_url
     state = target.state if target is not None else None
     if state is not None and not state.alive():
@@ -192,7 +193,7 @@ async def examine_network(report: Report, address: Address) -> bool:
         )
         report.add(wrong(f"{where} cannot be reached: {why}; is RabbitMQ running, and is it that port?"))
         return False
-    writer.close()
+    await _close(writer)
     report.add(right(f"{where} answers"))
     return True
 
@@ -236,10 +237,16 @@ async def _speaks_amqp(address: Address) -> bool:
             reader, writer = await asyncio.open_connection(address.host, address.port)
             writer.write(_GREETING)
             first = await reader.read(1)
-            writer.close()
+            await _close(writer)
     except (OSError, TimeoutError):
         return False
     return first in (b"\x01", b"A")
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
 
 
 async def examine_exchanges(report: Report, has_exchange: HasExchange) -> None:
@@ -318,9 +325,7 @@ async def _say_why_nobody_answers(report: Report, broker: Broker, system: str) -
     depth = await broker.depth(inbox)
     report.queues[inbox] = "the scheduler's inbox", depth, depth
     if depth is None or not depth.consumers:
-        waiting = (
-            f"{depth.waiting:,} messages wait for it and " if depth is not None and depth.waiting else ""
-        )
+        waiting = f"it has {counted(depth.waiting, 'message')} and " if depth and depth.waiting else ""
         report.add(
             wrong(f"the scheduler of {system} is not running: {waiting}nobody reads {inbox}; start it")
         )
@@ -410,8 +415,8 @@ def examine_store(report: Report, store: Path) -> None:
     if aside:
         report.add(
             remark(
-                f"{len(aside):,} messages that nobody could understand were set aside in {store / 'aside'}, each with"
-                " the reason; work went on"
+                f"{counted(len(aside), 'message')} that nobody could understand: in {store / 'aside'}, each with the"
+                " reason; work went on"
             )
         )
 
@@ -441,8 +446,8 @@ async def examine_docker(report: Report, images: tuple[str, ...], *, needed: boo
         systems = ", ".join(sorted({each.labels.get(SYSTEM_LABEL, "?") for each in orphans}))
         report.add(
             wrong(
-                f"{len(orphans)} containers are left over from systems that are gone ({systems}):"
-                " `dist-zero orphans --remove` removes them"
+                f"{counted(len(orphans), 'container')} left over from systems that are gone ({systems}):"
+                " `dist-zero orphans --remove` clears them away"
             )
         )
 
