@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -60,8 +60,8 @@ class BindMount:
 @dataclass(frozen=True, slots=True)
 class ContainerSpec:
     """A container as it is to be. `network` is a network's name or `HOST_NETWORK`; `aliases` are names it has there;
-    `user` is `uid:gid`, or empty for the image's own; `loopback_ports` are made reachable at a free port of the host's
-    loopback each."""
+    `user` is `uid:gid`, or empty for the image's own; `loopback_ports` says at which port of the host's loopback each
+    of the container's is reached."""
 
     name: str
     image: str
@@ -73,7 +73,7 @@ class ContainerSpec:
     aliases: tuple[str, ...] = ()
     user: str = ""
     mounts: tuple[BindMount, ...] = ()
-    loopback_ports: tuple[int, ...] = ()
+    loopback_ports: Mapping[int, int] = field(default_factory=dict)
     cores: float | None = None
     memory_bytes: int | None = None
 
@@ -212,30 +212,9 @@ class Docker:
 
         await self._do(f"remove the container {name}", remove)
 
-    async def port(self, name: str, port: int) -> int:
-        """At which port of the host's loopback a container's `port` is reached."""
-
-        def look() -> int:
-            container = self._client.containers.get(name)
-            bound = container.ports.get(f"{port}/tcp")
-            if not bound:
-                raise OperatorError(
-                    f"the container {name} has no port {port} any more: it has probably ended; its output:"
-                    f" {_output(container)}"
-                )
-            return int(bound[0]["HostPort"])
-
-        return await self._do(f"find a port of the container {name}", look)
-
-    async def run_in(self, name: str, command: Iterable[str]) -> tuple[int, str]:
-        """Run a command inside a container; its exit code and output."""
-        words = list(command)
-
-        def run() -> tuple[int, str]:
-            code, output = self._client.containers.get(name).exec_run(words)
-            return code, output.decode(errors="replace")
-
-        return await self._do(f"run {words[0]} in the container {name}", run)
+    async def start(self, name: str) -> None:
+        """Start a container again that has ended."""
+        await self._do(f"start the container {name}", lambda: self._client.containers.get(name).start())
 
     async def is_running(self, name: str) -> bool:
         """Whether there is a container of this name that runs."""
@@ -348,7 +327,7 @@ def _arguments(spec: ContainerSpec) -> dict[str, Any]:
             Mount(mount.target, str(mount.source), type="bind", read_only=mount.read_only)
             for mount in spec.mounts
         ],
-        "ports": {f"{port}/tcp": ("127.0.0.1", None) for port in spec.loopback_ports},
+        "ports": {f"{inside}/tcp": ("127.0.0.1", port) for inside, port in spec.loopback_ports.items()},
         "log_config": LogConfig(
             type=LogConfig.types.JSON, config={"max-size": LOG_BYTES_MAX, "max-file": "2"}
         ),

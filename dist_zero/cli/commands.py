@@ -71,12 +71,37 @@ def run(
             "--weather", metavar="PROFILE", help="calm, faithful, or hostile (doubles and reorders)."
         ),
     ] = "faithful",
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            "--mode",
+            metavar="MODE",
+            help="simulated: all in this process; virtual: each machine in a container, over RabbitMQ.",
+        ),
+    ] = None,
+    system: Annotated[
+        str | None,
+        typer.Option(
+            "--system",
+            metavar="NAME",
+            help="A system that is there; with --mode virtual, what the new one is called.",
+        ),
+    ] = None,
+    broker: Annotated[
+        str | None,
+        typer.Option(
+            "--broker",
+            metavar="URL",
+            help="The broker of a system that is there; with --mode virtual, one to use.",
+        ),
+    ] = None,
     as_json: AsJson = False,
     program: ProgramName = None,
 ) -> None:
     """Load data, run the program, show its views.
 
-    The whole system is simulated in this process: scheduler, machines, nodes, network and store.
+    The whole system is simulated in this process: scheduler, machines, nodes, network and store. With --mode virtual
+    it is started in containers, and taken down at the end. With --system or --broker alone it is one that is there.
 
     Without --load, input comes from the program's sample generator (@app.sample).
     """
@@ -98,6 +123,9 @@ def run(
         as_json=as_json,
         check=check,
         everything=everything,
+        mode=_mode(mode, weather),
+        system=system,
+        broker=broker,
     )
     if not run_program(load_program(file, program), options):
         raise typer.Exit(CHECK_FAILED)
@@ -162,3 +190,13 @@ def _weather(profile: str) -> str:
     if profile not in PROFILES:
         raise typer.BadParameter(f"{profile!r} is none of {', '.join(PROFILES)}", param_hint="--weather")
     return profile
+
+
+def _mode(mode: str | None, weather: str) -> str:
+    from dist_zero.cli.run import MODES, SIMULATED
+
+    if mode is not None and mode not in MODES:
+        raise typer.BadParameter(f"{mode!r} is none of {', '.join(MODES)}", param_hint="--mode")
+    if mode not in (None, SIMULATED) and weather != "faithful":
+        raise typer.BadParameter("only a simulation has weather", param_hint="--weather")
+    return mode or SIMULATED

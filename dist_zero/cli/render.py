@@ -22,20 +22,21 @@ _NUMBERS = (Kind.INT, Kind.FLOAT, Kind.DECIMAL)
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a run took."""
+    """What a run took. What the kind of system does not have is None, and left out of `--json`."""
 
     nodes: int
     machines: int
-    seed: int
+    seed: int | None
     rows: int
     rows_passed_over: int
     transactions: int
     epochs: int
-    messages: int
-    message_bytes: int
-    virtual_seconds: float
+    messages: int | None
+    message_bytes: int | None
+    virtual_seconds: float | None
+    first_row_seconds: float | None
     real_seconds: float
-    history: str
+    history: str | None
 
 
 def console_for(stderr: bool = False) -> Console:
@@ -97,10 +98,14 @@ def stats_line(stats: Stats) -> str:
     parts = [
         f"{_counted(stats.rows, 'row')} in {_counted(stats.transactions, 'transaction')}",
         _counted(stats.epochs, "epoch"),
-        _counted(stats.messages, "message"),
         f"{_counted(stats.nodes, 'node')} on {_counted(stats.machines, 'machine')}",
-        f"{stats.virtual_seconds:,.1f} s virtual, {stats.real_seconds:,.1f} s real",
+        f"{stats.real_seconds:,.1f} s",
     ]
+    if stats.first_row_seconds is not None:
+        parts.append(f"first row after {stats.first_row_seconds:,.1f} s")
+    if stats.messages is not None and stats.virtual_seconds is not None:
+        parts.insert(2, _counted(stats.messages, "message"))
+        parts[-1] = f"{stats.virtual_seconds:,.1f} s virtual, {stats.real_seconds:,.1f} s real"
     return " · ".join(parts)
 
 
@@ -119,7 +124,7 @@ def json_result(program: str, snapshot: Snapshot, stats: Stats, checked: bool | 
         "errors": {
             name: [asdict(error) for error in errors] for name, errors in snapshot.errors.items() if errors
         },
-        "stats": asdict(stats),
+        "stats": {name: value for name, value in asdict(stats).items() if value is not None},
     }
     if checked is not None:
         result["equals_recomputation"] = checked

@@ -1,14 +1,17 @@
-"""`dist-zero run`: a whole system in this process, in simulated time, from the input to the views."""
+"""`dist-zero run`: from the input to the views, in a system that is simulated in this process, is started for it in
+containers, or is there already."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TaskProgressColumn, TextColumn
@@ -29,14 +32,20 @@ from dist_zero.client.snapshot import Snapshot
 from dist_zero.client.writes import Transaction, sampled_transaction
 from dist_zero.files import RowFile, kind_of, write_rows
 from dist_zero.program import Program
-from dist_zero.system import SimulatedSystem, System
+from dist_zero.system import SimulatedSystem
 from dist_zero.testing import log_of, recomputed_differences
 from dist_zero_common.checksum import xxh64
 from dist_zero_common.errors import DataError, RequestError
+from dist_zero_common.settings import load_settings
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
+from dist_zero_common.store.base import Store
+from dist_zero_common.store.directory import DirectoryStore
 
+SIMULATED, VIRTUAL = "simulated", "virtual"
+MODES = (SIMULATED, VIRTUAL)
 _STEPS_PER_REFRESH = 20
+_LOOK_SECONDS = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,9 @@ class RunOptions:
     as_json: bool = False
     check: bool = False
     everything: bool = False
+    mode: str = SIMULATED
+    system: str | None = None
+    broker: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +77,35 @@ class _Outcome:
     loaded: Loaded
     note: str
     nodes: int
-    virtual_seconds: float
+    machines: int
     differences: list[str] | None
+    virtual_seconds: float | None = None
+    first_row_seconds: float | None = None
+
+
+class _Reached(Protocol):
+    """A system that has clients: one of this process, or one elsewhere."""
+
+    def connect(
+        self, program: Program | str, *, nodes: int = 1, client_id: str | None = None
+    ) -> AbstractAsyncContextManager[Client]: ...
 
 
 def run(program: Program, options: RunOptions) -> bool:
     """Run it and print what was asked for. Returns false when a check failed."""
     _check_names(program, options)
     files = [(dataset, _row_file(program, dataset, path, options)) for dataset, path in options.loads]
-    world = SimWorld(options.seed, options.weather)
     loader = _Loader(program, options, files)
     started = time.perf_counter()
-    with loader.progress:
-        outcome = run_simulation(_live(program, options, world, loader))
+    world: SimWorld | None = None
+    if options.mode == VIRTUAL:
+        outcome = _run_virtual(program, options, loader, started)
+    elif _is_elsewhere(options):
+        outcome = _run_elsewhere(program, options, loader, started)
+    else:
+        world = SimWorld(options.seed, options.weather)
+        with loader.progress:
+            outcome = run_simulation(_live(program, options, world, loader))
     stats = _stats(options, world, outcome, time.perf_counter() - started)
     for view, path in options.outs:
         write_rows(path, outcome.snapshot.row_types[view], outcome.snapshot.stored[view])
@@ -121,29 +149,140 @@ def _row_file(program: Program, dataset: str, path: Path, options: RunOptions) -
     return file
 
 
-# ---- inside the simulation ---------------------------------------------------------------------------------
+# ---- the three kinds of system -----------------------------------------------------------------------------
 
 
 async def _live(program: Program, options: RunOptions, world: SimWorld, loader: _Loader) -> _Outcome:
+    """In a simulation."""
     async with SimulatedSystem(world, machines=options.machines, store=options.store) as system:
-        await loader.load(system)
-        async with system.connect(program, nodes=options.nodes) as client:
-            snapshot = await client.snapshot(*_wanted(program, options))
-            differences = None
-            if options.check:
-                log = await log_of(system.store, program.name)
-                differences = recomputed_differences(
-                    program.graph(),
-                    client.plan,
-                    log,
-                    snapshot.epoch,
-                    dict(snapshot.stored),
-                    dict(snapshot.errors),
-                )
-            nodes = len(client.placement.shard_map.nodes)
-            return _Outcome(
-                snapshot, loader.loaded, client.note, nodes, system.clock.monotonic(), differences
+        outcome = await _shown(program, options, system, system.store, loader)
+        return replace(outcome, machines=options.machines, virtual_seconds=system.clock.monotonic())
+
+
+def _run_virtual(program: Program, options: RunOptions, loader: _Loader, started: float) -> _Outcome:
+    """In a system of containers that is started for this."""
+    from dist_zero.cli.keeping import Keeping, wanted_system
+    from dist_zero.client.remote import RemoteSystem
+
+    wanted = wanted_system(
+        load_settings(),
+        system=options.system or program.name,
+        machines=options.machines,
+        program=program.name,
+        store=options.store,
+        broker=options.broker,
+    )
+
+    async def work(keeping: Keeping) -> _Outcome:
+        system = RemoteSystem(keeping.state.broker_url, keeping.state.system)
+        timer = _FirstRow(system, started)
+        outcome = await _unless(
+            keeping.wait_failed(),
+            _checked_elsewhere(program, options, timer, Path(keeping.state.store), loader),
+        )
+        return replace(outcome, machines=options.machines, first_row_seconds=timer.seconds)
+
+    with Keeping(wanted) as keeping, loader.progress:
+        return asyncio.run(work(keeping))
+
+
+def _run_elsewhere(program: Program, options: RunOptions, loader: _Loader, started: float) -> _Outcome:
+    """In a system that is there, which the program leaves at the end, unless it ran there before."""
+    from dist_zero.cli.systems import resolve
+    from dist_zero.client.remote import RemoteSystem
+
+    settings = load_settings()
+    target = resolve(options.system, options.broker, otherwise=program.name, settings=settings)
+    store = options.store or settings.store
+    if target.state is not None and store is None:
+        store = Path(target.state.store)
+    if options.check and store is None:
+        raise RequestError("--check reads the log: say with --store DIR where the system's store is")
+
+    async def work() -> _Outcome:
+        system = RemoteSystem(target.broker_url, target.system)
+        status = await system.status()
+        runs_already = any(each.program == program.name for each in status.programs)
+        timer = _FirstRow(system, started)
+        try:
+            outcome = await _checked_elsewhere(program, options, timer, store, loader)
+        finally:
+            if not runs_already:
+                await system.remove(program.name)
+        machines = sum(machine.ready for machine in status.machines)
+        return replace(outcome, machines=machines, first_row_seconds=timer.seconds)
+
+    with loader.progress:
+        return asyncio.run(work())
+
+
+async def _checked_elsewhere(
+    program: Program, options: RunOptions, system: _FirstRow, store: Path | None, loader: _Loader
+) -> _Outcome:
+    opened = DirectoryStore(store, shared=True) if options.check and store is not None else None
+    try:
+        return await _shown(program, options, system, opened, loader)
+    finally:
+        if opened is not None:
+            await opened.close()
+
+
+async def _unless(failure: Coroutine[Any, Any, None], work: Coroutine[Any, Any, _Outcome]) -> _Outcome:
+    """What `work` comes to, unless `failure` raises before."""
+    async with asyncio.TaskGroup() as tasks:
+        watch = tasks.create_task(failure)
+        try:
+            return await work
+        finally:
+            watch.cancel()
+
+
+class _FirstRow:
+    """A system that is watched for its first row: `seconds` from the start until one was committed."""
+
+    def __init__(self, system: _Reached, started: float) -> None:
+        self.seconds: float | None = None
+        self._system, self._started = system, started
+
+    @asynccontextmanager
+    async def connect(
+        self, program: Program | str, *, nodes: int = 1, client_id: str | None = None
+    ) -> AsyncIterator[Client]:
+        """As the system's."""
+        async with self._system.connect(program, nodes=nodes, client_id=client_id) as client:
+            watch = asyncio.create_task(self._watch(client), name="first row")
+            try:
+                yield client
+            finally:
+                watch.cancel()
+
+    async def _watch(self, client: Client) -> None:
+        while self.seconds is None:
+            if client.committed:
+                self.seconds = time.perf_counter() - self._started
+            await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _shown(
+    program: Program, options: RunOptions, system: _Reached, store: Store | None, loader: _Loader
+) -> _Outcome:
+    """Load, and take the views that are wanted."""
+    await loader.load(system)
+    async with system.connect(program, nodes=options.nodes) as client:
+        snapshot = await client.snapshot(*_wanted(program, options))
+        differences = None
+        if options.check and store is not None:
+            log = await log_of(store, program.name)
+            differences = recomputed_differences(
+                program.graph(),
+                client.plan,
+                log,
+                snapshot.epoch,
+                dict(snapshot.stored),
+                dict(snapshot.errors),
             )
+        nodes = len(client.placement.shard_map.nodes)
+        return _Outcome(snapshot, loader.loaded, client.note, nodes, options.machines, differences)
 
 
 def _wanted(program: Program, options: RunOptions) -> tuple[str, ...]:
@@ -169,12 +308,14 @@ class _Loader:
             disable=not self.console.is_terminal,
         )
         self._program, self._options, self._files = program, options, files
+        # a log that was there before, and is afterwards: what is in it is not loaded again
+        self._keeps = options.store is not None or (options.mode != VIRTUAL and _is_elsewhere(options))
         self._steps = 0
 
-    async def load(self, system: System) -> None:
+    async def load(self, system: _Reached) -> None:
         """Write all input."""
         for dataset, file in self._files:
-            name = f"load-{_content_hash(dataset, file.path):016x}" if self._options.store else None
+            name = f"load-{_content_hash(dataset, file.path):016x}" if self._keeps else None
             task = self.progress.add_task(f"loading {dataset}", total=file.size, rows=0)
             async with self._client(system, name) as client:
                 transactions = self._followed(task, file_transactions(client, dataset, file.blocks()), file)
@@ -183,10 +324,10 @@ class _Loader:
         if not self._files and self._program.has_sample:
             await self._load_sample(system)
 
-    async def _load_sample(self, system: System) -> None:
+    async def _load_sample(self, system: _Reached) -> None:
         options = self._options
         size = "-all" if options.everything else ""
-        name = f"sample-{options.data_seed}{size}" if options.store else None
+        name = f"sample-{options.data_seed}{size}" if self._keeps else None
         task = self.progress.add_task("loading the sample", total=None, rows=0)
         async with self._client(system, name) as client:
             self._add(await client.load(self._followed(task, self._sampled(client), None)))
@@ -214,7 +355,7 @@ class _Loader:
                 self.progress.refresh()
 
     @asynccontextmanager
-    async def _client(self, system: System, name: str | None) -> AsyncIterator[Client]:
+    async def _client(self, system: _Reached, name: str | None) -> AsyncIterator[Client]:
         async with system.connect(self._program, nodes=self._options.nodes, client_id=name) as client:
             yield client
 
@@ -225,6 +366,10 @@ class _Loader:
             before.transactions + loaded.transactions,
             before.rows_passed_over + loaded.rows_passed_over,
         )
+
+
+def _is_elsewhere(options: RunOptions) -> bool:
+    return options.broker is not None or options.system is not None
 
 
 def _content_hash(dataset: str, path: Path) -> int:
@@ -239,22 +384,28 @@ def _content_hash(dataset: str, path: Path) -> int:
 # ---- what is printed ---------------------------------------------------------------------------------------
 
 
-def _stats(options: RunOptions, world: SimWorld, outcome: _Outcome, real_seconds: float) -> Stats:
-    published = world.history.counters.get("publish")
+def _stats(options: RunOptions, world: SimWorld | None, outcome: _Outcome, real_seconds: float) -> Stats:
+    published = world.history.counters.get("publish") if world is not None else None
+    first = outcome.first_row_seconds
     return Stats(
         nodes=outcome.nodes,
-        machines=options.machines,
-        seed=options.seed,
+        machines=outcome.machines,
+        seed=options.seed if world is not None else None,
         rows=outcome.loaded.rows,
         rows_passed_over=outcome.loaded.rows_passed_over,
         transactions=outcome.loaded.transactions,
         epochs=outcome.snapshot.epoch,
-        messages=published.records if published else 0,
-        message_bytes=published.bytes if published else 0,
-        virtual_seconds=round(outcome.virtual_seconds, 6),
+        messages=_count(published.records if published else 0, world),
+        message_bytes=_count(published.bytes if published else 0, world),
+        virtual_seconds=round(outcome.virtual_seconds, 6) if outcome.virtual_seconds is not None else None,
+        first_row_seconds=round(first, 3) if first is not None else None,
         real_seconds=round(real_seconds, 3),
-        history=world.history.digest(),
+        history=world.history.digest() if world is not None else None,
     )
+
+
+def _count(count: int, world: SimWorld | None) -> int | None:
+    return count if world is not None else None
 
 
 def _print(program: Program, options: RunOptions, outcome: _Outcome, stats: Stats) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dist_zero_common.errors import OperatorError, SettingsError
 from dist_zero_common.ids import checked_name
+from dist_zero_common.processes import is_running
 from dist_zero_common.settings import Settings, load_settings
 
 DIRECTORY = "systems"
@@ -83,7 +84,7 @@ def _chosen(
     settings: Settings,
     states: dict[str, SystemState],
 ) -> str:
-    named = system or str(getattr(settings, "system", ""))
+    named = system or settings.system
     if named:
         return named
     if broker is not None:
@@ -159,38 +160,3 @@ def save_state(log_directory: Path, state: SystemState) -> None:
 def remove_state(log_directory: Path, system: str) -> None:
     """Remove the file about a system, if it is there."""
     state_path(log_directory, system).unlink(missing_ok=True)
-
-
-# ---- processes -----------------------------------------------------------------------------------------------
-
-
-def process_name(pid: int | None = None) -> str:
-    """A process as no later one will be called: `<pid>-<when it started>`, where the operating system says that."""
-    pid = os.getpid() if pid is None else pid
-    return f"{pid}-{_started(pid)}"
-
-
-def pid_of(process: str) -> int:
-    """The number in a `process_name`."""
-    return int(process.partition("-")[0])
-
-
-def is_running(process: str) -> bool:
-    """Whether the process of this `process_name` is there."""
-    try:
-        pid = pid_of(process)
-        os.kill(pid, 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        pass  # it is somebody else's, and there
-    return process_name(pid) == process
-
-
-def _started(pid: int) -> str:
-    """In ticks since the machine started; a process that ended and was not waited for has none."""
-    try:
-        fields_behind_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return "0"
-    return "ended" if fields_behind_name[0] in ("Z", "X") else fields_behind_name[19]

@@ -49,6 +49,16 @@ class Owner:
         if os.geteuid() == 0:
             os.chown(path, self.uid, self.gid)
 
+    def give_all(self, directory: Path) -> None:
+        """Make all in the directory this user's, as `give` does."""
+        if os.geteuid() != 0:
+            return
+        for parent, names, files in os.walk(directory):
+            for name in (*names, *files):
+                path = Path(parent, name)
+                if path.lstat().st_uid != self.uid:
+                    os.lchown(path, self.uid, self.gid)
+
 
 @dataclass(frozen=True, slots=True)
 class MachineOptions:
@@ -87,6 +97,8 @@ class DockerSpawner:
 
     def __init__(self, docker: Docker, options: MachineOptions, log: Logger) -> None:
         self._docker, self._options, self._log = docker, options, log
+        self.ended: dict[str, list[str]] = {}
+        """Of each machine that ended by itself, the last line it said, once for each time."""
 
     async def spawn(self, machine: str) -> None:
         spec = machine_container(self._options, machine)
@@ -120,12 +132,9 @@ class DockerSpawner:
     async def _remove_ended(self, seen: ContainerSeen) -> None:
         output = await self._docker.output(seen.name)
         lines = output.strip().splitlines()
-        self._log.warning(
-            "machine_ended",
-            machine=seen.labels[MACHINE_LABEL],
-            container=seen.name,
-            said=lines[-1] if lines else "nothing",
-        )
+        machine, said = seen.labels[MACHINE_LABEL], lines[-1] if lines else "nothing"
+        self.ended.setdefault(machine, []).append(said)
+        self._log.warning("machine_ended", machine=machine, container=seen.name, said=said)
         with (self._options.logs / seen.name / OUTPUT_FILE).open("a", encoding="utf-8") as file:
             file.write(output)
         await self._docker.remove(seen.name)

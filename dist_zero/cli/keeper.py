@@ -1,0 +1,192 @@
+"""The process that holds a virtual system up: `python -m dist_zero.cli.keeper`.
+
+Whoever starts it (`run --mode virtual`, `up`) writes one line to its standard input, a JSON object with what the system
+is to be, and then holds that pipe: when it ends, because its holder is done, was interrupted or was killed, the keeper
+takes everything down. A line that says `stay` makes the keeper stay when the pipe ends; then SIGTERM ends it, as SIGINT
+does at any time. It is in a session of its own, so that Ctrl-C reaches its holder alone.
+
+It answers in lines of JSON: `{"told": "machines", "count": 2, "of": 3}` while it starts, then `{"state": {...}}` or
+`{"error": "..."}`. There are no passwords in its arguments or its environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from dist_zero.cli.systems import DIRECTORY, SystemState, remove_state, save_state
+from dist_zero_common.clock import RealClock
+from dist_zero_common.errors import DistZeroError, OperatorError
+from dist_zero_common.log import get_logger, open_log
+from dist_zero_common.processes import process_name
+
+STAY = "stay"
+MODE = "virtual"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a keeper is asked for. Paths are absolute; `store` may be empty: one that goes with the system."""
+
+    system: str
+    machines: int
+    program: str
+    log_dir: str
+    log_level: str
+    store: str
+    image: str
+    rabbitmq_image: str
+    broker_url: str = field(repr=False)
+    cores: float | None = None
+    memory_bytes: int | None = None
+
+
+def main() -> int:
+    """Hold up the system that standard input asks for. Returns the exit code: 0 if it came down as it was told to."""
+    given = json.loads(sys.stdin.buffer.readline())
+    wanted = Wanted(**{item.name: given[item.name] for item in fields(Wanted)})
+    logs = Path(wanted.log_dir)
+    try:
+        with (
+            open_log(logs, f"keeper-{wanted.system}", level=wanted.log_level),
+            _only_one(logs, wanted.system),
+        ):
+            asyncio.run(_Keeper(wanted).run())
+    except (DistZeroError, OSError) as error:
+        _say({"error": str(error)})
+        return 1
+    return 0
+
+
+class _Keeper:
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+        self._name = process_name()
+        self._log = get_logger("keeper", RealClock(), system=wanted.system)
+        self._stop = asyncio.Event()
+        self._stays = False
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        holder = asyncio.create_task(self._heed_holder())
+        holding = asyncio.create_task(self._hold())
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait([holding, stopped], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (holder, stopped, holding):
+                task.cancel()
+            await asyncio.wait([holder, stopped, holding])
+        if not holding.cancelled():
+            holding.result()
+
+    async def _heed_holder(self) -> None:
+        """Read what the holder says, until the pipe ends."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        while line := await reader.readline():
+            if line.strip() == STAY.encode():
+                self._stays = True
+        if not self._stays:
+            self._stop.set()
+
+    async def _hold(self) -> None:
+        from dist_zero.virtual import VirtualOptions, VirtualSystem
+        from dist_zero_common.containers import Docker
+
+        wanted = self._wanted
+        logs = Path(wanted.log_dir)
+        directory = logs / DIRECTORY / wanted.system
+        store = Path(wanted.store) if wanted.store else directory / f"store-{os.getpid()}"
+        options = VirtualOptions(
+            system=wanted.system,
+            machines=wanted.machines,
+            keeper=self._name,
+            directory=directory,
+            store=store,
+            logs=logs,
+            image=wanted.image,
+            rabbitmq_image=wanted.rabbitmq_image,
+            broker_url=wanted.broker_url,
+            log_level=wanted.log_level,
+            cores=wanted.cores,
+            memory_bytes=wanted.memory_bytes,
+        )
+        try:
+            async with Docker() as docker, VirtualSystem(options, docker, self._log, _tell) as system:
+                state = SystemState(
+                    system=wanted.system,
+                    mode=MODE,
+                    broker_url=system.broker_url,
+                    keeper=self._name,
+                    store=str(store),
+                    log_dir=str(logs),
+                    program=wanted.program,
+                )
+                save_state(logs, state)
+                _say({"state": asdict(state)})
+                self._log.info("system_up", machines=wanted.machines)
+                await system.wait_failed()
+        except Exception as error:
+            self._log.exception("system_failed", error)
+            raise
+        finally:
+            remove_state(logs, wanted.system)
+            if not wanted.store:
+                _remove_tree(store)
+            self._log.info("system_down")
+
+
+@contextmanager
+def _only_one(logs: Path, system: str) -> Iterator[None]:
+    """One keeper per system and directory."""
+    path = logs / DIRECTORY / f"{system}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OperatorError(
+                f"a system {system!r} is up already: end it with `dist-zero down --system {system}`, or name this one"
+                " otherwise with --system"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_tree(path: Path) -> None:
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        path.parent.rmdir()  # the system's own directory, if nothing else is in it
+
+
+def _tell(what: str, count: int, of: int) -> None:
+    _say({"told": what, "count": count, "of": of})
+
+
+def _say(line: dict[str, object]) -> None:
+    """Tell the holder, if it is still there."""
+    with suppress(OSError):
+        print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    code = main()
+    with suppress(OSError):
+        sys.stdout.flush()
+    os._exit(code)  # a closed pipe is no error of ours, and nobody is left to hear of it
