@@ -148,11 +148,8 @@ class Bridge:
     async def _session(self) -> None:
         """One session, to its end, which is always an error."""
         source = self._source
-        try:
-            entered = self._connect(source.client_id)
-            client = await entered.__aenter__()
-        except RequestError as unknown:
-            raise _Waits(str(unknown)) from None
+        entered = self._connect(source.client_id)
+        client = await entered.__aenter__()
         try:
             self._check_program(client)
             opened_us = self._clock.now_us()
@@ -188,17 +185,13 @@ class Bridge:
             raise _Refused(f"{source.location}: the program that runs has no view {source.applied_view!r}")
 
 
-class _Waits(OperatorError):
-    """Something is not there yet."""
-
-
 class _Refused(OperatorError):
     """Something will not come right by itself."""
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether the system may come back by itself."""
-    if isinstance(error, ConnectionLost):
+    """Whether it may come right by itself: the broker or the system comes back, the program is started."""
+    if isinstance(error, ConnectionLost | RequestError):
         return True
     return isinstance(error, OperatorError) and not isinstance(error, _Refused | BrokerError | SettingsError)
 
