@@ -456,6 +456,21 @@ async def check_absent(docker: Docker, system: str, log: Logger) -> None:
             log.warning("orphan_removed", what=removed)
 
 
+async def orphaned(docker: Docker) -> dict[tuple[str, str], list[str]]:
+    """What is on this host of systems whose keeper is gone, in words, by system and keeper."""
+    labels = {SYSTEM_LABEL: "", KEEPER_LABEL: ""}
+    found = [
+        *((f"container {each.name}", each.labels) for each in await docker.containers(labels)),
+        *((f"network {each.name}", each.labels) for each in await docker.networks(labels)),
+        *((f"volume {each.name}", each.labels) for each in await docker.volumes(labels)),
+    ]
+    orphans: dict[tuple[str, str], list[str]] = {}
+    for what, marks in found:
+        if not is_running(marks[KEEPER_LABEL]):
+            orphans.setdefault((marks[SYSTEM_LABEL], marks[KEEPER_LABEL]), []).append(what)
+    return orphans
+
+
 def _up_already(system: str, where: str) -> OperatorError:
     return OperatorError(
         f"a system {system!r} is up on this host already ({where}): end it with `dist-zero down --system {system}`, or"

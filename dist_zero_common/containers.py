@@ -323,6 +323,8 @@ def _arguments(spec: ContainerSpec) -> dict[str, Any]:
         "environment": dict(spec.environment),
         "detach": True,
         "init": True,
+        # the image's check starts a process every few seconds; machines are watched by their reports instead
+        "healthcheck": {"test": ["NONE"]},
         "mounts": [
             Mount(mount.target, str(mount.source), type="bind", read_only=mount.read_only)
             for mount in spec.mounts

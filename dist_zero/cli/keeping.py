@@ -203,7 +203,7 @@ def end_keeper(state: SystemState) -> None:
 
 
 def take_down(system: str, keeper: str, log_dir: Path) -> list[str]:
-    """Remove what a keeper that is gone left of a system, and say what that was."""
+    """Remove what a keeper that is gone left of a system, and say what that was. With an empty `keeper`, queues only."""
     from dist_zero.cli.systems import DIRECTORY
     from dist_zero.virtual import delete_queues, remove_system, used_queues_file
     from dist_zero_common.containers import Docker
@@ -212,8 +212,10 @@ def take_down(system: str, keeper: str, log_dir: Path) -> list[str]:
     queues = used_queues_file(directory)
 
     async def remove() -> list[str]:
-        async with Docker() as docker:
-            removed = await remove_system(docker, system, keeper)
+        removed = []
+        if keeper:
+            async with Docker() as docker:
+                removed += await remove_system(docker, system, keeper)
         if queues.exists():
             url, *names = queues.read_text().splitlines()
             await delete_queues(url, names)

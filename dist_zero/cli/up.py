@@ -1,0 +1,191 @@
+"""The commands that start systems in containers and end them: `up`, `down`, `orphans`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dist_zero.cli.app import (
+    AsJson,
+    Machines,
+    Nodes,
+    ProgramFile,
+    ProgramName,
+    app,
+)
+from dist_zero.cli.load_program import load_program
+from dist_zero_common.errors import SettingsError
+from dist_zero_common.settings import load_settings
+
+if TYPE_CHECKING:
+    from dist_zero.cli.systems import SystemState
+
+
+@app.command()
+def up(
+    file: ProgramFile,
+    nodes: Nodes = 1,
+    machines: Machines = 1,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            "--store",
+            metavar="DIR",
+            help="Keep the log there; without, in the log directory, by the system's name.",
+        ),
+    ] = None,
+    system: Annotated[
+        str | None,
+        typer.Option("--system", metavar="NAME", help="What the system is called; without, as its program."),
+    ] = None,
+    broker: Annotated[
+        str | None,
+        typer.Option(
+            "--broker",
+            metavar="URL",
+            help="The broker of a system that is there, to which the program is added.",
+        ),
+    ] = None,
+    program: ProgramName = None,
+) -> None:
+    """Start a system in containers with a program in it, and leave it running.
+
+    Each machine is a container, and so is RabbitMQ, unless AMQP_URL names one. With --broker no system is started: the
+    program is added to the one that is there.
+    """
+    import asyncio
+
+    from dist_zero.cli.keeping import Keeping, wanted_system
+    from dist_zero.cli.systems import DIRECTORY, resolve
+    from dist_zero.client.remote import RemoteSystem
+
+    loaded, settings = load_program(file, program), load_settings()
+
+    async def submit(url: str, name: str) -> str:
+        async with RemoteSystem(url, name).connect(loaded, nodes=nodes) as client:
+            return client.note
+
+    if broker is not None:
+        target = resolve(system, broker, otherwise=loaded.name, settings=settings)
+        name, note = target.system, asyncio.run(submit(target.broker_url, target.system))
+    else:
+        name = system or settings.system or loaded.name
+        wanted = wanted_system(
+            settings,
+            system=name,
+            machines=machines,
+            program=loaded.name,
+            store=store or settings.log_directory / DIRECTORY / name / "store",
+            broker=None,
+        )
+        with Keeping(wanted) as keeping:
+            note = asyncio.run(submit(keeping.state.broker_url, name))
+            keeping.stay()
+    for line in (note, f"program {loaded.name} runs in system {name}", _next(name, broker is None)):
+        if line:
+            typer.echo(line)
+
+
+def _next(system: str, ours: bool) -> str:
+    after = f", and dist-zero down --system {system} ends it" if ours else ""
+    return f"next: dist-zero status --system {system}; load, show, get and watch take the same option{after}"
+
+
+@app.command()
+def down(
+    system: Annotated[
+        str | None,
+        typer.Option(
+            "--system", metavar="NAME", help="Which system; without, the only one that was started here."
+        ),
+    ] = None,
+) -> None:
+    """End a system that was started from this directory, with its containers, networks and volumes.
+
+    Its store stays, and `up` goes on from there.
+    """
+    from dist_zero.cli.keeping import end_keeper, take_down
+    from dist_zero.cli.systems import load_states
+    from dist_zero_common.processes import is_running
+
+    logs = load_settings().log_directory
+    states = {state.system: state for state in load_states(logs)}
+    state = _chosen(states, system or load_settings().system)
+    if is_running(state.keeper):
+        end_keeper(state)
+    for removed in take_down(state.system, state.keeper, logs.absolute()):
+        typer.echo(f"removed {removed}")
+    typer.echo(f"system {state.system} is down; its store stays in {state.store}")
+
+
+def _chosen(states: dict[str, SystemState], system: str) -> SystemState:
+    there = ", ".join(sorted(states)) or "none"
+    if system:
+        if system not in states:
+            raise SettingsError(
+                f"no system {system!r} was started from this directory (started here: {there});"
+                " `dist-zero orphans` finds what others left on this host"
+            )
+        return states[system]
+    if len(states) != 1:
+        what = "several systems were" if states else "no system was"
+        raise SettingsError(
+            f"{what} started from this directory: say which with --system NAME (started here: {there})"
+        )
+    return next(iter(states.values()))
+
+
+@app.command()
+def orphans(
+    remove: Annotated[bool, typer.Option("--remove", help="Remove what was found.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find what systems have left on this host whose keeper is gone: containers, networks, volumes, queues, files.
+
+    Queues are found at brokers that were given, of systems that were started from this directory.
+    """
+    import asyncio
+
+    from dist_zero.cli.keeping import take_down
+    from dist_zero.cli.systems import DIRECTORY, load_states, remove_state
+    from dist_zero.virtual import orphaned, used_queues_file
+    from dist_zero_common.containers import Docker
+    from dist_zero_common.processes import is_running
+
+    logs = load_settings().log_directory.absolute()
+
+    async def look() -> dict[tuple[str, str], list[str]]:
+        async with Docker() as docker:
+            return await orphaned(docker)
+
+    found = asyncio.run(look())
+    states = load_states(logs)
+    for state in states:
+        if not is_running(state.keeper):
+            found.setdefault((state.system, state.keeper), []).append(f"state file of system {state.system}")
+    alive = {state.system for state in states if is_running(state.keeper)}
+    for directory in sorted((logs / DIRECTORY).glob("*/")):
+        queues = used_queues_file(directory)
+        if directory.name not in alive and queues.exists():
+            names = queues.read_text().splitlines()[1:]
+            mine = next((key for key in found if key[0] == directory.name), (directory.name, ""))
+            found.setdefault(mine, []).extend(f"queue {name}" for name in names)
+    for (system, keeper), _ in sorted(found.items()) if remove else ():
+        take_down(system, keeper, logs)
+        remove_state(logs, system)
+    _print_orphans([thing for things in found.values() for thing in things], remove, as_json)
+
+
+def _print_orphans(things: list[str], removed: bool, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"orphans": things, "removed": removed}))
+        return
+    for thing in things:
+        typer.echo(f"removed {thing}" if removed else thing)
+    if not things:
+        typer.echo("nothing is left over")
+    elif not removed:
+        typer.echo("dist-zero orphans --remove removes them")
