@@ -53,8 +53,8 @@ from dist_zero_common.errors import BrokerError, ConnectionLost, Unroutable
 
 #: An inbox that an incarnation has left behind goes after this long without a reader.
 ABANDONED_SECONDS = 3600
-#: How many ticks pass between two looks at the queues.
-_LOOK_TICKS = 20
+#: How many ticks at most pass between two looks at the queues.
+_LOOK_TICKS_MAX = 20
 _ROUTES_MAX = 4096
 _CLOSE_SECONDS = 5.0
 #: Turns of the loop that aio-pika's tasks need to end after their connection, or they complain when the loop ends.
@@ -107,12 +107,14 @@ class RabbitBroker:
         self._commands = asyncio.Lock()
         self._command_channel: Channel | None = None
         self._stuck_ticks_max = max(1, round(stuck_seconds / TICK_SECONDS))
+        self._look_ticks = min(_LOOK_TICKS_MAX, max(1, self._stuck_ticks_max // 2))
         self._links = (publishing,) if publishing is consuming else (publishing, consuming)
         ticks_max = max(1, round(publish_seconds / TICK_SECONDS))
         self._patience = [(link, Patience(link.wire, ticks_max)) for link in self._links]
         publishing.wire.on_blocked = self._on_blocked
         for link in self._links:
             link.wire.on_lost = self._lose
+        self._look: asyncio.Task[None] | None = None
         self._watch = asyncio.create_task(self._keep_watch())
         for link in self._links:
             if link.wire.closed():
@@ -140,8 +142,9 @@ class RabbitBroker:
 
     def _end(self, state: ConnectionState, reason: str) -> None:
         self.state, self.reason = state, reason
-        if self._watch is not asyncio.current_task():
-            self._watch.cancel()
+        for task in (self._watch, self._look):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
         for link in self._links:
             link.wire.fail(ConnectionLost(f"connection to {link.address} {state.value}: {reason}"))
         for consumer in self._consumers:
@@ -181,27 +184,27 @@ class RabbitBroker:
                 if silence := patience.tick():
                     self._lose(f"{link.address} {silence}")
                     return
-            if ticks % _LOOK_TICKS == 0:
-                try:
-                    await self._look_at_queues()
-                except BrokerError as error:
-                    self._lose(f"the queues cannot be looked at: {error}")
-                    return
+            if ticks % self._look_ticks == 0 and (self._look is None or self._look.done()):
+                self._look = asyncio.create_task(self._look_at_queues())
 
     async def _look_at_queues(self) -> None:
         """Find queues that hold messages for us and do not bring them."""
-        for consumer in list(self._consumers):
-            if not consumer.idle():
-                continue
-            depth = await self.depth(consumer.queue)
-            if depth is None and consumer.alive:
-                self._lose(f"queue {consumer.queue}, which is consumed, is gone")
-            elif depth is not None and consumer.stuck(depth.waiting, _LOOK_TICKS) >= self._stuck_ticks_max:
-                seconds = self._stuck_ticks_max * TICK_SECONDS
-                self._lose(
-                    f"queue {consumer.queue} delivers nothing for {seconds:g} s although {depth.waiting:,} messages"
-                    " wait there and its consumer has room"
-                )
+        try:
+            for consumer in list(self._consumers):
+                if consumer.idle():
+                    self._judge(consumer, await self.depth(consumer.queue))
+        except BrokerError as error:
+            self._lose(f"the queues cannot be looked at: {error}")
+
+    def _judge(self, consumer: RabbitConsumer, depth: QueueDepth | None) -> None:
+        if depth is None and consumer.alive:
+            self._lose(f"queue {consumer.queue}, which is consumed, is gone")
+        elif depth is not None and consumer.stuck(depth.waiting, self._look_ticks) >= self._stuck_ticks_max:
+            seconds = self._stuck_ticks_max * TICK_SECONDS
+            self._lose(
+                f"queue {consumer.queue} delivers nothing for {seconds:g} s although {depth.waiting:,} messages"
+                " wait there and its consumer has room"
+            )
 
     # -- queues --------------------------------------------------------------------------------------------------
 

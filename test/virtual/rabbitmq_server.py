@@ -24,6 +24,7 @@ from urllib.parse import quote
 import docker
 from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
+from testcontainers.core.labels import LABEL_SESSION_ID, SESSION_ID
 
 from dist_zero_common.broker.rabbitmq import connector
 from dist_zero_common.errors import BrokerError
@@ -192,7 +193,7 @@ class RabbitServer:
     @contextmanager
     def disk_alarm(self) -> Iterator[None]:
         """The same, for want of disk."""
-        self.rabbitmqctl("set_disk_free_limit", "1000TB")
+        self.rabbitmqctl("set_disk_free_limit", str(10**15))
         try:
             yield
         finally:
@@ -219,8 +220,8 @@ async def _connect_once(url: str) -> None:
 
 
 def docker_things() -> dict[str, set[str]]:
-    """What Docker holds of ours: with CI=true everything, else (others may be at work here) what carries a label of
-    the tests or of a system."""
+    """What Docker holds of ours: with CI=true everything, else (others may be at work here) what carries the
+    label of this session."""
     strict = os.environ.get("CI") == "true"
     client = docker.from_env()
     try:
@@ -239,4 +240,4 @@ def docker_things() -> dict[str, set[str]]:
 
 def _is_ours(attributes: dict[str, Any]) -> bool:
     labels = {**(attributes.get("Labels") or {}), **(attributes.get("Config", {}).get("Labels") or {})}
-    return any(key.startswith("org.testcontainers") for key in labels)
+    return labels.get(LABEL_SESSION_ID) == SESSION_ID
