@@ -440,7 +440,7 @@ def test_a_foreign_queue_is_consumed_as_it_is(rabbitmq_url: str) -> None:
         owner = await aio_pika.connect(rabbitmq_url)
         channel = await owner.channel()
         dead = await channel.declare_queue("dead")
-        arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"}
+        arguments: dict[str, Any] = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"}
         payments = await channel.declare_queue("payments", durable=True, arguments=arguments)
         for number in range(4):
             message = aio_pika.Message(
