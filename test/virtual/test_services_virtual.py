@@ -1,0 +1,221 @@
+"""The services as processes of their own over a real RabbitMQ: set up, told to end, killed, cut off, refused."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+from dist_zero.client.client import Client
+from dist_zero.client.remote import RemoteSystem
+from dist_zero_common.store.directory import DirectoryStore
+from examples.leaderboard import Score, app
+from test.virtual.processes import Services, services, wait_gone
+from test.virtual.proxy import Proxy
+from test.virtual.rabbitmq_server import RabbitServer
+
+SYSTEM = "test"
+
+
+def scores(count: int) -> list[Score]:
+    """So many rows, each of another player."""
+    return [Score(game="go", player=f"player-{number}", points=number) for number in range(count)]
+
+
+async def check_board(client: Client, count: int) -> None:
+    """The view is right when so many rows have been written."""
+    best = [vars(row) for row in await client.rows("board")]
+    expected = [(place, count - place) for place in range(1, min(10, count) + 1)]
+    assert sorted((row["place"], row["points"]) for row in best) == expected
+
+
+def test_processes_are_a_system_virtual(rabbitmq_url: str, tmp_path: Path) -> None:
+    """A scheduler, an agent and a runner that is a machine of its own run a program over both machines; all are
+    healthy; told to end they do, say nothing, and leave a store that anybody may open."""
+
+    async def main(started: Services) -> None:
+        all_of_them = [started.scheduler(machines=2), started.agent("m-agent"), started.runner("m-alone")]
+        async with RemoteSystem(rabbitmq_url, SYSTEM).connect(app, nodes=4) as client:
+            await client.put("scores", scores(100))
+            await check_board(client, 100)
+        placed = await all_of_them[0].wait_event("program_placed")
+        assert placed["runners"] == ["m-agent-r1", "m-alone-r1"]
+        for service in all_of_them:
+            assert "healthy" in await service.wait_health(0)
+        for service in reversed(all_of_them):
+            assert await service.ended(signal.SIGTERM) == (0, "")
+            assert service.health() == (1, f"no service runs that logs to {service.logs}\n")
+        store = DirectoryStore(tmp_path / "store")
+        assert await store.list("programs/leaderboard/log/")
+        await store.close()
+
+    with services(tmp_path, rabbitmq_url, SYSTEM) as started:
+        asyncio.run(main(started))
+
+
+def test_every_line_says_whose_it_is_virtual(rabbitmq_url: str, tmp_path: Path) -> None:
+    """The logs name the system, and what belongs to a machine or a runner names those, too."""
+
+    async def main(started: Services) -> None:
+        scheduler, agent = started.scheduler(), started.agent("m1")
+        async with RemoteSystem(rabbitmq_url, SYSTEM).connect(app, nodes=2) as client:
+            await client.put("scores", scores(10))
+        for service in (agent, scheduler):
+            assert await service.ended(signal.SIGINT) == (0, "")
+        for entry in (*scheduler.events(), *agent.events()):
+            assert entry["system"] == SYSTEM, entry
+            if entry["service"] != "scheduler" and entry["event"] != "process_started":
+                assert entry["machine"] == "m1", entry
+            if entry["service"] == "node-runner" and entry["event"] != "process_started":
+                assert entry["runner"] == "m1-r1" and entry["runner_incarnation"], entry
+        files = {path.name for path in agent.logs.iterdir()}
+        incarnation = agent.found("runner_started", service="machine-agent")[0]["incarnation"]
+        assert files == {
+            f"{name}.{kind}"
+            for name in ("machine-agent", f"node-runner-m1-r1-{incarnation}")
+            for kind in ("log", "jsonl")
+        }
+
+    with services(tmp_path, rabbitmq_url, SYSTEM) as started:
+        asyncio.run(main(started))
+
+
+def test_a_killed_agent_takes_its_runners_along_virtual(rabbitmq_url: str, tmp_path: Path) -> None:
+    """Killed without a chance to say anything, an agent leaves no runner behind; another machine takes over what
+    they hosted, and nothing that was committed is lost."""
+
+    async def main(started: Services) -> None:
+        started.scheduler()
+        agent = started.agent("m1")
+        async with RemoteSystem(rabbitmq_url, SYSTEM).connect(app, nodes=2) as client:
+            await client.put("scores", scores(20))
+            runner = await agent.wait_event("process_started", service="node-runner")
+            await agent.ended(signal.SIGKILL)
+            assert isinstance(runner["pid"], int)
+            await wait_gone(runner["pid"])
+            started.runner("m2")
+            await client.put("scores", scores(40))
+            await check_board(client, 40)
+
+    with services(tmp_path, rabbitmq_url, SYSTEM) as started:
+        asyncio.run(main(started))
+
+
+def test_an_agent_that_leaves_is_not_waited_for_virtual(rabbitmq_url: str, tmp_path: Path) -> None:
+    """Told to end, an agent says that its runners have ended, so the scheduler places their nodes elsewhere before
+    the machine could count as silent."""
+
+    async def main(started: Services) -> None:
+        scheduler = started.scheduler(machines=2)
+        leaving = started.agent("m1")
+        started.runner("m2")
+        async with RemoteSystem(rabbitmq_url, SYSTEM).connect(app, nodes=2) as client:
+            await client.put("scores", scores(20))
+            assert await leaving.ended(signal.SIGTERM) == (0, "")
+            assert leaving.found("runner_exited", how="exit code 0")
+            await scheduler.wait_event("program_placed", count=2)
+            assert not scheduler.found("silent")
+            await client.put("scores", scores(40))
+            await check_board(client, 40)
+
+    with services(tmp_path, rabbitmq_url, SYSTEM) as started:
+        asyncio.run(main(started))
+
+
+def test_a_killed_runner_is_reported_and_another_one_started_virtual(
+    rabbitmq_url: str, tmp_path: Path
+) -> None:
+    """The agent notices, says how its runner ended, and starts the next incarnation when it is told to."""
+
+    async def main(started: Services) -> None:
+        started.scheduler()
+        agent = started.agent("m1")
+        async with RemoteSystem(rabbitmq_url, SYSTEM).connect(app, nodes=2) as client:
+            await client.put("scores", scores(20))
+            runner = await agent.wait_event("process_started", service="node-runner")
+            assert isinstance(runner["pid"], int)
+            os.kill(runner["pid"], signal.SIGKILL)
+            await agent.wait_event("runner_exited", how="killed by SIGKILL")
+            await agent.wait_event("process_started", count=2, service="node-runner")
+            await client.put("scores", scores(40))
+            await check_board(client, 40)
+
+    with services(tmp_path, rabbitmq_url, SYSTEM) as started:
+        asyncio.run(main(started))
+
+
+def test_a_broker_that_is_away_is_waited_for_virtual(
+    rabbitmq: RabbitServer, rabbitmq_url: str, tmp_path: Path
+) -> None:
+    """Services that start before their broker say so, ask again, and begin when it is there; told to end before
+    that, they do."""
+
+    async def main(started: Services) -> None:
+        async with Proxy(rabbitmq.host, rabbitmq.port) as proxy:
+            proxy.refuse()
+            url = rabbitmq_url.replace(f":{rabbitmq.port}/", f":{proxy.port}/")
+            waiting = {
+                module: started.start(module, module, url=url, DIST_ZERO_MACHINE=module.replace("_", "-"))
+                for module in ("scheduler", "machine_agent", "node_runner")
+            }
+            for service in waiting.values():
+                lost = await service.wait_event("broker_lost", count=2)
+                assert f"127.0.0.1:{proxy.port}" in str(lost["reason"]) and "tester@" not in str(lost)
+                assert service.health()[0] == 1
+            code, said = await waiting.pop("machine_agent").ended(signal.SIGTERM)
+            assert code == 0 and "broker_lost" in said
+            proxy.heal()
+            for service in waiting.values():
+                assert "healthy" in await service.wait_health(0)
+
+    with services(tmp_path, rabbitmq_url, SYSTEM) as started:
+        asyncio.run(main(started))
+
+
+def test_a_broker_that_refuses_ends_a_service_virtual(
+    rabbitmq: RabbitServer, rabbitmq_url: str, tmp_path: Path
+) -> None:
+    """With a wrong password nothing will come of waiting: exit code 3, and a sentence without the password. So it
+    ends a machine that is one process if only its runner's user is refused."""
+
+    async def main(started: Services) -> None:
+        wrong = rabbitmq_url.replace("tester@", "hunter2@")
+        refused = [started.start(module, module, url=wrong) for module in ("scheduler", "machine_agent")]
+        for service, name in zip(refused, ("scheduler", "machine-agent"), strict=True):
+            code, said = await service.ended()
+            assert code == 3
+            assert said.splitlines()[-1].startswith(f"{name}: ") and "hunter2" not in said, said
+            assert f"{rabbitmq.host}:{rabbitmq.port}" in said and "Traceback" not in said, said
+        started.start("scheduler", "good-scheduler")
+        machine = started.start("node_runner", "machine", DIST_ZERO_RUNNER_AMQP_URL=wrong)
+        code, said = await machine.ended()
+        assert code == 3 and said.splitlines()[-1].startswith("node-runner: "), said
+
+    with services(tmp_path, rabbitmq_url, SYSTEM) as started:
+        asyncio.run(main(started))
+
+
+def test_health_ends_with_the_connection_virtual(
+    rabbitmq: RabbitServer, rabbitmq_url: str, tmp_path: Path
+) -> None:
+    """A service whose broker says nothing any more is alive and not healthy; when it answers again, it is. That is
+    so for a scheduler, too, which has nothing to do all the while."""
+
+    async def main(started: Services) -> None:
+        async with Proxy(rabbitmq.host, rabbitmq.port) as proxy:
+            url = rabbitmq_url.replace(f":{rabbitmq.port}/", f":{proxy.port}/")
+            scheduler = started.start("scheduler", "scheduler", url=url)
+            agent = started.start("machine_agent", "agent", url=url, DIST_ZERO_SYSTEM="another")
+            for service in (scheduler, agent):
+                assert "healthy" in await service.wait_health(0)
+            proxy.stall()
+            for service in (scheduler, agent):
+                assert "has done nothing for" in await service.wait_health(1)
+                assert service.process.poll() is None
+            proxy.heal()
+            for service in (scheduler, agent):
+                assert "healthy" in await service.wait_health(0)
+
+    with services(tmp_path, rabbitmq_url, SYSTEM) as started:
+        asyncio.run(main(started))
