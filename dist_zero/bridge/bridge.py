@@ -104,7 +104,7 @@ class Bridge:
         tell: Tell = lambda _: None,
     ) -> None:
         """`row_type`: of the dataset, as the user's file declares it."""
-        self.counts = Counts()
+        self.counts, self.queue = Counts(), source.queue
         self._source, self._row_type = source, row_type
         self._connect, self._open_queue = connect, open_queue
         self._clock, self._log, self._tell = clock, log, tell

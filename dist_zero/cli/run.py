@@ -138,6 +138,12 @@ def _check_names(program: Program, options: RunOptions) -> None:
         raise RequestError(f"program {program.name!r} has no view to show")
 
 
+def _views_for_people(program: Program) -> tuple[str, ...]:
+    """All views, without those that begin with _ as what `Program.source` declares; if there are others."""
+    every = tuple(view.name for view in program.graph().views)
+    return tuple(name for name in every if not name.startswith("_")) or every
+
+
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
@@ -288,7 +294,7 @@ async def _shown(
 def _wanted(program: Program, options: RunOptions) -> tuple[str, ...]:
     """The views to show, and those to write; all of them if neither is said."""
     named = [*options.views, *(view for view, _ in options.outs)]
-    return tuple(dict.fromkeys(named)) or tuple(view.name for view in program.graph().views)
+    return tuple(dict.fromkeys(named)) or _views_for_people(program)
 
 
 class _Loader:

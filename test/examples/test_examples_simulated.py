@@ -15,7 +15,7 @@ from dist_zero.types import Row
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 
-EXAMPLES = ("leaderboard", "fraud", "flights")
+EXAMPLES = ("leaderboard", "fraud", "flights", "payments")
 
 
 def example(name: str) -> Program:
@@ -62,7 +62,7 @@ def test_every_number_of_nodes_shows_the_same_bits(name: str) -> None:
     """1, 4 and 16 nodes, each in other weather: equal to the oracle and to each other."""
     program, sample = example(name), sample_of(name)
     runs = [shown(program, nodes, seed, sample) for seed, nodes in enumerate((1, 4, 16))]
-    assert all(rows for rows in runs[0].values())
+    assert all(rows for view, rows in runs[0].items() if not view.startswith("_"))
     assert repr(runs[0]) == repr(runs[1]) == repr(runs[2])
 
 

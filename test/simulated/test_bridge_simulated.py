@@ -87,8 +87,9 @@ class World:
     async def running(self) -> AsyncIterator[Client]:
         """The system, from the log that it left when it last ran. It ends as if its machine were switched off."""
         store = MemoryStore(self.objects, self.sim)
+        self.system = SimulatedSystem(self.sim, machines=2, store=store, sequencer=self.sequencer)
         async with (
-            SimulatedSystem(self.sim, machines=2, store=store, sequencer=self.sequencer) as self.system,
+            self.system,
             self.system.connect(self.app, nodes=2) as client,
         ):
             yield client
@@ -419,7 +420,8 @@ def test_the_program_may_start_later_and_must_have_the_source() -> None:
     """A bridge waits for its program; a program without its datasets is an error that says where the source is."""
 
     async def main(world: World) -> None:
-        async with SimulatedSystem(world.sim) as world.system:
+        world.system = SimulatedSystem(world.sim)
+        async with world.system:
             bridge = world.start()
             await asyncio.sleep(20)
             assert not bridge.task.done()
@@ -429,7 +431,8 @@ def test_the_program_may_start_later_and_must_have_the_source() -> None:
                 assert await applied(client) == {(1, 0): 1, (1, 1): 1}
                 await bridge.dead()
 
-        async with SimulatedSystem(world.sim) as world.system:
+        world.system = SimulatedSystem(world.sim)
+        async with world.system:
             other = dz.Program("shop")
             other.view("all", other.dataset("parts", Part))
             async with world.system.connect(other):
