@@ -44,7 +44,7 @@ from services.progress import Watched, showing_progress
 EXIT_SETTINGS, EXIT_SURROUNDINGS, EXIT_BUG = 2, 3, 4
 GOODBYE_SECONDS = 8.0
 
-Goodbye = Callable[[], Awaitable[None]]
+Goodbye = Callable[[], Awaitable[object]]
 
 
 @dataclass(slots=True)
