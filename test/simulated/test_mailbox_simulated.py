@@ -10,14 +10,15 @@ from contextlib import asynccontextmanager
 import pytest
 
 from dist_zero_common.aside import Aside
-from dist_zero_common.broker.base import Queue
-from dist_zero_common.broker.memory import MemoryBroker
+from dist_zero_common.broker.base import Broker, ConnectionState, Queue, QueueKind
+from dist_zero_common.broker.memory import MemoryBroker, MemoryConnection
 from dist_zero_common.clock import LoopClock
-from dist_zero_common.errors import MalformedMessage
+from dist_zero_common.errors import BrokerError, ConnectionLost, MalformedMessage, first_error
 from dist_zero_common.log import get_logger
-from dist_zero_common.mailbox import Mailbox, Token
+from dist_zero_common.mailbox import WINDOW_ENVELOPES, Mailbox, Token
 from dist_zero_common.protocol.codec import encode
 from dist_zero_common.protocol.messages import Committed, Envelope, Message, Transaction
+from dist_zero_common.sim.faults import Delay, Weather
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 from dist_zero_common.store.memory import MemoryStore
@@ -242,5 +243,168 @@ def test_set_aside_keeps_the_bytes_and_the_reason_in_the_store() -> None:
         small = min(kept, key=len)
         assert small.endswith(b"\n\nabc") and b"reason: no message" in small and b"queue: dz.q" in small
         assert max(map(len, kept)) < 2**17
+
+    run_simulation(scenario())
+
+
+# ---- connections -------------------------------------------------------------------------------------------------
+
+
+class Line:
+    """Makes a mailbox's connections, and keeps the newest one; while `away` says why, none can be made."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self.broker = broker
+        self.away: BrokerError | None = None
+        self.newest: MemoryConnection
+        self.made = 0
+        self.states: list[tuple[ConnectionState, str]] = []
+
+    async def connect(self) -> Broker:
+        if self.away is not None:
+            raise self.away
+        self.made += 1
+        self.newest = self.broker.connect(f"line-{self.made}")
+        return self.newest
+
+    def mailbox(self, sender: str = "b") -> Mailbox:
+        return Mailbox(
+            self.connect,
+            system="s",
+            sender=sender,
+            set_aside=lambda *_: None,
+            on_state=lambda state, reason: self.states.append((state, reason)),
+        )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nothing_is_lost_with_a_connection(seed: int) -> None:
+    """Sender and receiver lose their connections again and again: each message comes at least once, tokens of dead
+    deliveries may be settled, and in the end none is left."""
+
+    async def scenario() -> None:
+        world = SimWorld(seed, "hostile" if seed % 2 else "faithful")
+        broker = MemoryBroker(world)
+        sending, receiving = Line(broker), Line(broker)
+        sender, receiver = sending.mailbox("a"), receiving.mailbox("b")
+        keep, rng = Keep(), world.rng("test")
+        async with running(sender), running(receiver):
+            await receiver.listen(Queue("dz.s.runner.b"), keep)
+            sent = [Transaction(1, n, b"x" * (n % 50_000), "me") for n in range(1, 301)]
+            for message in sent:
+                sender.send("dz.s.runner.b", message)
+                if rng.random() < 0.1:
+                    await asyncio.sleep(rng.random())
+                    rng.choice((sending, receiving)).newest.drop_connection()
+                for token in keep.tokens[:]:
+                    if rng.random() < 0.1:  # some late, with a delivery that died meanwhile
+                        receiver.settle(token)
+                        keep.tokens.remove(token)
+            await sender.wait_sent()
+            await until(lambda: set(keep.messages) == set(sent))
+            for token in keep.tokens:
+                receiver.settle(token)
+            keep.tokens.clear()
+            keep._settle = receiver.settle
+            await until(lambda: not broker.depths()["dz.s.runner.b"].unacked)
+            assert sending.made + receiving.made > 10
+
+    run_simulation(scenario())
+
+
+def test_the_owner_hears_of_its_connection() -> None:
+    """Connected, lost with the reason, away with the reason, connected; a queue of replies has a new name each time."""
+
+    async def scenario() -> None:
+        line = Line(MemoryBroker())
+        mailbox = line.mailbox()
+        names: list[str] = []
+
+        def name_queue(connection: int) -> Queue:
+            names.append(f"dz.s.replies.b-{connection}")
+            return Queue(names[-1], QueueKind.REPLIES)
+
+        async with running(mailbox):
+            await mailbox.listen(name_queue, Keep(mailbox.settle))
+            line.away = ConnectionLost("nobody listens at that port")
+            line.newest.drop_connection("the cable was cut")
+            await until(lambda: len(line.states) == 5)
+            line.away = None
+            await until(lambda: mailbox.state is ConnectionState.CONNECTED)
+        assert line.states[:3] == [
+            (ConnectionState.CONNECTED, ""),
+            (ConnectionState.LOST, "the cable was cut"),
+            (ConnectionState.LOST, "nobody listens at that port"),
+        ]
+        assert names == ["dz.s.replies.b-1", "dz.s.replies.b-2"]
+
+    run_simulation(scenario())
+
+
+def test_a_broker_that_refuses_ends_the_mailbox() -> None:
+    """A wrong password does not get better: whoever listens hears it, and `run` ends with it."""
+
+    async def scenario() -> None:
+        line = Line(MemoryBroker())
+        line.away = BrokerError("the user is refused")
+        mailbox = line.mailbox()
+        run = asyncio.create_task(mailbox.run())
+        with pytest.raises(BrokerError, match="is refused"):
+            await mailbox.listen(Queue("dz.s.runner.b"), Keep())
+        with pytest.raises(ExceptionGroup) as ended:
+            await run
+        assert first_error(ended.value) is line.away
+        assert line.made == 0
+
+    run_simulation(scenario())
+
+
+def test_an_alarm_holds_everything_back_and_goes_by() -> None:
+    """While the broker takes nothing the owner hears why; then all goes."""
+
+    async def scenario() -> None:
+        broker = MemoryBroker()
+        line = Line(broker)
+        sender, receiver = line.mailbox("a"), mailbox(broker, "b")
+        keep = Keep(receiver.settle)
+        async with running(sender), running(receiver):
+            await receiver.listen(Queue("dz.s.runner.b"), keep)
+            await until(lambda: sender.state is ConnectionState.CONNECTED)
+            broker.raise_alarm("memory is short")
+            for n in range(10):
+                sender.send("dz.s.runner.b", Committed(1, n, 1))
+                await asyncio.sleep(1)
+            assert line.states[-1] == (ConnectionState.BLOCKED, "memory is short")
+            assert not keep.messages
+            broker.clear_alarm()
+            await until(lambda: len(keep.messages) == 10)
+            assert line.states[-1] == (ConnectionState.CONNECTED, "")
+            assert sender.counters["envelopes"] <= 2
+
+    run_simulation(scenario())
+
+
+def test_windows_hold_little_and_let_much_through() -> None:
+    """While an envelope is on its way, a little waits for it; much does not, but for no more than the window."""
+
+    async def scenario() -> None:
+        world = SimWorld(1, Weather("slow", transit=Delay(1.0)))
+        broker = MemoryBroker(world)
+        sender, receiver = mailbox(broker, "a"), mailbox(broker, "b")
+        keep = Keep(receiver.settle)
+        async with running(sender), running(receiver):
+            await receiver.listen(Queue("dz.s.runner.b"), keep)
+            sender.send("dz.s.runner.b", Committed(1, 0, 1))
+            for n in range(10):
+                await asyncio.sleep(0.0001)
+                sender.send("dz.s.runner.b", Committed(1, n, 1))
+            assert sender.counters["envelopes"] == 1
+            for n in range(100):
+                await asyncio.sleep(0.0001)
+                sender.send("dz.s.runner.b", Transaction(1, n, b"x" * 70_000, "me"))
+            assert sender.counters["envelopes"] == WINDOW_ENVELOPES
+            await sender.wait_sent()
+            await until(lambda: len(keep.messages) >= 111)
+            assert sender.counters["envelopes"] < 30
 
     run_simulation(scenario())
