@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -154,6 +154,10 @@ class BusyRun:
     options: SequencerOptions | None = None
     cutter: Cutter | None = None
     """What troubles it while it is busy."""
+    pauses: tuple[float, ...] = (0.0, 0.0, 0.05, 0.5)
+    """What writers wait between two transactions, in seconds, by chance."""
+    nobody_reads: Callable[[str], bool] = lambda queue: False
+    """Which queues may hold what nobody will take, because their reader died."""
     names: str = "writer"
     """What the names of the writers begin with."""
     objects: MemoryObjects = field(default_factory=MemoryObjects)
@@ -190,7 +194,7 @@ class BusyRun:
             while not self.changes or self.changes[-1].epoch < newest:
                 await asyncio.sleep(1)
             watching.cancel()
-            await _until_settled(system)
+            await _until_settled(system, self.nobody_reads)
             self.log = await log_of(store, app.name)
 
     async def _watch(self, client: Client) -> None:
@@ -208,7 +212,7 @@ class BusyRun:
                 tickets = []
                 for transaction in share:
                     tickets.append((transaction.payload(), await client.write_soon(transaction)))
-                    await asyncio.sleep(rng.choice((0.0, 0.0, 0.05, 0.5)))
+                    await asyncio.sleep(rng.choice(self.pauses))
                 self.committed += [(name, payload, await ticket) for payload, ticket in tickets]
                 sent += len(share)
 
@@ -267,12 +271,14 @@ class BusyRun:
         }
 
 
-async def _until_settled(system: System) -> None:
+async def _until_settled(system: SimulatedSystem, nobody_reads: Callable[[str], bool]) -> None:
     """Wait until no queue holds anything; in slow weather the last messages take their time."""
     for _ in range(600):
         await asyncio.sleep(1)
         left = {
-            name: depth for name, depth in system.broker.depths().items() if depth.unacked or depth.waiting
+            name: depth
+            for name, depth in system.broker.depths().items()
+            if (depth.unacked or depth.waiting) and not nobody_reads(name)
         }
         if not left:
             return

@@ -278,7 +278,7 @@ async def usurp(
 ) -> None:
     """Start a later incarnation of the sequencer, on the runner that has one or on the other; tell all runners."""
     program, before = placement.program, int(placement.nodes_inbox.rsplit(".", 1)[1])
-    owner = system.broker.queues[placement.clients_inbox].consumers[0]._connection.name
+    owner = system.broker.queues[placement.clients_inbox].consumers[0].connection.name
     inboxes = sorted(set(placement.inboxes))
     at = next(inbox for inbox in inboxes if (inbox.split(".")[3] in owner) == own)
     graph = decode(Base, objects.data[base_name(program, 0)]).graph
