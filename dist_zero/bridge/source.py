@@ -6,6 +6,7 @@ the queue `payments`, the dataset `_payments_applied` and the view `_payments_ap
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Source:
     @property
     def client_id(self) -> str:
         """The name of the bridge's sessions: a second bridge of this queue ends the first one's."""
-        return f"bridge-{_plain(self.queue, '-').strip('-')}"[:100].rstrip("-")
+        return f"bridge-{_plain(self.queue, '-')}"
 
 
 def checked_source(
@@ -95,10 +96,7 @@ def checked_source(
         raise Refused(unknown_column(key, row_type, f"dataset {dataset!r}, for the key of its source"))
     if remember_us <= 0:
         raise Refused("source: remember has to be longer than nothing")
-    source = Source(dataset, name, decode, key, aside, remember_us, location)
-    if not source.client_id.removeprefix("bridge-"):
-        raise Refused(f"source: the queue's name {name!r} has neither a letter nor a digit")
-    return source
+    return Source(dataset, name, decode, key, aside, remember_us, location)
 
 
 def _queue_name(what: str, name: object) -> str:
@@ -110,5 +108,6 @@ def _queue_name(what: str, name: object) -> str:
 
 
 def _plain(queue: str, gap: str) -> str:
-    """The name of a queue as far as letters, digits and gaps say it."""
-    return re.sub(r"[^a-z0-9]+", gap, queue.lower())[:80]
+    """The name of a queue as far as letters, digits and gaps say it; a hash of it if they say nothing."""
+    plain = re.sub(r"[^a-z0-9]+", gap, queue.lower())[:80].strip(gap)
+    return plain or hashlib.blake2b(queue.encode(), digest_size=8).hexdigest()
