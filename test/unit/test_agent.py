@@ -122,6 +122,7 @@ class Bench:
     def __init__(self, world: SimWorld) -> None:
         self.world, self.broker = world, MemoryBroker(world)
         self.reports: list[MachineReport] = []
+        self.agents: list[AgentService] = []
         self.post = Mailbox(
             self.broker.connector("bench"), system=SYSTEM, sender="bench", set_aside=lambda *_: None
         )
@@ -138,7 +139,7 @@ class Bench:
         self.command(StartRunner(1, "r", incarnation, self.reports[-1].incarnation))
 
     def agent(self, launcher: Launcher) -> AgentService:
-        return AgentService(
+        agent = AgentService(
             system=SYSTEM,
             machine="m1",
             connect=self.broker.connector("agent"),
@@ -149,6 +150,8 @@ class Bench:
             labels=("zone=a",),
             log=get_logger("machine-agent", self.world.clock),
         )
+        self.agents.append(agent)
+        return agent
 
     async def wait_status(self, incarnation: int, alive: bool) -> None:
         """Until the agent reports this of the runner; the simulation's bound ends a wait in vain."""
@@ -269,6 +272,29 @@ def test_death_of_a_runner_is_noticed() -> None:
         assert bench.reports[-1].runners == (RunnerStatus("r", 1, alive=False),)
 
     run_bench(launcher, scenario)
+
+
+def test_goodbye_ends_runners_and_says_so() -> None:
+    """An agent that leaves has ended its runners when it reports so, once, and starts nothing any more, whatever it
+    is told meanwhile; it does not take them for dead."""
+    launcher = SlowLauncher()
+
+    async def scenario(bench: Bench) -> None:
+        bench.start(1)
+        await bench.wait_status(1, alive=True)
+        leaving = asyncio.create_task(bench.agents[0].say_goodbye())
+        await asyncio.sleep(1)
+        assert launcher.running and not leaving.done()
+        bench.start(2)
+        await leaving
+        assert launcher.running == {}
+        await bench.wait_status(1, alive=False)
+        await asyncio.sleep(20)
+        assert launcher.running == {} and launcher.starts == {1: 1}
+
+    events = run_bench(launcher, scenario)
+    assert "agent_leaves" in [event["event"] for event in events]
+    assert "runner_died" not in [event["event"] for event in events]
 
 
 def test_in_process_launcher_keeps_failures_apart_and_ends_what_it_started() -> None:
