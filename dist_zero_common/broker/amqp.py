@@ -239,6 +239,8 @@ class Channel:
         self.on_message: OnMessage | None = None
         self.on_cancelled: Callable[[], None] | None = None
         """The broker took the consumer away: its queue is gone."""
+        self.on_closed: Callable[[str], None] | None = None
+        """The broker closed the channel, for this reason."""
         self._wire = wire
         self._loop = asyncio.get_running_loop()
         self._answers: deque[tuple[list[str], asyncio.Future[Any]]] = deque()
@@ -299,6 +301,11 @@ class Channel:
         """What a publish to this queue begins with."""
         publish = amqp.Basic.Publish(exchange=exchange, routing_key=queue, mandatory=True)
         return pamqp.frame.marshal(publish, self.number)
+
+    async def consume(self, queue: str, prefetch: int) -> None:
+        """Subscribe to a queue: what comes goes to `on_message`."""
+        await self.call(amqp.Basic.Qos(prefetch_count=prefetch))
+        await self.call(amqp.Basic.Consume(queue=queue, consumer_tag="c"))
 
     def ack(self, tag: int, multiple: bool) -> None:
         """Forget this delivery, or all up to it."""
@@ -366,6 +373,8 @@ class Channel:
             code, text = int.from_bytes(payload[4:6], "big"), _short_string(payload, 6)[0]
             self.send(amqp.Channel.CloseOk())
             self.end(Refused(code, text))
+            if self.on_closed is not None:
+                self.on_closed(text)
         elif method == _BASIC_CANCEL:
             if self.on_cancelled is not None:
                 self.on_cancelled()

@@ -15,6 +15,7 @@ import pytest
 
 from dist_zero_common.broker.base import Broker, ConnectionState, Delivery, Queue, QueueKind
 from dist_zero_common.broker.rabbitmq import ForeignMessage, connector, consume_foreign
+from dist_zero_common.broker.rabbitmq_consumer import RabbitConsumer
 from dist_zero_common.errors import BrokerError, ConnectionLost, Unroutable
 from test.virtual.proxy import Proxy
 from test.virtual.rabbitmq_server import RabbitServer
@@ -409,6 +410,21 @@ def test_a_queue_that_holds_messages_and_brings_none_loses_the_connection(rabbit
         await until(lambda: broker.state is ConnectionState.LOST)
         assert "delivers nothing" in broker.reason and "4 messages wait" in broker.reason
         await stranger.close()
+
+    asyncio.run(main())
+
+
+def test_a_consumer_that_the_broker_ends_loses_the_connection(rabbitmq_url: str) -> None:
+    """Its channel closed by the broker (in life: an ack that stays out for half an hour), it would be deaf for ever."""
+
+    async def main() -> None:
+        broker = await connector(rabbitmq_url, "test")()
+        await broker.declare(INBOX)
+        consumer = await broker.consume(INBOX.name, lambda _: None, 1)
+        assert isinstance(consumer, RabbitConsumer)
+        consumer._channel.ack(77, multiple=False)
+        await until(lambda: broker.state is ConnectionState.LOST)
+        assert INBOX.name in broker.reason and "PRECONDITION_FAILED" in broker.reason
 
     asyncio.run(main())
 
