@@ -57,6 +57,7 @@ class Keeping:
         self._ended = threading.Event()
         self._on_end: Callable[[], None] = lambda: None
         self._stays = False
+        self._listener: threading.Thread | None = None
         self._errors_file = Path(wanted.log_dir) / f"keeper-{wanted.system}.stderr"
 
     def __enter__(self) -> Keeping:
@@ -78,14 +79,15 @@ class Keeping:
         except BaseException:
             self._end()
             raise
-        threading.Thread(target=self._listen, name="keeper's output", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, name="keeper's output", daemon=True)
+        self._listener.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._stays:
-            self._close_pipes()
+            self._let_go()
         else:
             self._end()
 
@@ -163,17 +165,19 @@ class Keeping:
         code = self._process.wait()
         if code < 0 or code > 1:  # killed, or a bug: what it left is taken down from here
             take_down(self._wanted.system, self._name, Path(self._wanted.log_dir))
-        self._close_pipes()
+        if self._listener is not None:
+            self._listener.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
         if self._errors_file.exists() and not self._errors_file.stat().st_size:
             self._errors_file.unlink()
 
-    def _close_pipes(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            with suppress(BrokenPipeError):
-                pipe.close()
-        if self._stays:
-            self._process.returncode = 0  # it goes on, and is nobody's child then: no warning
+    def _let_go(self) -> None:
+        """The other pipe ends with this process: a thread is reading it."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.returncode = 0  # it goes on, and is nobody's child then: no warning
 
     def _died(self) -> str:
         self._process.wait()
@@ -203,7 +207,7 @@ def end_keeper(state: SystemState) -> None:
 
 
 def take_down(system: str, keeper: str, log_dir: Path) -> list[str]:
-    """Remove what a keeper that is gone left of a system, and say what that was. With an empty `keeper`, queues only."""
+    """Remove what a keeper that is gone left of a system, and say what that was; of no keeper, its queues alone."""
     from dist_zero.cli.systems import DIRECTORY
     from dist_zero.virtual import delete_queues, remove_system, used_queues_file
     from dist_zero_common.containers import Docker
