@@ -47,7 +47,7 @@ class QueueBeside:
             raise BrokerError(
                 f"queue {self.name!r}, for messages that cannot be applied, cannot be declared: {refused}"
             ) from refused
-        except (AMQPError, OSError, TimeoutError, StopAsyncIteration) as error:  # the last: it ended meanwhile
+        except (AMQPError, OSError, TimeoutError, StopAsyncIteration) as error:
             await self.close()
             raise ConnectionLost(f"no connection for queue {self.name!r}: {type(error).__name__}") from error
 

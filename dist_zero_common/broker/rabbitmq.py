@@ -480,7 +480,7 @@ class _Link:
             transport.abort()
             text = f"{address} does not answer: nothing came within {connect_seconds:g} s"
             raise ConnectionLost(text) from None
-        except (AMQPError, OSError, StopAsyncIteration) as error:  # the last: it ended the connection meanwhile
+        except (AMQPError, OSError, StopAsyncIteration) as error:  # the last: it ended
             transport.abort()
             raise _refusal(address, transport.wire, error) from error
         except BaseException:
