@@ -107,8 +107,14 @@ class ProgramHost:
         kernel = NodeKernel(self.plan, self._make_executor(self.plan), self.shard_map, shard)
         self.nodes[shard] = HostedNode(kernel, generation, incarnation)
         self._done.pop(shard, None)  # what the one before it has finished, this one has not
-        self._log.info("node_started", node=self.shard_map.nodes[shard], incarnation=incarnation)
+        self._log_of(shard).info("node_started")
         return True
+
+    def _log_of(self, shard: int) -> Logger:
+        node = self.nodes[shard]
+        return self._log.bind(
+            node=self.shard_map.nodes[shard], incarnation=node.incarnation, generation=node.generation
+        )
 
     def drop(self, incarnation: int) -> None:
         """Stop the nodes up to this incarnation."""
@@ -298,7 +304,8 @@ class ProgramHost:
                     self._post.settle(token)
             case Halted():
                 self.counters["halted"] += 1
-                self._log.error("node_halted", node=self.shard_map.nodes[shard], reason=effect.reason)
+                epoch = self.nodes[shard].kernel.finished
+                self._log_of(shard).error("node_halted", epoch=epoch, reason=effect.reason)
 
     def _send_rows(self, shard: int, generation: int, effect: SendRows) -> None:
         inbox = self.inboxes[effect.target]

@@ -164,7 +164,9 @@ class RunnerService:
         host = self._host_of(message.program, message.graph, message.shard_map)
         here = self._sequencers.get(message.program)
         if here is None or here.incarnation < message.incarnation:
-            log = self._log.bind(program=message.program, incarnation=message.incarnation)
+            log = self._log.bind(
+                program=message.program, incarnation=message.incarnation, generation=message.generation
+            )
             sequencer = HostedSequencer(
                 host,
                 message.incarnation,
