@@ -25,12 +25,14 @@ STARTERS = (
     "dist_zero/cli/",
     "dist_zero/system.py",
     "dist_zero/testing.py",
+    "dist_zero/virtual.py",
 )  # may import services, inside functions
 
 IMPORTERS = {
     "aio_pika": ("dist_zero_common/broker/beside.py", "dist_zero_common/broker/rabbitmq.py"),
     "aiormq": ("dist_zero_common/broker/beside.py", "dist_zero_common/broker/rabbitmq.py"),  # aio-pika's own ground, as are pamqp and yarl
     "capnp": ("dist_zero_common/protocol/codec.py",),
+    "docker": ("dist_zero_common/containers.py",),
     "dotenv": ("dist_zero_common/settings.py",),
     "pamqp": ("dist_zero_common/broker/amqp.py", "dist_zero_common/broker/rabbitmq.py"),
     "msgpack": ("dist_zero/bridge/decoding.py",),
