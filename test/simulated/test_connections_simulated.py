@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from dist_zero.system import SimulatedSystem
+from dist_zero_common.broker.base import Broker, Connect
+from dist_zero_common.broker.memory import MemoryConnection
+from dist_zero_common.errors import ConnectionLost
+from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
-from test.simulated.property_world import BusyRun, Cutter
+from test.simulated.property_world import PROGRAMS, BusyRun, Cutter
 
 
 @pytest.mark.parametrize(
@@ -21,3 +28,77 @@ def test_lost_connections_change_no_answer(seed: int) -> None:
     )
     run.run(world).check()
     assert cutter.cuts.total() > 5, cutter.cuts
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_clients_follow_their_program_to_other_machines(seed: int) -> None:
+    """A machine falls silent and the program is placed anew without it: writes, gets, snapshots, `flush` and a watch go
+    on by themselves, with every epoch told once."""
+
+    async def live() -> None:
+        system = SimulatedSystem(SimWorld(seed, "hostile" if seed % 2 else "faithful"), machines=2)
+        away = Away(system, "runner-m2")
+        async with system, system.connect(PROGRAMS[2], nodes=4) as client:
+            epochs: list[int] = []
+
+            async def watch() -> None:
+                with client.watch_stored((0,)) as changes:
+                    async for change in changes:
+                        epochs.append(change.epoch)
+
+            watching = asyncio.create_task(watch())
+            rows = [{"id": n, "shop": f"shop {n % 5}", "amount": 1.0} for n in range(40)]
+            await client.put("sales", rows[:10])
+            before = client.placement
+            away.begins()
+            for row in rows[10:]:
+                await client.put("sales", row)
+                got = await client.get("per_shop", row["shop"])
+                assert got is not None and vars(got)["n"] == row["id"] // 5 + 1  # type: ignore[operator]
+            assert client.placement.generation > before.generation
+            assert set(client.placement.inboxes) < set(before.inboxes)
+            assert sum(vars(row)["n"] for row in await client.rows("per_shop")) == 40
+            newest = await client.flush()
+            away.ends()
+            while not epochs or epochs[-1] < newest:
+                await asyncio.sleep(1)
+            assert epochs == [*range(epochs[0], epochs[-1] + 1)]
+            watching.cancel()
+
+    run_simulation(live(), until_seconds=3_600)
+
+
+class Away:
+    """Connections of the parts whose names begin so can be kept from the broker for a while."""
+
+    def __init__(self, system: SimulatedSystem, names: str) -> None:
+        self._away = False
+        self._connections: list[MemoryConnection] = []
+        connector = system.broker.connector
+
+        def watched(name: str) -> Connect:
+            connect = connector(name)
+
+            async def connect_unless_away() -> Broker:
+                if not name.startswith(names):
+                    return await connect()
+                if self._away:
+                    raise ConnectionLost("no route to host")
+                connection = await connect()
+                assert isinstance(connection, MemoryConnection)
+                self._connections.append(connection)
+                return connection
+
+            return connect_unless_away
+
+        system.connector = watched
+
+    def begins(self) -> None:
+        """They lose their connections and get no others."""
+        self._away = True
+        for connection in self._connections:
+            connection.drop_connection()
+
+    def ends(self) -> None:
+        """They may connect again."""
+        self._away = False

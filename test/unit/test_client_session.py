@@ -172,3 +172,18 @@ def test_everything_is_committed_once_in_order_whatever_is_lost(seed: int, count
         answers.clear()
     assert log == [b"%d" % number for number in range(1, count + 1)]
     assert sorted(o.number for o in outcomes) == list(range(1, count + 1))
+
+
+def test_a_new_connection_sends_all_that_is_unanswered_again() -> None:
+    """In order, with the new queue of replies; what is committed is not, and patience that was asked for is kept."""
+    session = opened()
+    for payload in (b"a", b"b", b"c"):
+        session.submit(payload, 0.0)
+    session.on_committed(Committed(77, 1, 4))
+    again = [Transaction(77, 2, b"b", "replies-2"), Transaction(77, 3, b"c", "replies-2")]
+    assert session.on_connected("replies-2", 1.0) == again
+    assert session.on_time(1.0 + RESEND_AFTER_SECONDS) == again[:1]
+    session.on_wait(Wait(77, 2, 500), 4.0)
+    assert session.on_connected("replies-3", 4.1) == []
+    assert [message.reply_to for message in session.on_time(4.6)] == ["replies-3", "replies-3"]
+    assert opened().on_connected("replies-2", 1.0) == []
