@@ -194,7 +194,7 @@ class BusyRun:
             while not self.changes or self.changes[-1].epoch < newest:
                 await asyncio.sleep(1)
             watching.cancel()
-            await _until_settled(system, self.nobody_reads)
+            await _until_settled(simulated, self.nobody_reads)
             self.log = await log_of(store, app.name)
 
     async def _watch(self, client: Client) -> None:
