@@ -3,6 +3,7 @@
     programs/<program>/base/<epoch>      where a program's log begins (`Base`)
     programs/<program>/log/<epoch>       the record of one epoch (`LogRecord`)
     scheduler/incarnations/<number>      claimed by each scheduler that starts, create-only
+    scheduler/programs/<program>/<number>  whether a program shall run: what the last of these says
     aside/<process>/<hash>               a message that could not be understood, with the reason
 
 Numbers are padded with zeros, so that names sort as numbers do.
@@ -39,6 +40,16 @@ def scheduler_incarnations_prefix() -> str:
 def scheduler_incarnation_name(number: int) -> str:
     """The claim of scheduler incarnation `number`."""
     return f"{scheduler_incarnations_prefix()}{number:010d}"
+
+
+def wanted_programs_prefix() -> str:
+    """What the names of all decisions on whether a program shall run begin with."""
+    return "scheduler/programs/"
+
+
+def wanted_program_name(program: str, number: int) -> str:
+    """Decision `number`, counted from 1, on whether `program` shall run."""
+    return f"{wanted_programs_prefix()}{program}/{number:010d}"
 
 
 def aside_name(process: str, digest: str) -> str:

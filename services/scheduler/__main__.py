@@ -27,7 +27,7 @@ async def serve(process: Process) -> None:
             clock=process.clock,
             spawner=NoSpawner(settings.machines),
             log=process.log,
-            options=SchedulerOptions(machines=settings.machines),
+            options=SchedulerOptions(machines=settings.machines, keeps_programs=True),
         )
 
         def watched() -> Watched | None:

@@ -2,9 +2,9 @@
 ever.
 
 The store decides. Whoever creates base 0 of a name first has named the program; everybody after him, this
-scheduler at its next start included, finds that base and goes by it. A scheduler that starts runs no program
-by itself: what is in the store waits until somebody submits the same program again, which then goes on from
-its log.
+scheduler at its next start included, finds that base and goes by it. A scheduler that keeps its programs
+writes down which shall run, and runs them when it is started again; what else is in the store waits until
+somebody submits the same program again, which then goes on from its log.
 """
 
 from __future__ import annotations
@@ -19,8 +19,36 @@ from dist_zero_common.errors import DistZeroError, MalformedMessage, RequestErro
 from dist_zero_common.ids import checked_name
 from dist_zero_common.protocol.codec import decode, encode
 from dist_zero_common.protocol.messages import Base
-from dist_zero_common.store.base import Store
-from dist_zero_common.store.layout import base_name
+from dist_zero_common.store.base import Created, Store
+from dist_zero_common.store.layout import base_name, number_of, wanted_program_name, wanted_programs_prefix
+
+RUNS, REMOVED = b"runs", b"removed"
+
+
+class WantedPrograms:
+    """Which programs shall run, as the store remembers it: for each a numbered series of objects, of which the last one
+    counts."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def load(self) -> list[str]:
+        """The programs that shall run, by name. Raises `StoreError`."""
+        newest: dict[str, str] = {}
+        for name in await self._store.list(wanted_programs_prefix()):
+            newest[name.split("/")[-2]] = name
+        return [program for program, name in newest.items() if await self._store.read(name) == RUNS]
+
+    async def decide(self, program: str, decision: bytes) -> None:
+        """Remember that a program `RUNS`, or is `REMOVED`. Raises `StoreError`, and then it may be either way."""
+        names = await self._store.list(wanted_program_name(program, 0)[:-10])
+        if names and await self._store.read(names[-1]) == decision:
+            return
+        number = number_of(names[-1]) + 1 if names else 1
+        while await self._store.create(wanted_program_name(program, number), decision) is not Created.NEW:
+            number += 1
+        for old in names:
+            await self._store.delete(old)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +98,19 @@ async def stored_base(store: Store, submission: Submission, now_us: int) -> Base
         data = await store.read(name)
     if data is None:
         raise RequestError(f"the store took {name} and does not have it: it loses what it confirms")
+    return _checked_base(name, data)
+
+
+async def known_base(store: Store, program: str) -> Base:
+    """Base 0 of a program that was run before. Raises `StoreError`, and `RequestError` when it cannot be used."""
+    name = base_name(program, 0)
+    data = await store.read(name)
+    if data is None:
+        raise RequestError(f"the program {program!r} shall run, and {name} is not in the store")
+    return _checked_base(name, data)
+
+
+def _checked_base(name: str, data: bytes) -> Base:
     try:
         base = decode(Base, data)
         validate(base.shard_map)

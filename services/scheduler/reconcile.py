@@ -168,9 +168,11 @@ def _decide_placements(desired: Desired, observed: Observed, now: float) -> Desi
     candidates = feasible(desired, observed, now)
     for known in list(desired.programs.values()):
         program = _with_times(known, candidates, desired, observed, now)
+        if program.assignment is None and program.program not in desired.removals:
+            desired, program = _adopted(program, desired, observed, now)
         if program is not known:
             desired = with_program(desired, program)
-        if candidates and _shall_be_placed(program, candidates, desired, now):
+        if candidates and _shall_be_placed(program, candidates, desired, observed, now):
             desired = _placed(program, less_own(candidates, program), desired)
             candidates = feasible(desired, observed, now)
     return desired
@@ -193,12 +195,61 @@ def _with_times(
     )
 
 
+def _adopted(
+    program: WantedProgram, desired: Desired, observed: Observed, now: float
+) -> tuple[Desired, WantedProgram]:
+    """With the program where it runs already, if all of it does in one generation: an earlier scheduler has placed it,
+    and data went on flowing without one."""
+    parts: dict[int, dict[int, Part]] = {}
+    sequencers: dict[int, tuple[Part, str]] = {}
+    for name, seen in sorted(observed.runners.items()):
+        wanted, report = desired.runners.get(name), seen.report
+        if (
+            wanted is None
+            or wanted.incarnation != report.incarnation
+            or is_silent(seen, desired, observed, now)
+        ):
+            continue
+        for node in report.nodes:
+            if node.program == program.program:
+                part = Part(report.machine, name, report.incarnation, node.incarnation)
+                parts.setdefault(node.generation, {})[node.shard] = part
+        for status in report.sequencers:
+            if status.program == program.program:
+                part = Part(report.machine, name, report.incarnation, status.incarnation)
+                sequencers[status.generation] = (part, status.nodes_inbox)
+    shards = range(len(program.shard_map.nodes))
+    own = desired.scheduler * INCARNATIONS_PER_SCHEDULER
+    newest = max((generation for generation in sequencers if generation <= own), default=-1)
+    if any(shard not in parts.get(newest, {}) for shard in shards):
+        return desired, program
+    sequencer, nodes_inbox = sequencers[newest]
+    nodes = tuple(parts[newest][shard] for shard in shards)
+    incarnation = desired.incarnation + 1
+    placement = Placement(
+        scheduler=desired.scheduler,
+        program=program.program,
+        version=incarnation,
+        generation=newest,
+        shard_map=program.shard_map,
+        inboxes=tuple(inbox_of(desired.system, part) for part in nodes),
+        clients_inbox=sequencer_clients_inbox(desired.system, program.program),
+        nodes_inbox=nodes_inbox,
+    )
+    program = replace(program, assignment=Assignment(nodes, sequencer, placement))
+    return replace(desired, incarnation=incarnation), program
+
+
 def _shall_be_placed(
-    program: WantedProgram, candidates: list[Candidate], desired: Desired, now: float
+    program: WantedProgram, candidates: list[Candidate], desired: Desired, observed: Observed, now: float
 ) -> bool:
     """Whether the time has come to place a program, or to place it anew."""
     options = desired.options
     if program.assignment is None:
+        if now - program.since < options.regain_seconds and any(
+            program.program in seen.programs() for seen in observed.runners.values()
+        ):
+            return False  # an earlier scheduler has placed it: more of it may be heard of
         return len(candidates) >= options.machines or now - program.since >= options.patience_seconds
     if program.lost_since is not None:
         had = len(program.assignment.runners())

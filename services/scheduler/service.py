@@ -49,9 +49,13 @@ from dist_zero_common.store.layout import (
     scheduler_incarnations_prefix,
 )
 from services.scheduler.programs import (
+    REMOVED,
+    RUNS,
     Submission,
+    WantedPrograms,
     checked_submission,
     different_program,
+    known_base,
     note_on,
     stored_base,
 )
@@ -69,6 +73,7 @@ from services.scheduler.reconcile import (
 from services.scheduler.reports import check_machine_report, check_reply_to, check_runner_report
 from services.scheduler.spawners.base import Spawner
 from services.scheduler.state import (
+    INCARNATIONS_PER_SCHEDULER,
     Desired,
     Heard,
     Observed,
@@ -118,6 +123,7 @@ class SchedulerService:
         self._spawner, self._options = spawner, options
         self._log = log.bind(system=system)
         self._changed = asyncio.Event()
+        self._wanted = WantedPrograms(store)
         self._repeats = Repeats()
         self._silent: tuple[str, ...] = ()
         self._looked_at = 0.0
@@ -154,6 +160,8 @@ class SchedulerService:
             self._tasks.create_task(self.post.run())
             await self.post.listen(queue_of(scheduler_inbox(self._system)), self._on_message)
             self._log.info("scheduler_started", machines=self._options.machines)
+            if self._options.keeps_programs:
+                self._tasks.create_task(self._recall_programs())
             self._tasks.create_task(self._keep_machines())
             while True:
                 await wait_changed(self._changed, ROUND_SECONDS)
@@ -172,6 +180,32 @@ class SchedulerService:
             except StoreError as failed:
                 self._log.warning("claim_failed", reason=str(failed))
                 await asyncio.sleep(ROUND_SECONDS)
+
+    async def _recall_programs(self) -> None:
+        """Want what an earlier scheduler wanted, unless somebody has decided otherwise meanwhile."""
+        while True:
+            try:
+                for program in await self._wanted.load():
+                    if program not in self.desired.programs:
+                        await self._recall_program(program)
+                return
+            except StoreError as failed:
+                self._log.warning("programs_not_recalled", reason=str(failed))
+                await asyncio.sleep(ROUND_SECONDS)
+
+    async def _recall_program(self, program: str) -> None:
+        try:
+            base = await known_base(self._store, program)
+            stored = checked_submission(base.graph, len(base.shard_map.nodes))
+        except RequestError as wrong:
+            self._log.error("program_lost", program=program, reason=str(wrong))
+            return
+        if program not in self.desired.programs and program not in self.desired.removals:
+            now = self._clock.monotonic()
+            wanted = WantedProgram(program, base.graph, stored.fingerprint, base.shard_map, since=now)
+            self.desired = with_program(self.desired, wanted)
+            self._changed.set()
+            self._log.info("program_recalled", program=program, nodes=len(base.shard_map.nodes))
 
     # -- rounds --------------------------------------------------------------------------------------------
 
@@ -197,13 +231,22 @@ class SchedulerService:
             if program.assignment is not None and (known is None or known.assignment != program.assignment):
                 runners = [part.runner for part in program.assignment.runners()]
                 generation = program.assignment.placement.generation
-                self._log.info("program_placed", program=name, generation=generation, runners=runners)
+                own = generation > self.desired.scheduler * INCARNATIONS_PER_SCHEDULER
+                event = "program_placed" if own else "program_adopted"
+                self._log.info(event, program=name, generation=generation, runners=runners)
         for name in before.removals:
             if name not in self.desired.removals:
                 self._log.info("program_removed", program=name)
                 self._tasks.create_task(self._end_removal(name, self._removers.pop(name, [])))
 
     async def _end_removal(self, program: str, askers: list[RemoveProgram]) -> None:
+        while self._options.keeps_programs:
+            try:
+                await self._wanted.decide(program, REMOVED)
+                break
+            except StoreError as failed:
+                self._log.warning("store_failed", program=program, reason=str(failed))
+                await asyncio.sleep(ROUND_SECONDS)
         await self.post.delete(sequencer_clients_inbox(self._system, program))
         for asked in askers:
             self._removed.put(_asker(asked), program)
@@ -329,6 +372,8 @@ class SchedulerService:
         try:
             base = await stored_base(self._store, submission, self._clock.now_us())
             stored = checked_submission(base.graph, len(base.shard_map.nodes))
+            if self._options.keeps_programs and stored.fingerprint == submission.fingerprint:
+                await self._wanted.decide(program, RUNS)
         except StoreError as failed:
             self._log.error("store_failed", program=program, reason=str(failed))
             note = f"the store does not answer, so it is not known whether there is a log: {failed}"

@@ -45,13 +45,15 @@ class SchedulerOptions:
     `silence_seconds` is silent, and nothing is placed there; a new program waits for all machines, but no longer
     than `patience_seconds`; one that lost a runner waits for `regain_seconds` at most, in which the runner may be back;
     and one that has more room elsewhere moves there when that has been so for `settle_seconds`, because whoever brings
-    one machine may be bringing more."""
+    one machine may be bringing more. `keeps_programs`: whether the next scheduler on the same store runs the programs
+    that this one was told to run, without being told again."""
 
     machines: int = 1
     silence_seconds: float = 10.0
     patience_seconds: float = 30.0
     regain_seconds: float = 3.0
     settle_seconds: float = 5.0
+    keeps_programs: bool = False
 
 
 # ---- desired -----------------------------------------------------------------------------------------------

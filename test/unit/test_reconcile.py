@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_zero.shards import even_map
-from dist_zero_common.broker.topology import agent_inbox, runner_inbox
+from dist_zero_common.broker.topology import agent_inbox, runner_inbox, sequencer_nodes_inbox
 from dist_zero_common.protocol.messages import (
     DropProgram,
     HostNode,
@@ -71,6 +71,7 @@ class ModelRunner:
     name: str
     incarnation: int
     parts: dict[tuple[str, int], int] = field(default_factory=dict)
+    generations: dict[tuple[str, int], int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     placements: dict[str, Placement] = field(default_factory=dict)
     started: Counter[tuple[str, int, int]] = field(default_factory=Counter)
@@ -78,9 +79,9 @@ class ModelRunner:
     def take(self, message: Message) -> None:
         match message:
             case HostNode():
-                self._host(message.program, message.shard, message.incarnation)
+                self._host(message, message.shard)
             case HostSequencer():
-                self._host(message.program, -1, message.incarnation)
+                self._host(message, -1)
             case Placement():
                 self.placements[message.program] = message
             case DropProgram(program=program, incarnation=incarnation):
@@ -91,9 +92,11 @@ class ModelRunner:
             case _:
                 raise AssertionError(f"{message} is not for a runner")
 
-    def _host(self, program: str, shard: int, incarnation: int) -> None:
+    def _host(self, message: HostNode | HostSequencer, shard: int) -> None:
+        program, incarnation = message.program, message.incarnation
         if incarnation > max(self.parts.get((program, shard), 0), self.dropped.get(program, 0)):
             self.parts[program, shard] = incarnation
+            self.generations[program, shard] = message.generation
             self.started[program, shard, incarnation] += 1
 
     def report(self) -> RunnerReport:
@@ -103,12 +106,20 @@ class ModelRunner:
             self.machine,
             runner_inbox(SYSTEM, self.name, self.incarnation),
             tuple(
-                NodeStatus(program, 0, 1, shard, incarnation, 0, "")
+                NodeStatus(program, self.generations.get((program, shard), 0), 1, shard, incarnation, 0, "")
                 for (program, shard), incarnation in self.parts.items()
                 if shard >= 0
             ),
             tuple(
-                SequencerStatus(program, incarnation, 0, "", 1, 1, "")
+                SequencerStatus(
+                    program,
+                    incarnation,
+                    self.generations.get((program, shard), 0),
+                    sequencer_nodes_inbox(SYSTEM, program, incarnation),
+                    1,
+                    1,
+                    "",
+                )
                 for (program, shard), incarnation in self.parts.items()
                 if shard < 0
             ),
@@ -310,7 +321,9 @@ def check_all_runs(world: World) -> None:
     for name, program in world.desired.programs.items():
         assert program.assignment is not None
         for part in program.assignment.runners():
-            assert world.runners[part.runner].placements[name] == program.assignment.placement
+            told, placement = world.runners[part.runner].placements[name], program.assignment.placement
+            assert (told.generation, told.inboxes) == (placement.generation, placement.inboxes)
+            assert told.nodes_inbox == placement.nodes_inbox
         for shard, part in enumerate((*program.assignment.nodes, program.assignment.sequencer)):
             place = (name, shard if shard < len(program.shard_map.nodes) else -1)
             assert world.runners[part.runner].parts[place] == part.incarnation
@@ -397,6 +410,37 @@ def test_a_scheduler_that_heard_nobody_blames_nobody() -> None:
         world.now += 4.0 if machine == "m2" else 0.1
     settle(world)
     assert generation_of(world, "games") == before
+
+
+@given(st.integers(1, 4), st.randoms(use_true_random=False))
+def test_a_new_scheduler_adopts_what_runs(machines: int, rng: random.Random) -> None:
+    """It knows which programs shall run, and nothing of where they do. What runs whole goes on running, without a
+    single command to start it; what does not is placed anew; and this scheduler can do all that the other could."""
+    world = World(machines)
+    chaos(world, rng, CHAOS_STEPS, deaths=True)
+    world.submit("games", 3)
+    settle(world)
+    before = {name: program.assignment for name, program in world.desired.programs.items()}
+    lost = bool(world.runners) and rng.random() < 0.3
+    if lost:
+        world.kill_runner(rng.choice(sorted(world.runners)))
+    wanted = [
+        replace(program, assignment=None, since=world.now) for program in world.desired.programs.values()
+    ]
+    world.desired = nothing_desired(SYSTEM, 2, world.desired.options)
+    world.observed, world.repeats, world.bag = Observed(listening_since=world.now), Repeats(), []
+    for program in wanted:
+        world.desired = with_program(world.desired, program)
+    settle(world)
+    check_all_runs(world)
+    for name, program in world.desired.programs.items():
+        was, now = before[name], program.assignment
+        assert was is not None and now is not None
+        assert lost or (now.nodes, now.sequencer) == (was.nodes, was.sequencer)
+        assert lost or now.placement.generation == was.placement.generation
+    world.remove("games")
+    settle(world)
+    assert all(part[0] != "games" for runner in world.runners.values() for part in runner.parts)
 
 
 def test_a_machine_that_stays_away_is_forgotten() -> None:

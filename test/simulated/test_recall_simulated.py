@@ -1,0 +1,113 @@
+"""A scheduler that is started again: programs go on, and those that shall run do."""
+
+from __future__ import annotations
+
+import asyncio
+
+import dist_zero as dz
+from dist_zero.system import SimulatedSystem
+from dist_zero_common.errors import RequestError
+from dist_zero_common.log import captured_events, get_logger
+from dist_zero_common.sim.loop import run_simulation
+from dist_zero_common.sim.world import SimWorld
+from dist_zero_common.store.memory import MemoryObjects, MemoryStore
+from services.scheduler.programs import WantedPrograms
+from services.scheduler.service import SchedulerService
+from services.scheduler.spawners.none import NoSpawner
+from services.scheduler.state import SchedulerOptions
+
+app = dz.Program("scores")
+
+
+class Score(dz.Row):
+    player: str
+    points: int
+
+
+scores = app.dataset("scores", Score, key="player")
+app.view("total", scores.group_by().agg(points=dz.sum("points")))
+
+
+class Recalled(SimulatedSystem):
+    """A system of which the scheduler can be ended and started, and keeps its programs; the machines stay."""
+
+    def scheduler(self) -> asyncio.Task[None]:
+        service = SchedulerService(
+            system=self.name,
+            connect=self.connector("scheduler"),
+            store=self.store,
+            clock=self.clock,
+            spawner=NoSpawner(2),
+            log=get_logger("scheduler", self.clock),
+            options=SchedulerOptions(machines=2, keeps_programs=True),
+        )
+        return asyncio.create_task(service.run(), name="scheduler")
+
+    async def _serve(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for machine in ("m1", "m2"):
+                tasks.create_task(self._run_machine(machine))
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def test_a_scheduler_started_again_goes_on_with_what_runs() -> None:
+    """While there is none, writes and reads go on; the next one finds the program where it is and moves nothing."""
+    world = SimWorld(3, "faithful")
+
+    async def live() -> None:
+        async with Recalled(world, machines=2) as system:
+            first = system.scheduler()
+            async with system.connect(app, nodes=3) as client:
+                await client.put("scores", {"player": "ann", "points": 7})
+                generation = client.placement.generation
+                await end(first)
+                await client.put("scores", {"player": "bob", "points": 5})
+                assert [row.points for row in await client.rows("total")] == [12]
+                second = system.scheduler()
+                await asyncio.sleep(20)
+                async with system.connect("scores") as other:
+                    assert other.placement.generation == generation
+                    assert [row.points for row in await other.rows("total")] == [12]
+            await end(second)
+
+    with captured_events() as events:
+        run_simulation(live(), until_seconds=1_000)
+    assert [event["generation"] for event in events if event["event"] == "program_adopted"]
+    assert len([event for event in events if event["event"] == "program_placed"]) == 1
+
+
+def test_programs_run_again_after_all_was_switched_off_unless_they_were_removed() -> None:
+    """The store alone says which."""
+    world = SimWorld(4, "faithful")
+    objects = MemoryObjects()
+
+    async def live() -> None:
+        async with Recalled(world, machines=2, store=MemoryStore(objects, world)) as system:
+            first = system.scheduler()
+            async with system.connect(app, nodes=2) as client:
+                await client.put("scores", {"player": "ann", "points": 7})
+            await end(first)
+        async with Recalled(world, machines=2, store=MemoryStore(objects, world)) as system:
+            second = system.scheduler()
+            await asyncio.sleep(10)
+            async with system.connect("scores") as client:
+                assert [row.points for row in await client.rows("total")] == [7]
+            wanted = WantedPrograms(system.store)
+            assert await wanted.load() == ["scores"]
+            await wanted.decide("scores", b"removed")
+            await end(second)
+        async with Recalled(world, machines=2, store=MemoryStore(objects, world)) as system:
+            third = system.scheduler()
+            await asyncio.sleep(10)
+            try:
+                async with system.connect("scores"):
+                    raise AssertionError("it was removed, and runs")
+            except RequestError as refused:
+                assert "no program 'scores' runs" in str(refused)
+            await end(third)
+
+    run_simulation(live(), until_seconds=1_000)
