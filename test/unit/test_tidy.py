@@ -29,8 +29,8 @@ STARTERS = (
 )  # may import services, inside functions
 
 IMPORTERS = {
-    "aio_pika": ("dist_zero_common/broker/beside.py", "dist_zero_common/broker/rabbitmq.py"),
-    "aiormq": ("dist_zero_common/broker/beside.py", "dist_zero_common/broker/rabbitmq.py"),  # aio-pika's own ground, as are pamqp and yarl
+    "aio_pika": ("dist_zero_common/broker/rabbitmq.py",),
+    "aiormq": ("dist_zero_common/broker/rabbitmq.py",),  # aio-pika's own ground, as are pamqp and yarl
     "capnp": ("dist_zero_common/protocol/codec.py",),
     "docker": ("dist_zero_common/containers.py",),
     "dotenv": ("dist_zero_common/settings.py",),
