@@ -2,7 +2,7 @@
 # `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check simulate bench docs lock images images-with-docker up down
+.PHONY: help setup demo test test-long check simulate bench bench-peers docs lock images images-with-docker up down
 
 BIN := .venv/bin
 
@@ -12,7 +12,7 @@ SEEDS ?= 200
 ARGS ?=
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/.set-up  ## bring pipenv and the environment (.venv); the other targets do this by themselves
 
@@ -45,6 +45,9 @@ simulate: setup  ## one program under many seeds of simulated weather (APP=examp
 
 bench: setup  ## rows, messages and epochs per second, and the cost of an update
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: setup  ## the same over RabbitMQ, beside plain aio-pika and Celery (needs Docker and the images)
+	$(BIN)/python -m benchmarks rabbitmq bytes latency start $(ARGS)
 
 up: setup  ## a system in containers (docker-compose.yml), with passwords in .env (ARGS="--scale node-runner=4")
 	@scripts/up $(ARGS)

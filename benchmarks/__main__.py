@@ -1,6 +1,9 @@
 """Runs benchmarks, each measurement in a process of its own, prints a table and keeps the results.
 
-python -m benchmarks [NAME ...] [--quick]      names: counts, state, simulator
+python -m benchmarks [NAME ...] [--quick]
+
+names: counts, state, simulator, which need nothing; rabbitmq, bytes, latency, start, which need Docker. Without names:
+the first three. `--quick` measures a tenth of everything.
 """
 
 from __future__ import annotations
@@ -9,53 +12,130 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 
-from benchmarks import counts, simulator, state
+from benchmarks import celery_counts, counts, latency, limit, rabbitmq, simulator, start, state
 from benchmarks.measure import RESULTS, Measurement, keep, table
+from benchmarks.system import Broker
+from test.virtual.rabbitmq_server import RabbitServer, have_base_images
 
-MODULES: dict[str, Callable[[str, int], list[Measurement]]] = {
+ALONE: dict[str, Callable[[str, int], list[Measurement]]] = {
     "counts": counts.measure,
     "state": state.measure,
     "simulator": simulator.measure,
+    "start": start.measure,
 }
+OVER_BROKER: dict[str, Callable[[str, int, Broker], list[Measurement]]] = {
+    "system counts": rabbitmq.measure_counts,
+    "celery counts": celery_counts.measure,
+    "system bytes": rabbitmq.measure_bytes,
+    "limit": limit.measure,
+    "latency": latency.measure,
+}
+BY_THEMSELVES = ("counts", "state", "simulator")
 
-#: name -> (engine, size) of each run; `--quick` divides sizes by ten.
-RUNS: dict[str, list[tuple[str, int]]] = {
-    "counts": [(engine, size) for size in (200_000, 2_000_000) for engine in counts.ENGINES],
-    "state": [("interpreter", size) for size in (10_000, 100_000, 1_000_000)],
-    "simulator": [("simulated", 3_000)],
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One measurement: which one, of which engine, how much. `--quick` divides the size by `divisor`."""
+
+    what: str
+    engine: str
+    size: int
+    divisor: int = 10
+
+
+NODES = ("1 node", "2 nodes", "4 nodes")
+RUNS: dict[str, list[Run]] = {
+    "counts": [Run("counts", engine, size) for size in (200_000, 2_000_000) for engine in counts.ENGINES],
+    "state": [Run("state", "interpreter", size) for size in (10_000, 100_000, 1_000_000)],
+    "simulator": [Run("simulator", "simulated", 3_000)],
+    "rabbitmq": [
+        *(Run("system counts", nodes, 200_000) for nodes in NODES),
+        *(
+            Run("celery counts", engine, 20_000 if size == 1 else 200_000)
+            for engine, size in celery_counts.ENGINES.items()
+        ),
+    ],
+    "bytes": [
+        *(
+            Run("limit", f"{engine} {kib}", 256 * 10**6)
+            for kib in (64, 256, 1024)
+            for engine in limit.ENGINES
+        ),
+        *(Run("system bytes", nodes, 8_000) for nodes in NODES),
+    ],
+    "latency": [
+        Run("latency", f"{nodes}, {rate}", {"idle": 100, "100/s": 2_000, "1,000/s": 20_000}[rate])
+        for nodes in NODES
+        for rate in latency.RATES
+    ],
+    "start": [Run("start", "containers", 3, divisor=1)],
 }
 
 
 def main() -> int:
     """Returns 1 if an answer was wrong."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[[], *RUNS], help="which ones; all if none is named")
+    parser.add_argument(
+        "names", nargs="*", choices=[[], *RUNS], help="which ones; what needs no Docker if none is named"
+    )
     parser.add_argument("--quick", action="store_true", help="a tenth of everything")
-    parser.add_argument("--one", nargs=3, metavar=("NAME", "ENGINE", "SIZE"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--one", nargs=5, metavar=("WHAT", "ENGINE", "SIZE", "URL", "CONTAINER"), help=argparse.SUPPRESS
+    )
     options = parser.parse_args()
     if options.one:
-        name, engine, size = options.one
-        print(json.dumps([asdict(m) for m in MODULES[name](engine, int(size))]))
+        print(json.dumps([asdict(m) for m in _measured(*options.one)]))
         return 0
     right = True
-    for name in options.names or RUNS:
-        found: list[Measurement] = []
-        for engine, size in RUNS[name]:
-            found += _in_a_process(name, engine, size // 10 if options.quick else size)
-        keep(found)
-        right = right and all(m.right for m in found)
-        print(table(found) + "\n")
+    with ExitStack() as stack:
+        servers: list[RabbitServer] = []
+        for name in options.names or BY_THEMSELVES:
+            found: list[Measurement] = []
+            for run in RUNS[name]:
+                if run.what in OVER_BROKER and not servers:
+                    have_base_images()
+                    servers.append(stack.enter_context(RabbitServer()))
+                found += _in_a_process(run, run.size // run.divisor if options.quick else run.size, servers)
+                print(".", end="", file=sys.stderr, flush=True)
+            print(file=sys.stderr)
+            keep(found)
+            right = right and all(m.right for m in found)
+            print(table(found) + "\n", flush=True)
     print(f"appended to {RESULTS.relative_to(RESULTS.parents[1])}")
     return 0 if right else 1
 
 
-def _in_a_process(name: str, engine: str, size: int) -> list[Measurement]:
-    """Memory is measured by process, so every measurement gets a fresh one."""
-    command = [sys.executable, "-m", "benchmarks", "--one", name, engine, str(size)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+def _measured(what: str, engine: str, size: str, url: str, container: str) -> list[Measurement]:
+    if what in OVER_BROKER:
+        return OVER_BROKER[what](engine, int(size), Broker(url, container))
+    return ALONE[what](engine, int(size))
+
+
+def _in_a_process(run: Run, size: int, servers: Sequence[RabbitServer]) -> list[Measurement]:
+    """Memory is measured by process, so every measurement gets a fresh one; and a virtual host of its own."""
+    with ExitStack() as stack:
+        url, container = "", ""
+        if run.what in OVER_BROKER:
+            url, container = (
+                servers[0].url(stack.enter_context(servers[0].virtual_host("bench"))),
+                servers[0].container_id,
+            )
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks",
+            "--one",
+            run.what,
+            run.engine,
+            str(size),
+            url,
+            container,
+        ]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return [Measurement(**each) for each in json.loads(done.stdout)]
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results.jsonl"
+
+Figure = float | int | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,8 @@ class Measurement:
     rss_mb: float
     right: bool
     note: str = ""
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    """What else was measured; each is a field of the line in the results file. Milliseconds, MB and MB/s by name."""
 
     def rate(self) -> float:
         """Rows per second."""
@@ -36,10 +43,27 @@ def peak_rss_mb() -> float:
 
 
 def keep(measurements: Sequence[Measurement]) -> None:
-    """Append a JSON line for each to the results file, which git ignores."""
+    """Append a JSON line for each to the results file, which git ignores, with where and when it was measured."""
+    where = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+    }
     with RESULTS.open("a", encoding="utf-8") as file:
         for each in measurements:
-            file.write(json.dumps(asdict(each)) + "\n")
+            line = asdict(each)
+            figures = line.pop("figures")
+            file.write(json.dumps(line | figures | where) + "\n")
+
+
+def commit() -> str:
+    """The commit that is measured, with a `+` if files differ from it; nothing where git has no answer."""
+    try:
+        command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--abbrev=10", "--dirty=+"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def table(measurements: Sequence[Measurement]) -> str:
