@@ -303,7 +303,8 @@ struct NodeWrites {
 struct HandOut {
   # Rows of stage 1 of an epoch for all targets of one runner; targets that are not in writes get
   # none. An epoch that is handed out again was in the log when the sequencer started: readers may
-  # have had it from nodes of an earlier generation, and hear of it only if they ask.
+  # have had it from nodes of an earlier generation, and hear of it only if they ask. All nodes have
+  # finished what is up to finished: nobody will ask for rows of those epochs again.
 
   program @0 :Text;
   generation @1 :UInt64;
@@ -317,6 +318,7 @@ struct HandOut {
   subscriptions @9 :List(SubscriptionWanted);
   unsubscriptions @10 :List(UInt64);
   again @11 :Bool;
+  finished @12 :UInt64;
 }
 
 struct ExchangeBatch {
@@ -351,6 +353,28 @@ struct EmptyRows {
   stage @3 :UInt32;
   mapVersion @4 :UInt32;
   bits @5 :Data;
+}
+
+struct AskRows {
+  # Shard asker has not got the Rows of this stage and epoch, or not all of their parts: send them
+  # again. Stage 1 is asked of the sequencer, a later one of shard sender.
+
+  program @0 :Text;
+  generation @1 :UInt64;
+  mapVersion @2 :UInt32;
+  epoch @3 :UInt64;
+  stage @4 :UInt32;
+  sender @5 :UInt32;
+  asker @6 :UInt32;
+}
+
+struct AskDone {
+  # How far are the nodes of this program that you host? Epochs up to handed_out have been handed out.
+
+  program @0 :Text;
+  generation @1 :UInt64;
+  mapVersion @2 :UInt32;
+  handedOut @3 :UInt64;
 }
 
 struct Done {
@@ -646,6 +670,8 @@ struct Message {
     programRemoved @36 :ProgramRemoved;
     askStatus @37 :AskStatus;
     systemStatus @38 :SystemStatus;
+    askRows @39 :AskRows;
+    askDone @40 :AskDone;
   }
 }
 

@@ -105,7 +105,14 @@ class Subscription:
         return [shard for shard in range(self.shards) if not self._has_all(there, shard)]
 
     def _accept(self, subscription: int) -> bool:
-        if self.id == 0:
+        """Whether a message belongs to this one. Before the snapshot is complete the newest subscription counts: it was
+        asked for because the snapshot of the one before did not come."""
+        if self.epoch < 0 and subscription > self.id:
+            if self.id:
+                self.strays.append(self.id)
+                self._snapshot, self._changes = PartsByEpoch(), {}
+            self.id = subscription
+        elif self.id == 0:
             self.id = subscription
         elif subscription != self.id and subscription not in self.strays:
             self.strays.append(subscription)

@@ -98,6 +98,13 @@ class _Queue:
             self._waiting.extend(messages)
         self.wake()
 
+    def forget_all(self) -> None:
+        """What waits, and what consumers have and did not ack, is gone."""
+        self._waiting.clear()
+        for consumer in self.consumers:
+            consumer.unacked.clear()
+        self.bytes_waiting = self.bytes_held = 0
+
     def wake(self) -> None:
         """Deliver soon, if there is something to deliver and somebody to take it."""
         if self._turn_set or not self._waiting:
@@ -437,6 +444,14 @@ class MemoryBroker:
         self.alarm = ""
         for connection in list(self.connections):
             connection.unblock()
+
+    def restart(self) -> None:
+        """What a restart of RabbitMQ does to messages that are not persistent: queues stay, what they held is gone, and
+        so are all connections."""
+        for queue in self.queues.values():
+            queue.forget_all()
+        for connection in list(self.connections):
+            connection.drop_connection("the broker was restarted")
 
     def depths(self) -> dict[str, Depth]:
         """The queues that are there, by name."""

@@ -35,6 +35,8 @@ ROUTES: dict[type[m.Message], tuple[Role, ...]] = {
     m.Unsubscribe: (Role.SEQUENCER_CLIENTS,),
     m.AwaitEpoch: (Role.SEQUENCER_CLIENTS,),
     m.Done: (Role.SEQUENCER_NODES,),
+    m.AskRows: (Role.SEQUENCER_NODES, Role.NODE),
+    m.AskDone: (Role.NODE,),
     m.Get: (Role.NODE,),
     m.AskChanges: (Role.NODE,),
     m.HandOut: (Role.NODE,),

@@ -355,7 +355,8 @@ class HandOut:
     """`Rows` of stage 1 of an epoch for all `targets` of one runner; targets that are not in `writes` get none.
 
     An epoch that is `again` handed out was in the log when the sequencer started: readers may have had it from nodes of
-    an earlier generation, and hear of it only if they ask."""
+    an earlier generation, and hear of it only if they ask. All nodes have finished what is up to `finished`: nobody will
+    ask for rows of those epochs again."""
 
     program: str
     generation: int
@@ -369,6 +370,7 @@ class HandOut:
     subscriptions: tuple[SubscriptionWanted, ...]
     unsubscriptions: tuple[int, ...]
     again: bool
+    finished: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,6 +408,30 @@ class EmptyRows:
     stage: int
     map_version: int
     bits: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AskRows:
+    """Shard `asker` has not got the `Rows` of this stage and epoch, or not all of their parts: send them again. Stage 1
+    is asked of the sequencer, a later one of shard `sender`."""
+
+    program: str
+    generation: int
+    map_version: int
+    epoch: int
+    stage: int
+    sender: int
+    asker: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskDone:
+    """How far are the nodes of this program that you host? Epochs up to `handed_out` have been handed out."""
+
+    program: str
+    generation: int
+    map_version: int
+    handed_out: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -721,6 +747,8 @@ Message = (
     | ProgramRemoved
     | AskStatus
     | SystemStatus
+    | AskRows
+    | AskDone
 )
 
 

@@ -20,6 +20,8 @@ from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import NO_TOKEN, Mailbox, Token
 from dist_zero_common.protocol.messages import (
     AskChanges,
+    AskDone,
+    AskRows,
     Done,
     EmptyRows,
     Get,
@@ -33,10 +35,13 @@ from services.node_runner import wire
 from services.node_runner.kernel import NodeKernel
 from services.node_runner.kernel_events import (
     AskChangesEvent,
+    AskForRows,
+    AskRowsEvent,
     Finished,
     GetEvent,
     Halted,
     HandOutEvent,
+    Look,
     NodeEffect,
     NodeEvent,
     ReaderGone,
@@ -92,6 +97,8 @@ class ProgramHost:
         self._empties: dict[tuple[str, int, int, int], list[tuple[int, int]]] = {}
         self._done: dict[int, int] = {}
         self._untold = False
+        self._handed_out = (0, 0)
+        """A generation, and what the sequencer says that it has handed out of it."""
         self._held: list[tuple[int, int, NodeEffect]] = []
 
     # -- hosting -----------------------------------------------------------------------------------------------
@@ -180,6 +187,18 @@ class ProgramHost:
             case Get():
                 wire.check_map(self.shard_map, message.map_version)
                 self._ask(message.shard, wire.get_event(self.plan, message, token), token)
+            case AskRows():
+                wire.check_map(self.shard_map, message.map_version)
+                wire.check_shard(self.shard_map, message.asker)
+                wire.check_shard(self.shard_map, message.sender)
+                if self._is_here(message.sender, message.generation):
+                    event_of = AskRowsEvent(message.epoch, message.stage, message.asker)
+                    self._work.append((message.sender, event_of))
+                self._post.settle(token)
+            case AskDone():
+                wire.check_map(self.shard_map, message.map_version)
+                self._on_ask_done(message)
+                self._post.settle(token)
             case AskChanges():
                 wire.check_map(self.shard_map, message.map_version)
                 self._ask(message.shard, wire.ask_changes_event(message, token), token)
@@ -191,7 +210,7 @@ class ProgramHost:
         """An epoch from the sequencer on this runner: nodes here get objects, the others a message per runner."""
         record = effect.record
         elsewhere: dict[str, list[int]] = {}
-        for target in range(len(self.shard_map.nodes)):
+        for target in effect.targets:
             if not self._is_here(target, effect.generation):
                 elsewhere.setdefault(self.inboxes[target], []).append(target)
                 continue
@@ -203,11 +222,36 @@ class ProgramHost:
                 subscriptions=record.subscriptions,
                 unsubscriptions=record.unsubscriptions,
                 again=effect.again,
+                finished=effect.finished,
                 token=NO_TOKEN,
             )
             self._work.append((target, event))
         for inbox, targets in elsewhere.items():
             self._post.send(inbox, wire.hand_out_message(self.program, effect, tuple(targets)))
+        self.work()
+
+    def ask_done(self, shards: tuple[int, ...], generation: int, handed_out: int) -> None:
+        """Ask nodes elsewhere how far they are, and see whether those here wait for anything."""
+        inboxes = dict.fromkeys(
+            self.inboxes[shard] for shard in shards if not self._is_here(shard, generation)
+        )
+        ask = AskDone(self.program, generation, self.shard_map.version, handed_out)
+        for inbox in inboxes:
+            self._post.send(inbox, ask)
+        self._on_ask_done(ask)
+        self.work()
+
+    def _on_ask_done(self, ask: AskDone) -> None:
+        self._handed_out = ask.generation, ask.handed_out
+        for shard, node in self.nodes.items():
+            if node.generation == ask.generation and node.kernel.finished:
+                self._tell_finished(shard, node.kernel.finished)
+
+    def look(self, now: float) -> None:
+        """Let the nodes here ask for what is overdue. `now` is in seconds."""
+        for shard, node in self.nodes.items():
+            generation, handed_out = self._handed_out
+            self._work.append((shard, Look(now, handed_out if generation == node.generation else 0)))
         self.work()
 
     def tell_finished(self) -> None:
@@ -295,6 +339,8 @@ class ProgramHost:
                 self._held.append((shard, generation, effect))
             case SendRows():
                 self._send_rows(shard, generation, effect)
+            case AskForRows():
+                self._ask_for_rows(shard, generation, effect)
             case Finished():
                 self._tell_finished(shard, effect.epoch)
             case Reply():
@@ -306,6 +352,27 @@ class ProgramHost:
                 self.counters["halted"] += 1
                 epoch = self.nodes[shard].kernel.finished
                 self._log_of(shard).error("node_halted", epoch=epoch, reason=effect.reason)
+
+    def _ask_for_rows(self, shard: int, generation: int, effect: AskForRows) -> None:
+        ask = AskRows(
+            self.program,
+            generation,
+            self.shard_map.version,
+            effect.epoch,
+            effect.stage,
+            effect.sender,
+            shard,
+        )
+        self.counters["asked_again"] += 1
+        if generation != self.located_generation:
+            return
+        if effect.stage == 1:
+            if self.nodes_inbox:
+                self._post.send(self.nodes_inbox, ask)
+        elif self._is_here(effect.sender, generation):
+            self._work.append((effect.sender, AskRowsEvent(effect.epoch, effect.stage, shard)))
+        else:
+            self._post.send(self.inboxes[effect.sender], ask)
 
     def _send_rows(self, shard: int, generation: int, effect: SendRows) -> None:
         inbox = self.inboxes[effect.target]

@@ -36,11 +36,14 @@ from dist_zero_common.protocol.messages import (
 )
 from services.node_runner.kernel_events import (
     AskChangesEvent,
+    AskForRows,
+    AskRowsEvent,
     Batches,
     Finished,
     GetEvent,
     Halted,
     HandOutEvent,
+    Look,
     NodeEffect,
     NodeEvent,
     ReaderGone,
@@ -49,6 +52,7 @@ from services.node_runner.kernel_events import (
     SendRows,
     Settle,
 )
+from services.node_runner.patience import Patience
 
 PART_BYTES = 2**20
 """Answers and rows are cut into parts of about this size."""
@@ -96,6 +100,10 @@ class NodeKernel:
         self._save_at = 0
         self._epochs: dict[int, _EpochInput] = {}
         self._subscriptions: dict[int, SubscriptionWanted] = {}
+        self._sent: dict[tuple[int, int], dict[int, Batches]] = {}
+        """What was sent to peers, by epoch and stage, of epochs that not all nodes have finished."""
+        self._handed_out = 0
+        self._patience: dict[int, Patience] = {}
         self._waiting: dict[tuple[str, int], GetEvent] = {}
         self._history: deque[_EpochChanges] = deque()
         self._history_bytes = 0
@@ -110,6 +118,10 @@ class NodeKernel:
                 self._on_ask_changes(event, effects)
             case ReaderGone():
                 self._forget_reader(event.inbox, effects)
+            case AskRowsEvent():
+                self._on_ask_rows(event, effects)
+            case Look():
+                self._look(event, effects)
             case HandOutEvent() | RowsEvent() if self.halted:
                 pass  # its messages stay unsettled: whoever takes over will need them
             case HandOutEvent():
@@ -131,6 +143,7 @@ class NodeKernel:
     # -- epochs ------------------------------------------------------------------------------------------------
 
     def _on_hand_out(self, event: HandOutEvent, effects: list[NodeEffect]) -> None:
+        self._forget_sent(event.finished)
         if event.epoch <= self.finished:
             effects.append(Settle((event.token,)))
             return
@@ -140,6 +153,39 @@ class NodeKernel:
         elif _content_of_writes(event.writes) != _content_of_writes(epoch.hand_out.writes):
             self._halt(f"epoch {event.epoch} was handed out twice with different rows", effects)
         epoch.tokens.append(event.token)
+
+    def _forget_sent(self, finished: int) -> None:
+        for key in [key for key in self._sent if key[0] <= finished]:
+            del self._sent[key]
+
+    def _on_ask_rows(self, event: AskRowsEvent, effects: list[NodeEffect]) -> None:
+        """Send again what was sent; what we have not come to yet the peer will get then."""
+        batches = self._sent.get((event.epoch, event.stage), {}).get(event.asker)
+        if batches is not None:
+            effects.append(SendRows(event.asker, event.epoch, event.stage, batches))
+
+    def _look(self, event: Look, effects: list[NodeEffect]) -> None:
+        """Ask for what has been waited for too long, of all epochs at once: they may have been lost together."""
+        self._handed_out = max(self._handed_out, event.handed_out, *self._epochs)
+        for stage in range(1, self._plan.stages + 1):
+            missing = self._missing(stage) if not self.halted else []
+            patience = self._patience.setdefault(stage, Patience())
+            if patience.is_over(missing[0] if missing else None, event.now):
+                effects.extend(AskForRows(stage, epoch, sender) for epoch, sender in missing)
+
+    def _missing(self, stage: int) -> list[tuple[int, int]]:
+        """The `Rows` that this stage waits for: epochs and senders (for stage 1 the sender is the sequencer)."""
+        first = self._reached[stage] + 1
+        if stage == 1:
+            epochs = range(first, self._handed_out + 1)
+            return [(e, 0) for e in epochs if e not in self._epochs or self._epochs[e].hand_out is None]
+        missing = []
+        for e in range(first, self._reached[stage - 1] + 1):
+            senders = self._epochs[e].rows.get(stage, {})
+            for sender in range(self._shards):
+                if sender not in senders or not senders[sender].complete():
+                    missing.append((e, sender))
+        return missing
 
     def _on_rows(self, event: RowsEvent, effects: list[NodeEffect]) -> None:
         if event.epoch <= self.finished:
@@ -236,6 +282,7 @@ class NodeKernel:
         if target == self._shard:
             self._take_rows(epoch, RowsEvent(e, stage, self._shard, 0, 1, batches, 0), effects)
         else:
+            self._sent.setdefault((e, stage), {})[target] = batches
             effects.append(SendRows(target, e, stage, batches))
 
     def _finish(self, e: int, changes: dict[int, Batch], effects: list[NodeEffect]) -> None:

@@ -26,6 +26,7 @@ class HandOutEvent:
     subscriptions: tuple[SubscriptionWanted, ...]
     unsubscriptions: tuple[int, ...]
     again: bool
+    finished: int
     token: Token
 
 
@@ -65,13 +66,31 @@ class AskChangesEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class AskRowsEvent:
+    """A peer has not got our `Rows` of one stage and epoch."""
+
+    epoch: int
+    stage: int
+    asker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Time has passed (`now` is in seconds): is anything overdue? The sequencer has handed out up to `handed_out`, as
+    far as is known here."""
+
+    now: float
+    handed_out: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReaderGone:
     """An inbox that this node wrote to does not exist any more."""
 
     inbox: str
 
 
-NodeEvent = HandOutEvent | RowsEvent | GetEvent | AskChangesEvent | ReaderGone
+NodeEvent = HandOutEvent | RowsEvent | GetEvent | AskChangesEvent | AskRowsEvent | Look | ReaderGone
 
 # ---- effects -------------------------------------------------------------------------------------------------
 
@@ -84,6 +103,15 @@ class SendRows:
     epoch: int
     stage: int
     batches: Batches
+
+
+@dataclass(frozen=True, slots=True)
+class AskForRows:
+    """Ask shard `sender` for its `Rows` of this stage and epoch; for stage 1, the sequencer."""
+
+    stage: int
+    epoch: int
+    sender: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,4 +143,4 @@ class Halted:
     reason: str
 
 
-NodeEffect = SendRows | Finished | Reply | Settle | Halted
+NodeEffect = SendRows | AskForRows | Finished | Reply | Settle | Halted

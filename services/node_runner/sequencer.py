@@ -50,14 +50,18 @@ from dist_zero_common.protocol.messages import (
     epoch_of_place,
     place_in_log,
 )
+from services.node_runner.patience import Patience
 from services.node_runner.sequencer_events import (
     Answer,
     Append,
+    AskNodes,
     Deposed,
     FromClient,
     HandOutEpoch,
+    Look,
     Now,
     RecordThere,
+    RowsMissing,
     SequencerEffect,
     SequencerEvent,
     SequencerOptions,
@@ -69,6 +73,7 @@ from services.node_runner.sequencer_events import (
 from services.node_runner.sessions import RETRY_AFTER_MS, Sessions
 
 _REMEMBERED_REQUESTS = 1_024
+_ASKED_AGAIN_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +118,13 @@ class Sequencer:
         # As subscription 0: a subscription's id comes with its record.
         self._subscribes: dict[SubscriptionWanted, Token] = {}
         self._unsubscribes: dict[int, Token] = {}
-        self._asked: dict[tuple[str, int], None] = {}
+        self._asked: dict[tuple[str, int], float] = {}
         self._awaiting: list[AwaitEpoch] = []
         self._creating = False
         self._to_hand_out: deque[_HandOut] = deque()
+        self._kept: dict[int, HandOutEpoch] = {}
+        """What was handed out and not every node has finished, by epoch: it may have to be sent again."""
+        self._patience = Patience()
         self._ahead_bytes = 0
         self._last_saved_at = 0.0
         self._last_active_at = 0.0
@@ -146,11 +154,15 @@ class Sequencer:
             return effects
         match event:
             case FromClient():
-                self._on_client(event.message, event.token, effects)
+                self._on_client(event.message, event.token, now, effects)
             case ShardFinished():
                 self._on_finished(event, effects)
             case RecordThere():
                 self._on_record(event, effects)
+            case RowsMissing():
+                self._hand_out_again(event, effects)
+            case Look():
+                self._look(now, effects)
             case Tick():
                 self._waking = False
         if not self.deposed:
@@ -160,7 +172,7 @@ class Sequencer:
 
     # -- from clients ------------------------------------------------------------------------------------------
 
-    def _on_client(self, message: Message, token: Token, effects: list[SequencerEffect]) -> None:
+    def _on_client(self, message: Message, token: Token, now: Now, effects: list[SequencerEffect]) -> None:
         match message:
             case Transaction() if epoch_of_place(message.session) > self.epoch:
                 # Opened by a later sequencer, which may take this when it comes again: not ours to call it unknown.
@@ -171,7 +183,7 @@ class Sequencer:
             case OpenSession():
                 self._sessions.on_open(message, token, effects)
             case SnapshotRequest() | Subscribe():
-                self._on_reader(message, token, effects)
+                self._on_reader(message, token, now, effects)
             case Unsubscribe() if message.subscription in self._unsubscribes:
                 effects.append(SettleMessages((token,)))
             case Unsubscribe():
@@ -187,10 +199,11 @@ class Sequencer:
                 raise MalformedMessage(f"{type(message).__name__} is not for a sequencer")
 
     def _on_reader(
-        self, message: SnapshotRequest | Subscribe, token: Token, effects: list[SequencerEffect]
+        self, message: SnapshotRequest | Subscribe, token: Token, now: Now, effects: list[SequencerEffect]
     ) -> None:
         """A question for the next record, unless it is refused or waits already. A snapshot that is asked for again
-        after its record is taken again, since the answer may be lost; a subscription is there once and for all."""
+        after its record is taken again, since the answer may be lost. So is a subscription, but not at once: a copy of
+        the same message is more likely. Who has two of them ends one."""
         views = self._views(message.views, message.request, message.reply_to, effects)
         waits = False
         if views is None:
@@ -198,7 +211,7 @@ class Sequencer:
         elif isinstance(message, SnapshotRequest):
             snapshot = SnapshotWanted(message.request, views, message.reply_to)
             waits = self._snapshots.setdefault(snapshot, token) == token
-        elif self._is_new(message.reply_to, message.request):
+        elif self._is_new(message.reply_to, message.request, now):
             wanted = SubscriptionWanted(0, message.request, views, message.after, message.reply_to)
             self._subscribes[wanted] = token
             waits = True
@@ -216,11 +229,13 @@ class Sequencer:
             return None
         return tuple(numbers[name] for name in dict.fromkeys(names))
 
-    def _is_new(self, reply_to: str, request: int) -> bool:
-        """Whether a subscription is asked for the first time."""
-        if (reply_to, request) in self._asked:
+    def _is_new(self, reply_to: str, request: int, now: Now) -> bool:
+        """Whether a subscription is asked for the first time, or so long after the last that the answer is lost."""
+        asked = self._asked.pop((reply_to, request), None)
+        if asked is not None and now.monotonic - asked < _ASKED_AGAIN_SECONDS:
+            self._asked[reply_to, request] = asked
             return False
-        self._asked[reply_to, request] = None
+        self._asked[reply_to, request] = now.monotonic
         if len(self._asked) > _REMEMBERED_REQUESTS:
             del self._asked[next(iter(self._asked))]
         return True
@@ -331,7 +346,11 @@ class Sequencer:
             ready = self._to_hand_out.popleft()
             self._handed_out = ready.record.epoch
             self._ahead_bytes -= ready.size_bytes
-            effects.append(HandOutEpoch(ready.record, self._route(ready), self._generation, ready.again))
+            shards = tuple(range(len(self._map.nodes)))
+            writes = self._route(ready)
+            epoch = HandOutEpoch(ready.record, writes, self._generation, ready.again, self.finished, shards)
+            self._kept[self._handed_out] = epoch
+            effects.append(epoch)
 
     def _route(self, ready: _HandOut) -> tuple[tuple[Writes, ...], ...]:
         by_shard: list[list[Writes]] = [[] for _ in self._map.nodes]
@@ -342,6 +361,18 @@ class Sequencer:
                 by_shard[shard].extend(its)
         return tuple(tuple(merge_writes(writes)) for writes in by_shard)
 
+    def _hand_out_again(self, missing: RowsMissing, effects: list[SequencerEffect]) -> None:
+        kept = self._kept.get(missing.epoch)
+        if kept is not None:
+            effects.append(replace(kept, targets=(missing.shard,)))
+
+    def _look(self, now: Now, effects: list[SequencerEffect]) -> None:
+        """Ask nodes where they are that have not moved for a while: what they said may be lost, or what was said to
+        them."""
+        behind = tuple(shard for shard, epoch in enumerate(self._shard_finished) if epoch < self._handed_out)
+        if self._patience.is_over((self.finished, self._handed_out) if behind else None, now.monotonic):
+            effects.append(AskNodes(behind, self._handed_out))
+
     def _on_finished(self, event: ShardFinished, effects: list[SequencerEffect]) -> None:
         self._shard_finished[event.shard] = max(self._shard_finished[event.shard], event.epoch)
         self._count_finished()
@@ -350,6 +381,8 @@ class Sequencer:
     def _count_finished(self) -> None:
         """The newest epoch that all have finished; nodes may know later ones by another sequencer, which deposes us."""
         self.finished = min(self.epoch, *self._shard_finished)
+        for epoch in [epoch for epoch in self._kept if epoch <= self.finished]:
+            del self._kept[epoch]
 
     def _answer_awaiting(self, effects: list[SequencerEffect]) -> None:
         ready = [a for a in self._awaiting if a.epoch <= self.finished]

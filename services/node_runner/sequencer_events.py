@@ -66,11 +66,24 @@ class RecordThere:
 
 
 @dataclass(frozen=True, slots=True)
+class RowsMissing:
+    """A node has not got what was handed out to it of an epoch."""
+
+    shard: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Is anything overdue? Comes every second or so."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed that `WakeAfter` asked for."""
 
 
-SequencerEvent = FromClient | ShardFinished | RecordThere | Tick
+SequencerEvent = FromClient | ShardFinished | RecordThere | RowsMissing | Look | Tick
 
 # ---- effects -------------------------------------------------------------------------------------------------
 
@@ -84,12 +97,23 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class HandOutEpoch:
-    """`Rows` of stage 1 for every shard of this generation; `writes[i]` are shard i's. See `HandOut` for `again`."""
+    """`Rows` of stage 1 for `targets`, shards of this generation; `writes[i]` are shard i's. See `HandOut` for `again`
+    and `finished`."""
 
     record: LogRecord
     writes: tuple[tuple[Writes, ...], ...]
     generation: int
     again: bool
+    finished: int
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AskNodes:
+    """Ask these shards how far they are."""
+
+    shards: tuple[int, ...]
+    handed_out: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,4 +145,4 @@ class Deposed:
     reason: str
 
 
-SequencerEffect = Append | HandOutEpoch | Answer | SettleMessages | WakeAfter | Deposed
+SequencerEffect = Append | HandOutEpoch | AskNodes | Answer | SettleMessages | WakeAfter | Deposed

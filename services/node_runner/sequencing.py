@@ -21,6 +21,7 @@ from dist_zero_common.ids import checked_name
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token
 from dist_zero_common.protocol.messages import (
+    AskRows,
     AwaitEpoch,
     Done,
     Message,
@@ -37,11 +38,14 @@ from services.node_runner.sequencer import Sequencer
 from services.node_runner.sequencer_events import (
     Answer,
     Append,
+    AskNodes,
     Deposed,
     FromClient,
     HandOutEpoch,
+    Look,
     Now,
     RecordThere,
+    RowsMissing,
     SequencerEffect,
     SequencerEvent,
     SequencerOptions,
@@ -150,6 +154,9 @@ class HostedSequencer:
         self._handle(FromClient(message, token))
 
     def _on_node_message(self, message: Message, token: Token) -> None:
+        if isinstance(message, AskRows):
+            self._on_ask_rows(message, token)
+            return
         if not isinstance(message, Done):
             raise MalformedMessage(f"{type(message).__name__} is not for the nodes' inbox of a sequencer")
         if message.program != self._host.program:
@@ -165,6 +172,23 @@ class HostedSequencer:
             self._handle(ShardFinished(message.shard, message.epoch))
         self._post.settle(token)
 
+    def _on_ask_rows(self, message: AskRows, token: Token) -> None:
+        wire.check_map(self._host.shard_map, message.map_version)
+        wire.check_shard(self._host.shard_map, message.asker)
+        if message.program != self._host.program or message.stage != 1:
+            raise MalformedMessage(
+                f"stage {message.stage} of {message.program!r} is not asked of a sequencer here"
+            )
+        if message.generation == self._generation:
+            self._handle(RowsMissing(message.asker, message.epoch))
+            self._host.flush()
+        self._post.settle(token)
+
+    def look(self) -> None:
+        """Ask for what is overdue."""
+        if self._sequencer is not None and not self.stopped:
+            self._handle(Look())
+
     def _on_local_finished(self, shard: int, generation: int, epoch: int) -> None:
         if generation == self._generation:
             self._handle(ShardFinished(shard, epoch))
@@ -176,6 +200,8 @@ class HostedSequencer:
                     self._tasks.create_task(self._append(effect))
                 case HandOutEpoch():
                     self._host.hand_out(effect)
+                case AskNodes():
+                    self._host.ask_done(effect.shards, self._generation, effect.handed_out)
                 case Answer():
                     self._post.send(effect.inbox, effect.message)
                 case SettleMessages():

@@ -19,6 +19,8 @@ from dist_zero_common.mailbox import Mailbox, Token, log_state
 from dist_zero_common.protocol.dispatch import Handlers, Role, check_handlers, dispatch
 from dist_zero_common.protocol.messages import (
     AskChanges,
+    AskDone,
+    AskRows,
     DropProgram,
     EmptyRows,
     Get,
@@ -90,6 +92,8 @@ class RunnerService:
             EmptyRows: self._on_node_message,
             Get: self._on_node_message,
             AskChanges: self._on_node_message,
+            AskRows: self._on_node_message,
+            AskDone: self._on_node_message,
         }
         check_handlers(ROLES, self._handlers)
 
@@ -101,8 +105,12 @@ class RunnerService:
             self._log.info("runner_started", inbox=self._inbox)
             while True:
                 self._report()
+                for sequencer in list(self._sequencers.values()):
+                    sequencer.look()
                 for host in self._programs.values():
                     host.tell_again()
+                    host.look(self._clock.monotonic())
+                    host.flush()
                 await wait_changed(self._changed, HEARTBEAT_SECONDS)
 
     def _report(self) -> None:
@@ -134,7 +142,7 @@ class RunnerService:
         dispatch(ROLES, self._handlers, message, token)
 
     def _on_node_message(
-        self, message: HandOut | StageRows | EmptyRows | Get | AskChanges, token: Token
+        self, message: HandOut | StageRows | EmptyRows | Get | AskChanges | AskRows | AskDone, token: Token
     ) -> None:
         wire.check_readers(self._system, message)
         host = self._programs.get(message.program)

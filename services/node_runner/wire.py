@@ -20,6 +20,8 @@ from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages import (
     EPOCHS_AHEAD_MAX,
     AskChanges,
+    AskDone,
+    AskRows,
     EmptyRows,
     ExchangeBatch,
     Get,
@@ -43,7 +45,9 @@ PARTS_MAX = 1 << 16
 # ---- in ------------------------------------------------------------------------------------------------------
 
 
-def check_readers(system: str, message: HandOut | StageRows | EmptyRows | Get | AskChanges) -> None:
+def check_readers(
+    system: str, message: HandOut | StageRows | EmptyRows | Get | AskChanges | AskRows | AskDone
+) -> None:
     """Raises `MalformedMessage` if a message would make a node write to anybody but clients."""
     match message:
         case Get() | AskChanges():
@@ -109,6 +113,7 @@ def hand_out_events(plan: Plan, shard_map: ShardMap, message: HandOut) -> list[t
                 message.subscriptions,
                 message.unsubscriptions,
                 message.again,
+                message.finished,
             ),
         )
         for target in message.targets
@@ -236,6 +241,7 @@ def hand_out_message(program: str, effect: HandOutEpoch, targets: tuple[int, ...
         subscriptions=record.subscriptions,
         unsubscriptions=record.unsubscriptions,
         again=effect.again,
+        finished=effect.finished,
     )
 
 

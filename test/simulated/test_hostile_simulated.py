@@ -294,7 +294,7 @@ def lies_to_runner(runner: str, generation: int) -> list[Message]:
     shard_map = even_map(1, tuple(f"n{i}" for i in range(1, NODES + 1)))
     graph = encode_graph(app.graph())
     good_rows = StageRows("ledger", generation, 50, 2, 1, 1, 0, 0, 1, ())
-    good_out = HandOut("ledger", generation, 50, 1, False, 0, (0,), (), (), (), (), False)
+    good_out = HandOut("ledger", generation, 50, 1, False, 0, (0,), (), (), (), (), False, 0)
     inboxes = (runner,) * NODES
     place = Placement(HUGE, "ledger", HUGE, 0, shard_map, inboxes, CLIENTS, "")
     wanted = SubscriptionWanted(1, 1, (0,), 0, STRANGER)
@@ -389,7 +389,7 @@ def test_messages_for_what_is_not_here_are_dropped() -> None:
         StageRows("ledger", 5, 5, 2, 1, 1, 0, 0, 1, ()),
         EmptyRows("ledger", 5, 50, 2, 1, b"\1"),
         EmptyRows("ledger", 0, 50, 2, 1, b""),
-        HandOut("ledger", 5, 50, 1, False, 0, (0, 1, 2, 3), (), (), (), (), False),
+        HandOut("ledger", 5, 50, 1, False, 0, (0, 1, 2, 3), (), (), (), (), False, 0),
         AskChanges("ledger", 1, 0, 1, 3, STRANGER),
         AskChanges("ledger", 1, 2, HUGE, HUGE, GONE),
         Get(1, "ledger", 1, 0, 1, key("nobody"), 0, GONE),
@@ -415,53 +415,59 @@ def test_messages_for_what_is_not_here_are_dropped() -> None:
     battle(fight)
 
 
-def test_lies_to_a_sequencer_are_refused() -> None:
-    """Writers and readers that lie get no answer or a refusal, leave no trace in the log, and hold up nobody."""
+def lies_to_sequencer(session: int, runner: str, nodes_inbox: str) -> list[Message]:
+    """What a sequencer's clients could say and cannot mean. The first transaction of the session is committed, with
+    writes; none behind the second is."""
 
     def transaction(number: int, payload: bytes) -> Transaction:
         return Transaction(session, number, payload, STRANGER)
 
-    session = 0
     good = encode_payload([])
+    return [
+        Transaction(HUGE, 1, good, STRANGER),
+        transaction(0, good),
+        transaction(HUGE, good),
+        transaction(1, good),  # a number that is committed with other writes
+        *(
+            transaction(3, encode(Payload((WritesBlob(0, kind, columns, batch, b"", b""),))))
+            for kind in WriteKind
+            for columns in ((), (0, 1, 2), (0,), (2**31,))
+            for batch in LYING_BATCHES[:3]
+        ),
+        transaction(3, b""),
+        transaction(3, b"x" * 2**23),
+        Transaction(session, 3, good, SCHEDULER),
+        Transaction(session, 3, good, "no queue"),
+        SnapshotRequest(1, (), STRANGER),
+        SnapshotRequest(2, ("nothing",), STRANGER),
+        SnapshotRequest(3, ("rich",), CLIENTS),
+        Subscribe(4, ("nothing",), 0, STRANGER),
+        Subscribe(5, ("rich",), 0, runner),
+        AwaitEpoch(6, HUGE, STRANGER),
+        AwaitEpoch(7, 1, nodes_inbox),
+        *(OpenSession(9, name, STRANGER) for name in WEIRD_NAMES),
+        OpenSession(10, "fine", AGENT),
+    ]
+
+
+LIES_OF_NODES = (
+    Done("ledger", 0, 1, 0, HUGE),
+    Done("ledger", 0, 1, NODES, 1),
+    Done("ledger", 0, 9, 0, 1),
+    Done("other", 0, 1, 0, 1),
+)
+
+
+def test_lies_to_a_sequencer_are_refused() -> None:
+    """Writers and readers that lie get no answer or a refusal, leave no trace in the log, and hold up nobody."""
 
     async def fight(scene: Battle) -> None:
-        nonlocal session
         log = await log_of(scene.system.store, "ledger")
         session = next(o for o in [(r.epoch << 20) for r in log if r.opens])
-        lies: list[Message] = [
-            Transaction(HUGE, 1, good, STRANGER),
-            transaction(0, good),
-            transaction(HUGE, good),
-            transaction(1, good),  # a number that is committed with other writes
-            *(
-                transaction(3, encode(Payload((WritesBlob(0, kind, columns, batch, b"", b""),))))
-                for kind in WriteKind
-                for columns in ((), (0, 1, 2), (0,), (2**31,))
-                for batch in LYING_BATCHES[:3]
-            ),
-            transaction(3, b""),
-            transaction(3, b"x" * 2**23),
-            Transaction(session, 3, good, SCHEDULER),
-            Transaction(session, 3, good, "no queue"),
-            SnapshotRequest(1, (), STRANGER),
-            SnapshotRequest(2, ("nothing",), STRANGER),
-            SnapshotRequest(3, ("rich",), CLIENTS),
-            Subscribe(4, ("nothing",), 0, STRANGER),
-            Subscribe(5, ("rich",), 0, scene.runner),
-            AwaitEpoch(6, HUGE, STRANGER),
-            AwaitEpoch(7, 1, scene.nodes_inbox),
-            *(OpenSession(9, name, STRANGER) for name in WEIRD_NAMES),
-            OpenSession(10, "fine", AGENT),
-        ]
-        for lie in lies:
+        for lie in lies_to_sequencer(session, scene.runner, scene.nodes_inbox):
             await scene.send(CLIENTS, lie)
             await asyncio.sleep(0.2)
-        for done in (
-            Done("ledger", 0, 1, 0, HUGE),
-            Done("ledger", 0, 1, NODES, 1),
-            Done("ledger", 0, 9, 0, 1),
-            Done("other", 0, 1, 0, 1),
-        ):
+        for done in LIES_OF_NODES:
             await scene.send_lie(scene.nodes_inbox, done)
         await asyncio.sleep(20)
         stuck = {name: depth for name, depth in scene.system.broker.depths().items() if depth.unacked}
@@ -492,30 +498,58 @@ def test_readers_that_do_not_exist_are_forgotten() -> None:
     battle(fight)
 
 
+def lies_to_scheduler(runner: str) -> list[Message]:
+    """Requests and reports that cannot be."""
+    graph = encode_graph(app.graph())
+    return [
+        SubmitProgram(1, b"garbage", 1, STRANGER),
+        SubmitProgram(2, graph, 0, STRANGER),
+        SubmitProgram(3, graph, 2**32 - 1, STRANGER),
+        SubmitProgram(4, graph, 1, runner),
+        MachineReport("m1", HUGE, "no queue", 1, 1, (), ()),
+        MachineReport("m1", 0, AGENT, 2, 1, (), ()),
+        RunnerReport("m1-r1", 0, "m1", runner, (), ()),
+        *(Locate(5, name, STRANGER) for name in WEIRD_NAMES),
+        *(RemoveProgram(6, name, STRANGER) for name in WEIRD_NAMES),
+    ]
+
+
+def lies_to_agent() -> list[Message]:
+    """Commands of a scheduler that has been deposed, about runners that cannot be."""
+    return [
+        message for name in WEIRD_NAMES for message in (StartRunner(0, name, 1, 1), StopRunner(0, name, 1))
+    ]
+
+
 def test_lies_to_the_scheduler_and_the_agent_change_nothing() -> None:
     """Requests and reports that cannot be, and commands of schedulers and runners that do not exist."""
-    graph = encode_graph(app.graph())
 
     async def fight(scene: Battle) -> None:
-        lies: list[Message] = [
-            SubmitProgram(1, b"garbage", 1, STRANGER),
-            SubmitProgram(2, graph, 0, STRANGER),
-            SubmitProgram(3, graph, 2**32 - 1, STRANGER),
-            SubmitProgram(4, graph, 1, scene.runner),
-            MachineReport("m1", HUGE, "no queue", 1, 1, (), ()),
-            MachineReport("m1", 0, AGENT, 2, 1, (), ()),
-            RunnerReport("m1-r1", 0, "m1", scene.runner, (), ()),
-            *(Locate(5, name, STRANGER) for name in WEIRD_NAMES),
-            *(RemoveProgram(6, name, STRANGER) for name in WEIRD_NAMES),
-        ]
-        for lie in lies:
+        for lie in lies_to_scheduler(scene.runner):
             await scene.send(SCHEDULER, lie)
-        for name in WEIRD_NAMES:
-            await scene.send(AGENT, StartRunner(0, name, 1, 1), StopRunner(0, name, 1))
+        for lie in lies_to_agent():
+            await scene.send(AGENT, lie)
         await asyncio.sleep(5)
         assert await scene.client.snapshot("rich")
 
     battle(fight)
+
+
+def lies_to_client(request: int, subscription: int, epoch: int) -> list[Message]:
+    """Answers that were not asked for, or that cannot be, when this is the newest epoch that a watch was told."""
+    rows = (ViewRows(1, EMPTY),)
+    return [
+        Committed(HUGE, HUGE, HUGE),
+        Got(HUGE, HUGE, EMPTY),
+        SnapshotAnswer(HUGE, 0, 3, 1, 0, 1, 0, 1, rows, (), ()),
+        SnapshotAnswer(1, 0, 3, 1, 9, 1, 0, 1, rows, (), ()),
+        Changes(request, subscription, HUGE, 1, 0, 2**32 - 1, 0, 1, ()),
+        Changes(request, subscription, epoch + 1, 1, 7, 4, 0, 1, ()),
+        Changes(request, subscription, epoch + 1, 1, 0, 4, 0, 0, ()),
+        Changes(request, subscription, epoch + 1, 1, 0, 4, 0, 1, (ViewRows(1, LYING_BATCHES[0]),)),
+        ChangesGone(HUGE, HUGE, HUGE),
+        HandOut("ledger", 0, 50, 1, False, 0, (0,), (), (), (), (), False, 0),
+    ]
 
 
 def test_lies_to_a_client_are_dropped() -> None:
@@ -523,7 +557,6 @@ def test_lies_to_a_client_are_dropped() -> None:
 
     async def fight(scene: Battle) -> None:
         inbox = scene.client.replies
-        rows = (ViewRows(1, EMPTY),)
         seen: list[int] = []
 
         async def watch() -> None:
@@ -535,19 +568,7 @@ def test_lies_to_a_client_are_dropped() -> None:
         await asyncio.sleep(5)
         request = next(iter(scene.client.watches))
         subscription = scene.client.watches[request].subscription
-        lies: list[Message] = [
-            Committed(HUGE, HUGE, HUGE),
-            Got(HUGE, HUGE, EMPTY),
-            SnapshotAnswer(HUGE, 0, 3, 1, 0, 1, 0, 1, rows, (), ()),
-            SnapshotAnswer(1, 0, 3, 1, 9, 1, 0, 1, rows, (), ()),
-            Changes(request, subscription, HUGE, 1, 0, 2**32 - 1, 0, 1, ()),
-            Changes(request, subscription, seen[-1] + 1, 1, 7, 4, 0, 1, ()),
-            Changes(request, subscription, seen[-1] + 1, 1, 0, 4, 0, 0, ()),
-            Changes(request, subscription, seen[-1] + 1, 1, 0, 4, 0, 1, (ViewRows(1, LYING_BATCHES[0]),)),
-            ChangesGone(HUGE, HUGE, HUGE),
-            HandOut("ledger", 0, 50, 1, False, 0, (0,), (), (), (), (), False),
-        ]
-        for lie in lies:
+        for lie in lies_to_client(request, subscription, seen[-1]):
             await scene.send(inbox, lie)
         await asyncio.sleep(5)
         epoch = await scene.client.put("accounts", {"name": "after", "town": 1, "money": 7})

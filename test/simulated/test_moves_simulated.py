@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from dist_zero.system import System
+from dist_zero.system import SimulatedSystem
 from dist_zero_common.log import captured_events
 from dist_zero_common.sim.world import SimWorld
 from services.node_runner.sequencer_events import SequencerOptions
@@ -24,7 +24,7 @@ class Mover(Cutter):
     machines: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     ended: list[str] = field(default_factory=list)
 
-    def watch_over(self, system: System) -> None:
+    def watch_over(self, system: SimulatedSystem) -> None:
         self.system = system
 
     async def run(self) -> None:
@@ -37,8 +37,8 @@ class Mover(Cutter):
                     self.machines.pop(self.ended[-1]).cancel()
                 else:
                     name = f"x{number}"
-                    machine = self.system._run_machine(name)
-                    self.machines[name] = asyncio.create_task(machine, name=f"machine {name}")
+                    running = asyncio.create_task(self.system._run_machine(name), name=f"machine {name}")
+                    self.machines[name] = running
             await asyncio.sleep(3600)
         finally:
             for name, machine in self.machines.items():

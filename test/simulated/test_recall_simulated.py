@@ -43,6 +43,10 @@ class Recalled(SimulatedSystem):
         )
         return asyncio.create_task(service.run(), name="scheduler")
 
+    async def __aenter__(self) -> Recalled:
+        await super().__aenter__()
+        return self
+
     async def _serve(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             for machine in ("m1", "m2"):

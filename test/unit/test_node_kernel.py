@@ -110,7 +110,9 @@ class Net:
     def hand_out(self, epoch: int, writes: Sequence[Writes], **more: object) -> None:
         routed = route(writes, PLAN, self.map, epoch, 0)
         for shard in range(len(self.kernels)):
-            event = HandOutEvent(epoch, False, tuple(routed.get(shard, ())), (), (), (), False, self.next_token())
+            event = HandOutEvent(
+                epoch, False, tuple(routed.get(shard, ())), (), (), (), False, 0, self.next_token()
+            )
             self.under_way.append((shard, replace(event, **more)))  # type: ignore[arg-type]
 
     def next_token(self) -> int:
@@ -227,7 +229,7 @@ def test_messages_are_settled_when_their_epoch_is_finished() -> None:
     """What an epoch needs may be forgotten only when the epoch is finished, copies included; afterwards at once."""
     net = Net(2, 0)
     kernel = net.kernels[0]
-    event = HandOutEvent(1, False, (), (), (), (), False, 1)
+    event = HandOutEvent(1, False, (), (), (), (), False, 0, 1)
     early: list[NodeEvent] = [
         event,
         replace(event, token=2),

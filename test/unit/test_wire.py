@@ -34,6 +34,7 @@ from dist_zero_common.protocol.messages import (
 )
 from services.node_runner import wire
 from services.node_runner.kernel_events import HandOutEvent, RowsEvent, SendRows
+from services.node_runner.sequencer_events import HandOutEpoch
 from test.simulated.property_world import PROGRAMS
 
 PLAN = compile(PROGRAMS[3].graph())
@@ -119,12 +120,16 @@ def record(**more: object) -> LogRecord:
     return LogRecord(**(fields | more))  # type: ignore[arg-type]
 
 
+def handed_out(what: LogRecord, writes: tuple[tuple[Writes, ...], ...]) -> HandOutEpoch:
+    return HandOutEpoch(what, writes, generation=5, again=True, finished=3, targets=tuple(range(len(writes))))
+
+
 def test_hand_out_is_what_the_record_says_for_each_target() -> None:
     """Each target gets its own writes, and all get the record's flags and readers."""
     shard_map = even_map(1, ["a", "b", "c"])
     types = PLAN.datasets[0].row_type.types
     writes = Writes(0, WriteKind.PUT, (0, 1, 2), Batch.from_rows(types, [(7, "x", 1.5)]), [0], [3])
-    message = wire.hand_out_message(PLAN.name, record(), ((), (writes,), ()), (1, 2))
+    message = wire.hand_out_message(PLAN.name, handed_out(record(), ((), (writes,), ())), (1, 2))
     arrived = sent(message)
     assert arrived == message and isinstance(arrived, HandOut)
     events = {target: event(target) for target, event in wire.hand_out_events(PLAN, shard_map, arrived)}
@@ -132,6 +137,7 @@ def test_hand_out_is_what_the_record_says_for_each_target() -> None:
     for target, event in events.items():
         assert isinstance(event, HandOutEvent)
         assert (event.epoch, event.save, event.token) == (4, True, target)
+        assert (event.again, event.finished) == (True, 3)
         assert event.snapshots == record().snapshots and event.subscriptions == record().subscriptions
         assert event.unsubscriptions == (8,)
         assert [w.content_hash() for w in event.writes] == ([writes.content_hash()] if target == 1 else [])
@@ -147,14 +153,16 @@ def test_nodes_write_to_clients_of_their_system_alone(inbox: str) -> None:
     for message in (
         Get(1, "p", 1, 0, 0, key, 0, inbox),
         AskChanges("p", 1, 0, 1, 1, inbox),
-        wire.hand_out_message("p", record(snapshots=(SnapshotWanted(1, (), inbox),)), ((),), (0,)),
         wire.hand_out_message(
-            "p", record(subscriptions=(SubscriptionWanted(1, 1, (), 0, inbox),)), ((),), (0,)
+            "p", handed_out(record(snapshots=(SnapshotWanted(1, (), inbox),)), ((),)), (0,)
+        ),
+        wire.hand_out_message(
+            "p", handed_out(record(subscriptions=(SubscriptionWanted(1, 1, (), 0, inbox),)), ((),)), (0,)
         ),
     ):
         with pytest.raises(MalformedMessage):
             wire.check_readers("s", message)
-    wire.check_readers("s", wire.hand_out_message("p", record(), ((),), (0,)))
+    wire.check_readers("s", wire.hand_out_message("p", handed_out(record(), ((),)), (0,)))
 
 
 def test_epochs_far_ahead_are_refused() -> None:
