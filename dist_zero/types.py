@@ -14,7 +14,7 @@ A *stored value* is what batches, kernels and executors see; a *user value* is w
     optional   None                None
 
 There is one NaN object because Python compares tuples and looks up dictionary keys by identity first: with it, a
-NaN equals itself in rows and keys, as design section 4 asks. Whoever makes a float makes it through
+NaN equals itself in rows and keys. Whoever makes a float makes it through
 `canonical_float`.
 
 The order of values (`order_key`) is: numbers by value, NaN behind them, strings by code point, bytes by byte, false

@@ -13,9 +13,10 @@ and acked: it is never requeued. So is a single message that its handler refuses
 `on_state` how that goes. What a loss means, and why nothing is lost by it here:
 
 - An envelope stays with the mailbox until the broker has confirmed it. One that was on its way when the connection
-  ended may be there or not, so it is published again: receivers see it once or twice, never not at all.
+  ended may be there or not, so it is published again: receivers may see it twice. What the broker has confirmed and
+  then forgets, as when it is restarted, nobody here can know of: whoever waits for it asks again.
 - Every queue is declared and consumed again. What was delivered and not acked comes again, with new tokens; settling
-  an old token is allowed and does nothing at the broker. Handlers are idempotent already (design section 8).
+  an old token is allowed and does nothing at the broker. Handlers are idempotent.
 - A queue that lives with its connection (`REPLIES`) is given to `listen` as a function of the connection's number, so
   that each has a name of its own. What was in the old one is gone: whoever asked asks again.
 

@@ -1,6 +1,6 @@
 """A client's session as a pure object: numbers, what is unanswered, and when it is sent again.
 
-Theory (design section 6, item 1). A transaction is kept, under its number, until the sequencer says
+Theory (docs/protocol.md, "Writing"). A transaction is kept, under its number, until the sequencer says
 `Committed`; the same number is sent again until then. Nothing here knows sockets or clocks: methods take the
 time and return what is to be sent. The rules:
 

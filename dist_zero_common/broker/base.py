@@ -3,8 +3,8 @@
 A published message may come twice, late and in another order, and one that was not acked comes again. Delivery
 tags belong to the consumer that got them and die with it. Losing the connection is an event that the caller hears
 about (`on_connection`), never something hidden: afterwards nothing is known about what was in flight, consumers
-are gone, and it is the caller who declares and consumes again. Design section 6 builds exactly-once on top of
-these promises and no others; `test/contract` holds every implementation to them.
+are gone, and it is the caller who declares and consumes again. The epoch protocol (docs/protocol.md) builds
+exactly-once on top of these promises and no others; `test/contract` holds every implementation to them.
 """
 
 from __future__ import annotations

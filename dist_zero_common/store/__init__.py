@@ -1,1 +1,1 @@
-"""Where the log of epochs and the checkpoints are: what is promised, names of objects, implementations."""
+"""Where the log of epochs is: what is promised, names of objects, implementations."""

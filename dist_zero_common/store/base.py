@@ -1,6 +1,6 @@
 """What every store promises: objects that are created once and never change.
 
-Only `create` decides anything (design section 6). It is put-if-absent, durable when it returns, and its outcome
+Only `create` decides anything (docs/protocol.md). It is put-if-absent, durable when it returns, and its outcome
 may be unknown: a `StoreError` from `create` means that the object may or may not be there, and the caller reads it
 back. Names are `/`-separated paths of `[A-Za-z0-9._=-]+` parts; `list` returns them sorted.
 """

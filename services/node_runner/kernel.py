@@ -3,7 +3,7 @@
 A node owes every peer exactly one `Rows` per stage and epoch, and is owed the same. Stage 1 of epoch e runs when the
 sequencer's hand-out of e is here; stage s + 1 when `Rows(s + 1, e)` has come from every node of e's map, this one
 included. Epochs pipeline: stage 1 may be ahead of stage 3. But no stage runs past an epoch flagged `save` before the
-last stage has finished it, because the saved state has to be that of one epoch (design section 6, items 3 to 5).
+last stage has finished it, because the saved state has to be that of one epoch. docs/protocol.md has the whole.
 
 What arrives is a set: the first copy of a `Rows` counts, an equal second one is dropped, and a second one that says
 something else means that two computations of the same thing differ. Then the node stops with the evidence, because

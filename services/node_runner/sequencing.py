@@ -1,7 +1,7 @@
 """The shell of a sequencer: its two inboxes, the store, the timers. It decides nothing.
 
 Nodes answer to an inbox of their own, which is always drained: if their answers stood behind clients' transactions that
-wait for room, no room would ever come (design section 6, item 2).
+wait for room, no room would ever come.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every broker promises, held against every broker: `broker/base.py` and design section 8."""
+"""What every broker promises, held against every broker: `broker/base.py`."""
 
 from __future__ import annotations
 

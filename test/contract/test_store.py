@@ -1,4 +1,4 @@
-"""What every store promises, held against every store: `store/base.py` and design section 6."""
+"""What every store promises, held against every store: `store/base.py`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Messages that are lost for good: asked for again, by whoever waits for them (design section 6, item 7). The broker
-may forget any of them; only what is in the store counts."""
+"""Messages that are lost for good: asked for again, by whoever waits for them. The broker may forget any of them; only
+what is in the store counts."""
 
 from __future__ import annotations
 

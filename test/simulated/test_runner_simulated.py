@@ -1,5 +1,5 @@
 """Whole simulated systems under concurrent writers: what has to hold whatever the weather, and in which order things
-happen (invariants I1 to I4 of the design)."""
+happen (I1 to I4 of docs/protocol.md)."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_expressions_have_types(e: Example, build: Build, text: str) -> None:
     ],
 )
 def test_keys(e: Example, build: Build, key: tuple[str, ...] | None) -> None:
-    """Keys follow design section 4; `keys.py` says why, and test_language_keys.py that they identify rows."""
+    """Keys follow docs/language.md; `keys.py` says why, and test_language_keys.py that they identify rows."""
     assert build(e).key == key
 
 

@@ -1,4 +1,4 @@
-"""Mistakes, and what is said about them: golden messages for every rule of design section 4."""
+"""Mistakes, and what is said about them: golden messages for every rule of the language."""
 
 # ruff: noqa: E501  messages stand here as they are, unbroken; not every mistake needs a table
 from __future__ import annotations
