@@ -48,6 +48,8 @@ IMPORTERS = {
 
 PURE = (
     "dist_zero/batch.py",
+    "dist_zero/bridge/ledger.py",
+    "dist_zero/cli/diagnosis.py",
     "dist_zero/column_data.py",
     "dist_zero/compiler/*.py",
     "dist_zero/executor.py",
@@ -61,6 +63,7 @@ PURE = (
     "services/*/kernel.py",
     "services/*/state.py",
     "services/node_runner/*_events.py",
+    "services/node_runner/patience.py",
     "services/node_runner/sequencer.py",
     "services/node_runner/sessions.py",
     "services/scheduler/placement.py",
