@@ -72,6 +72,8 @@ SET_UP_SECONDS_MAX = 30.0
 """So has one on which the queues are not declared and consumed within this time."""
 AGAIN_SECONDS_MIN, AGAIN_SECONDS_MAX = 0.1, 5.0
 """Pauses before a connection is tried again, and before a refused envelope is."""
+FIRST_SECONDS_MAX, FIRST_TRIES = 0.3, 100
+"""So many times the pauses before the first connection are this short: at a start, the broker is there soon."""
 CLOSE_SECONDS_MAX = 2.0
 
 
@@ -202,10 +204,12 @@ class Mailbox:
                 raise
         await listener.consumed
 
-    async def stop_listening(self, queue: str) -> None:
-        """Cancel the consumer; what was not settled returns to the queue, and its tokens mean nothing any more."""
-        listener = self._own.get(queue)
-        if listener is not None:
+    async def stop_listening(self, queue: str, handler: Handler) -> None:
+        """Give no more messages of the queue to this handler: somebody else may listen to it by now, and goes on. What
+        was not settled returns to the queue, and its tokens mean nothing any more."""
+        number = self._connections
+        its = [each for each in self._listeners if queue in (each.queue, each.name_queue(number).name)]
+        for listener in [each for each in its if each.handler == handler]:
             taken = listener.taken
             self._forget(listener)
             if taken is not None and taken.consumer is not None:
@@ -276,7 +280,10 @@ class Mailbox:
                 except (ConnectionLost, TimeoutError) as lost:
                     failures, reason = failures + 1, str(lost) or "the broker does not answer"
                 self._tell(ConnectionState.LOST, reason)
-                await asyncio.sleep(pause_seconds(self._sender, failures))
+                pause = pause_seconds(self._sender, failures)
+                if not self._connections and failures <= FIRST_TRIES:
+                    pause = min(pause, FIRST_SECONDS_MAX)
+                await asyncio.sleep(pause)
         except BrokerError as refused:
             for listener in self._listeners:
                 if listener.consumed is not None and not listener.consumed.done():

@@ -123,8 +123,8 @@ class HostedSequencer:
             if self._host.on_finished == self._on_local_finished:
                 self._host.on_finished = None
                 self._host.tell_finished()
-            for inbox in (self.clients_inbox, self.nodes_inbox):
-                await self._post.stop_listening(inbox)
+            await self._post.stop_listening(self.clients_inbox, self._on_client_message)
+            await self._post.stop_listening(self.nodes_inbox, self._on_node_message)
 
     def status(self) -> SequencerStatus | None:
         """What the runner reports; None while the log is being loaded."""

@@ -122,11 +122,31 @@ def test_unsettled_messages_come_again() -> None:
                 await until(lambda: len(early.messages) == 10)
                 for token in early.tokens[:-1]:
                     first.settle(token)
-                await first.stop_listening("dz.s.runner.b")
+                await first.stop_listening("dz.s.runner.b", early)
             async with running(second):
                 await second.listen(Queue("dz.s.runner.b"), late)
                 await until(lambda: bool(late.messages))
                 assert early.messages[-1] in late.messages
+
+    run_simulation(scenario())
+
+
+def test_who_stops_listening_leaves_others_alone() -> None:
+    """Somebody else of the same process may listen to the queue by then: a sequencer that takes over from another."""
+
+    async def scenario() -> None:
+        broker = MemoryBroker()
+        sender, receiver = mailbox(broker, "a"), mailbox(broker, "b")
+        early, late = Keep(receiver.settle), Keep(receiver.settle)
+        async with running(sender), running(receiver):
+            await receiver.listen(Queue("dz.s.runner.b"), early)
+            await receiver.listen(Queue("dz.s.runner.b"), late)
+            await receiver.stop_listening("dz.s.runner.b", early)
+            await receiver.stop_listening("dz.s.runner.b", early)
+            for n in range(10):
+                sender.send("dz.s.runner.b", Committed(1, n, 1))
+            await until(lambda: len(late.messages) == 10)
+            assert not early.messages
 
     run_simulation(scenario())
 
