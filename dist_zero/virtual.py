@@ -28,11 +28,13 @@ from dist_zero_common.broker.base import Broker
 from dist_zero_common.broker.definitions import (
     CONFIGURATION,
     CONFIGURATION_PATH,
+    DATA_PATH,
     DEFINITIONS_PATH,
     PLUGINS,
     PLUGINS_PATH,
     Passwords,
     definitions,
+    environment,
 )
 from dist_zero_common.broker.rabbitmq import connector
 from dist_zero_common.broker.topology import UserClass, agent_inbox, scheduler_inbox
@@ -48,7 +50,7 @@ from dist_zero_common.containers import (
     NameTaken,
     container_name,
 )
-from dist_zero_common.errors import OperatorError, first_error
+from dist_zero_common.errors import BrokerError, OperatorError, first_error
 from dist_zero_common.log import Logger
 from dist_zero_common.processes import is_running
 from dist_zero_common.store.directory import DirectoryStore
@@ -248,7 +250,9 @@ class VirtualSystem:
                 network=machines.network,
                 hostname=BROKER_HOST,
                 aliases=(BROKER_HOST,),
+                environment=environment(BROKER_HOST),
                 mounts=tuple(mounts),
+                in_memory=(DATA_PATH,),
                 loopback_ports={BROKER_PORT: port},
             )
             try:
@@ -266,6 +270,15 @@ class VirtualSystem:
     async def _check_broker(self) -> None:
         """A broker that was given: can it be reached, and does nobody run this system there already."""
         self._scheduler_url = self.broker_url
+        try:
+            await self._look_at_broker()
+        except BrokerError as error:
+            raise OperatorError(
+                f"{error}. This broker was given, by --broker or AMQP_URL (of the environment or .env), so its user has"
+                " to do all that services do; where none is given, one is started"
+            ) from error
+
+    async def _look_at_broker(self) -> None:
         broker = await connector(self.broker_url, f"keeper of {self._options.system}")()
         try:
             inbox = scheduler_inbox(self._options.system)
@@ -322,7 +335,7 @@ class VirtualSystem:
     # -- while it is up ----------------------------------------------------------------------------------------
 
     async def _watch_broker(self) -> None:
-        """Start our broker again if it ended; what it held is on its volume, and the truth is in the log anyway."""
+        """Start our broker again if it ended. It has forgotten what it held: who misses something asks again."""
         name = container_name(self._options.system, BROKER_PART)
         while True:
             await asyncio.sleep(WATCH_SECONDS)

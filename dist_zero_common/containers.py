@@ -60,8 +60,8 @@ class BindMount:
 @dataclass(frozen=True, slots=True)
 class ContainerSpec:
     """A container as it is to be. `network` is a network's name or `HOST_NETWORK`; `aliases` are names it has there;
-    `user` is `uid:gid`, or empty for the image's own; `loopback_ports` says at which port of the host's loopback each
-    of the container's is reached."""
+    `user` is `uid:gid`, or empty for the image's own; `in_memory` are directories that last as long as the container
+    runs; `loopback_ports` says at which port of the host's loopback each of the container's is reached."""
 
     name: str
     image: str
@@ -73,6 +73,7 @@ class ContainerSpec:
     aliases: tuple[str, ...] = ()
     user: str = ""
     mounts: tuple[BindMount, ...] = ()
+    in_memory: tuple[str, ...] = ()
     loopback_ports: Mapping[int, int] = field(default_factory=dict)
     cores: float | None = None
     memory_bytes: int | None = None
@@ -329,6 +330,7 @@ def _arguments(spec: ContainerSpec) -> dict[str, Any]:
             Mount(mount.target, str(mount.source), type="bind", read_only=mount.read_only)
             for mount in spec.mounts
         ],
+        "tmpfs": dict.fromkeys(spec.in_memory, ""),
         "ports": {f"{inside}/tcp": ("127.0.0.1", port) for inside, port in spec.loopback_ports.items()},
         "log_config": LogConfig(
             type=LogConfig.types.JSON, config={"max-size": LOG_BYTES_MAX, "max-file": "2"}

@@ -2,6 +2,11 @@
 
 RabbitMQ imports a file of definitions before it takes connections. So nobody has to wait for it and then make users
 over its HTTP interface, and whoever comes too early is not refused but finds nobody, and comes again.
+
+Half of RabbitMQ's usual start is spent on what such a broker does not need: a second Erlang that does nothing but start
+Erlang's port mapper (not with `-sname`, then the first one does it), schemas of all its plugins to read settings by
+(not for settings in Erlang's own terms), the management plugin, and threads that spin while they wait. Its data are in
+memory: what it holds is on its way, and the log is the truth. All this is so with the official image, too.
 """
 
 from __future__ import annotations
@@ -17,14 +22,33 @@ from dist_zero_common.broker.administration import VHOST, BrokerUser, broker_use
 from dist_zero_common.broker.topology import ROLES, UserClass
 
 DEFINITIONS_PATH = "/etc/rabbitmq/dist-zero-definitions.json"
-CONFIGURATION_PATH = "/etc/rabbitmq/conf.d/90-dist-zero.conf"
+CONFIGURATION_PATH = "/etc/rabbitmq/dist-zero.config"
 PLUGINS_PATH = "/etc/rabbitmq/enabled_plugins"
 PLUGINS = "[].\n"
 """None: nobody looks at a broker that lives and dies with its system, and without the management plugin it is there
 sooner."""
 
-CONFIGURATION = f"load_definitions = {DEFINITIONS_PATH}\n"
+CONFIGURATION = f"""\
+[{{rabbit, [
+    {{loopback_users, []}},
+    {{load_definitions, "{DEFINITIONS_PATH}"}},
+    {{log, [{{console, [{{enabled, true}}]}}, {{file, [{{file, false}}]}}]}}
+]}}].
+"""
+DATA_PATH = "/var/lib/rabbitmq"
+"""Of which our brokers need nothing when they have ended."""
 _SALT_BYTES = 4
+
+
+def environment(host: str) -> Mapping[str, str]:
+    """What a broker's process is told, in a container whose host name is `host`."""
+    node = f"rabbit@{host}"
+    return {
+        "RABBITMQ_NODENAME": node,
+        "RABBITMQ_CONFIG_FILE": CONFIGURATION_PATH,
+        "RABBITMQ_CONFIG_FILES": "/etc/rabbitmq/none/*.conf",
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-sname {node} +sbwt none +sbwtdcpu none +sbwtdio none",
+    }
 
 
 @dataclass(frozen=True, slots=True)
