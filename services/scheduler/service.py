@@ -158,10 +158,10 @@ class SchedulerService:
         )
         async with asyncio.TaskGroup() as self._tasks:
             self._tasks.create_task(self.post.run())
+            if self._options.keeps_programs:  # first, or somebody would be told that a program does not run
+                await self._recall_programs()
             await self.post.listen(queue_of(scheduler_inbox(self._system)), self._on_message)
             self._log.info("scheduler_started", machines=self._options.machines)
-            if self._options.keeps_programs:
-                self._tasks.create_task(self._recall_programs())
             self._tasks.create_task(self._keep_machines())
             while True:
                 await wait_changed(self._changed, ROUND_SECONDS)

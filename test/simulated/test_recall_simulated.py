@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 import dist_zero as dz
 from dist_zero.system import SimulatedSystem
 from dist_zero_common.errors import RequestError
@@ -82,6 +84,25 @@ def test_a_scheduler_started_again_goes_on_with_what_runs() -> None:
         run_simulation(live(), until_seconds=1_000)
     assert [event["generation"] for event in events if event["event"] == "program_adopted"]
     assert len([event for event in events if event["event"] == "program_placed"]) == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nobody_is_told_that_a_program_does_not_run_before_it_was_recalled(seed: int) -> None:
+    """Who asks a scheduler that is just starting waits until it knows what shall run."""
+    world = SimWorld(seed, "faithful")
+
+    async def live() -> None:
+        async with Recalled(world, machines=2) as system:
+            first = system.scheduler()
+            async with system.connect(app, nodes=2) as client:
+                await client.put("scores", {"player": "ann", "points": 7})
+            await end(first)
+            second = system.scheduler()
+            async with system.connect("scores") as other:
+                assert [row.points for row in await other.rows("total")] == [7]
+            await end(second)
+
+    run_simulation(live(), until_seconds=1_000)
 
 
 def test_programs_run_again_after_all_was_switched_off_unless_they_were_removed() -> None:
