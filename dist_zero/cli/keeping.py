@@ -19,7 +19,8 @@ from types import TracebackType
 from dist_zero.cli.keeper import STAY, Wanted
 from dist_zero.cli.render import console_for
 from dist_zero.cli.systems import SystemState, remove_state
-from dist_zero_common.errors import OperatorError
+from dist_zero_common.errors import OperatorError, SettingsError
+from dist_zero_common.ids import checked_name
 from dist_zero_common.processes import is_running, pid_of, process_name
 from dist_zero_common.settings import Settings
 
@@ -28,11 +29,28 @@ END_SECONDS_MAX = 60.0
 
 
 def wanted_system(
-    settings: Settings, *, system: str, machines: int, program: str, store: Path | None, broker: str | None
+    settings: Settings,
+    *,
+    system: str,
+    machines: int,
+    program: str,
+    store: Path | None,
+    broker: str | None,
+    sources: Path | None = None,
+    source_broker: str | None = None,
 ) -> Wanted:
-    """What to ask a keeper for."""
+    """What to ask a keeper for. `sources`: the program's file, if it has sources to be bridged.
+
+    Raises `SettingsError` if nothing says where the queues are.
+    """
+    queues_at = source_broker or settings.broker_url or broker or ""
+    if sources is not None and not queues_at:
+        raise SettingsError(
+            f"program {program!r} has sources (app.source): say with --source-broker URL, or AMQP_URL, at which broker"
+            " their queues are"
+        )
     return Wanted(
-        system=system,
+        system=checked_name("system", system),  # it is part of files' names
         machines=machines,
         program=program,
         log_dir=str(settings.log_directory.absolute()),
@@ -41,6 +59,8 @@ def wanted_system(
         image=settings.image,
         rabbitmq_image=settings.rabbitmq_image,
         broker_url=broker or settings.broker_url,
+        bridge_file=str(sources.absolute()) if sources is not None else "",
+        source_broker=queues_at if sources is not None else "",
     )
 
 
@@ -147,10 +167,16 @@ class Keeping:
         raise OperatorError(self._died())
 
     def _listen(self) -> None:
+        from rich.text import Text
+
         assert self._process.stdout is not None
         try:
             for line in self._process.stdout:
-                self._error = json.loads(line).get("error", "")
+                said = json.loads(line)
+                if "bridge" in said:
+                    console_for(stderr=True).print(Text(said["bridge"], "yellow"))
+                else:
+                    self._error = said.get("error", "")
         except ValueError:
             pass  # it was closed
         self._ended.set()

@@ -279,6 +279,15 @@ def test_a_store_that_cannot_be_used_is_the_operators_business(shell: Shell) -> 
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.parametrize("command", [("up",), ("run", "--mode", "virtual")])
+def test_a_system_with_an_impossible_name_leaves_no_file(shell: Shell, command: tuple[str, ...]) -> None:
+    """A name that would lead to another directory is refused before any file carries it."""
+    ran = shell(*command, "toy.py", "--system", "../../elsewhere")
+    assert (ran.code, ran.out) == (OPERATOR_ERROR, "")
+    assert "cannot be the name of a system" in ran.err
+    assert not [path for path in Path("..").rglob("*") if "elsewhere" in path.name or "keeper" in path.name]
+
+
 def test_a_bug_says_so(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that nobody foresaw keeps its traceback and asks for a report, with exit code 4."""
     monkeypatch.setattr("dist_zero.cli.run._stats", lambda *_: 1 / 0)
