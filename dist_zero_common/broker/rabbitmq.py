@@ -596,6 +596,9 @@ class _Connection(aio_pika.Connection):
         super().__init__(url)
         self.kwargs["transport_factory"] = transport
 
+    def __del__(self) -> None:
+        """Nothing: aio-pika would close it in a task, of whatever loop runs when it is collected, or of none."""
+
 
 class _Transport(TransportFactory):
     """Opens the socket for aio-pika, with a `Wire` on it."""
@@ -636,7 +639,7 @@ def _refusal(address: str, wire: Wire | None, error: Exception) -> BrokerError:
     """What a failed attempt to connect means: refused for good, or to be tried again."""
     closed = wire.closed_by_broker if wire is not None else None
     if closed is None:
-        return ConnectionLost(f"{address} cannot be reached: {error or type(error).__name__}")
+        return ConnectionLost(f"{address} cannot be reached: {str(error) or type(error).__name__}")
     code, text = closed
     if code in (403, 530) and "limit" not in text:
         return BrokerError(f"{address} refuses: {text}")

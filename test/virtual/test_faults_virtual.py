@@ -101,17 +101,17 @@ class Site:
     async def kill_agent(self) -> None:
         """With its runner, which dies with it; as a container's restart policy would, it is started again."""
         await self.agent.ended(signal.SIGKILL)
-        self.agent = self._start("machine_agent", DIST_ZERO_MACHINE="m-agent")
+        self.agent = await self._start("machine_agent", DIST_ZERO_MACHINE="m-agent")
 
     async def kill_machine(self) -> None:
         """A runner that is a machine of its own."""
         await self.machine.ended(signal.SIGKILL)
-        self.machine = self._start("node_runner", DIST_ZERO_MACHINE="m-alone")
+        self.machine = await self._start("node_runner", DIST_ZERO_MACHINE="m-alone")
 
     async def kill_scheduler(self) -> None:
         """Data keep flowing without one; the next one finds everything as it is."""
         await self.scheduler.ended(signal.SIGKILL)
-        self.scheduler = self._start("scheduler", DIST_ZERO_MACHINES="2")
+        self.scheduler = await self._start("scheduler", DIST_ZERO_MACHINES="2")
 
     async def cut_connections(self) -> None:
         """All of them, clients' too, are reset."""
@@ -126,9 +126,11 @@ class Site:
         await self.kill_agent()
         await self.kill_machine()
 
-    def _start(self, module: str, **settings: str) -> Service:
+    async def _start(self, module: str, **settings: str) -> Service:
         self.starts += 1
-        return self.started.start(module, f"{module}-{self.starts}", **settings)
+        service = self.started.start(module, f"{module}-{self.starts}", **settings)
+        await service.wait_event("process_started")
+        return service
 
     # -- progress ------------------------------------------------------------------------------------------------
 
@@ -139,6 +141,7 @@ class Site:
         await self._until(
             lambda: (
                 all(now >= then for now, then in zip(self.committed, wanted, strict=True))
+                and bool(self.changes)
                 and self.changes[-1].epoch > epoch
             )
         )
