@@ -50,6 +50,14 @@ BrokerUrl = Annotated[
         help="Its broker; without, the one the system was started with, or AMQP_URL.",
     ),
 ]
+SourceBroker = Annotated[
+    str | None,
+    typer.Option(
+        "--source-broker",
+        metavar="URL",
+        help="The broker that the program's own queues (app.source) are on; without, AMQP_URL.",
+    ),
+]
 
 
 def name_file_pairs(option: str, form: str, given: list[str] | None) -> tuple[tuple[str, Path], ...]:

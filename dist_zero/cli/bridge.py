@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 TELL_SECONDS = 10.0
 """So often is said how many messages there were, if there were any."""
+HELD = "--held"
 
 
 @app.command()
@@ -43,6 +46,7 @@ def bridge(
         ),
     ] = None,
     program: ProgramName = None,
+    held: Annotated[bool, typer.Option(HELD, hidden=True, help="End when standard input ends.")] = False,
 ) -> None:
     """Apply the messages of your own queues (app.source), each exactly once, until it is stopped.
 
@@ -58,6 +62,8 @@ def bridge(
         )
     target = resolve(system, broker, otherwise=declared.name)
     url = checked_url(source_broker) if source_broker else load_settings().broker_url or target.broker_url
+    if held:
+        threading.Thread(target=_end_with_input, name="holder", daemon=True).start()
     with suppress(asyncio.CancelledError):
         asyncio.run(_run(declared, RemoteSystem(target.broker_url, target.system), url))
 
@@ -77,6 +83,14 @@ def bridge_command(file: Path, system: str, program: str, source_broker: str | N
         program,
     ]
     return words if source_broker is None else [*words, "--source-broker", source_broker]
+
+
+def _end_with_input() -> None:
+    """Whoever started us holds the other end of standard input, until it is gone."""
+    with suppress(OSError):
+        while os.read(0, 1):
+            pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _run(program: Program, system: RemoteSystem, source_url: str) -> None:

@@ -15,6 +15,7 @@ from dist_zero.cli.app import (
     Nodes,
     ProgramFile,
     ProgramName,
+    SourceBroker,
     app,
     name_file_pairs,
 )
@@ -95,6 +96,7 @@ def run(
             help="The broker of a system that is there; with --mode virtual, one to use.",
         ),
     ] = None,
+    source_broker: SourceBroker = None,
     as_json: AsJson = False,
     program: ProgramName = None,
 ) -> None:
@@ -102,6 +104,8 @@ def run(
 
     The whole system is simulated in this process: scheduler, machines, nodes, network and store. With --mode virtual
     it is started in containers, and taken down at the end. With --system or --broker alone it is one that is there.
+
+    With --mode virtual and --store, messages of the program's own queues (app.source) come in meanwhile, too.
 
     Without --load, input comes from the program's sample generator (@app.sample).
     """
@@ -126,6 +130,8 @@ def run(
         mode=_mode(mode, weather),
         system=system,
         broker=broker,
+        sources=file,
+        source_broker=source_broker,
     )
     if not run_program(load_program(file, program), options):
         raise typer.Exit(CHECK_FAILED)

@@ -6,7 +6,8 @@ takes everything down. A line that says `stay` makes the keeper stay when the pi
 does at any time. It is in a session of its own, so that Ctrl-C reaches its holder alone.
 
 It answers in lines of JSON: `{"told": "machines", "count": 2, "of": 3}` while it starts, then `{"state": {...}}` or
-`{"error": "..."}`. There are no passwords in its arguments or its environment.
+`{"error": "..."}`, and later `{"bridge": "..."}` when the bridge of the program's sources has something to say. There
+are no passwords in its arguments or its environment.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from dist_zero.cli.systems import DIRECTORY, SystemState, remove_state, save_state
@@ -47,6 +48,8 @@ class Wanted:
     broker_url: str = field(repr=False)
     cores: float | None = None
     memory_bytes: int | None = None
+    bridge_file: str = ""
+    source_broker: str = field(default="", repr=False)
 
 
 def main() -> int:
@@ -137,7 +140,8 @@ class _Keeper:
                 save_state(logs, state)
                 _say({"state": asdict(state)})
                 self._log.info("system_up", machines=wanted.machines)
-                await system.wait_failed()
+                async with self._bridged(state):
+                    await system.wait_failed()
         except Exception as error:
             self._log.exception("system_failed", error)
             raise
@@ -146,6 +150,36 @@ class _Keeper:
             if not wanted.store:
                 _remove_tree(store)
             self._log.info("system_down")
+
+    @asynccontextmanager
+    async def _bridged(self, state: SystemState) -> AsyncIterator[None]:
+        """Meanwhile the program's sources are bridged, if that is wanted."""
+        wanted = self._wanted
+        if not wanted.bridge_file:
+            yield
+            return
+        from dist_zero.cli.bridging import BridgeWanted, keep_bridge
+
+        logs = Path(wanted.log_dir)
+
+        def tell(trouble: str) -> None:
+            save_state(logs, replace(state, bridge=trouble))
+            if trouble:
+                _say({"bridge": trouble})
+
+        bridge = BridgeWanted(
+            wanted.bridge_file,
+            wanted.program,
+            wanted.system,
+            wanted.source_broker,
+            logs / f"bridge-{wanted.system}.stderr",
+        )
+        keeping = asyncio.create_task(keep_bridge(bridge, self._log, tell), name="bridge")
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            await asyncio.wait([keeping])
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,14 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 from rich.text import Text
 
+from dist_zero.cli.data import load_name, print_views
 from dist_zero.cli.render import (
     Stats,
     console_for,
-    error_lines,
     json_result,
     stats_line,
-    view_table,
-    view_title,
 )
 from dist_zero.client.client import Client
 from dist_zero.client.loading import Loaded, file_transactions
@@ -34,7 +32,6 @@ from dist_zero.files import RowFile, kind_of, write_rows
 from dist_zero.program import Program
 from dist_zero.system import SimulatedSystem
 from dist_zero.testing import log_of, recomputed_differences
-from dist_zero_common.checksum import xxh64
 from dist_zero_common.errors import DataError, RequestError
 from dist_zero_common.settings import load_settings
 from dist_zero_common.sim.loop import run_simulation
@@ -69,6 +66,8 @@ class RunOptions:
     mode: str = SIMULATED
     system: str | None = None
     broker: str | None = None
+    sources: Path | None = None
+    source_broker: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +167,17 @@ async def _live(program: Program, options: RunOptions, world: SimWorld, loader: 
 def _run_virtual(program: Program, options: RunOptions, loader: _Loader, started: float) -> _Outcome:
     """In a system of containers that is started for this."""
     from dist_zero.cli.keeping import Keeping, wanted_system
+    from dist_zero.cli.systems import checked_url
     from dist_zero.client.remote import RemoteSystem
 
+    if program.sources and options.store is None:
+        # what it takes from a queue is gone from there, and would be gone from here
+        console_for(stderr=True).print(
+            Text(
+                "the program's queues are not read: without --store nothing would keep what is taken",
+                "yellow",
+            )
+        )
     wanted = wanted_system(
         load_settings(),
         system=options.system or program.name,
@@ -177,6 +185,10 @@ def _run_virtual(program: Program, options: RunOptions, loader: _Loader, started
         program=program.name,
         store=options.store,
         broker=options.broker,
+        sources=options.sources if program.sources and options.store is not None else None,
+        source_broker=checked_url(options.source_broker, "--source-broker")
+        if options.source_broker
+        else None,
     )
 
     async def work(keeping: Keeping) -> _Outcome:
@@ -321,7 +333,7 @@ class _Loader:
     async def load(self, system: _Reached) -> None:
         """Write all input."""
         for dataset, file in self._files:
-            name = f"load-{_content_hash(dataset, file.path):016x}" if self._keeps else None
+            name = load_name(dataset, file.path, self._options.nulls) if self._keeps else None
             task = self.progress.add_task(f"loading {dataset}", total=file.size, rows=0)
             async with self._client(system, name) as client:
                 transactions = self._followed(task, file_transactions(client, dataset, file.blocks()), file)
@@ -378,15 +390,6 @@ def _is_elsewhere(options: RunOptions) -> bool:
     return options.broker is not None or options.system is not None
 
 
-def _content_hash(dataset: str, path: Path) -> int:
-    """Of the dataset's name and the file's content: the same file loaded again is the same load."""
-    digest = xxh64(dataset.encode())
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest = xxh64(digest.to_bytes(8, "little") + block)
-    return digest
-
-
 # ---- what is printed ---------------------------------------------------------------------------------------
 
 
@@ -423,7 +426,8 @@ def _print(program: Program, options: RunOptions, outcome: _Outcome, stats: Stat
         json.dump(json_result(program.name, outcome.snapshot, stats, checked), sys.stdout, ensure_ascii=False)
         sys.stdout.write("\n")
     else:
-        _print_views(console_for(), options, outcome)
+        snapshot = outcome.snapshot
+        print_views(console_for(), snapshot, options.views or tuple(snapshot), options.rows_shown)
         if not (options.loads or program.has_sample or outcome.snapshot.epoch > 1):
             aside.print(
                 Text("there was no input: name files with --load, or write a generator under @app.sample")
@@ -433,24 +437,6 @@ def _print(program: Program, options: RunOptions, outcome: _Outcome, stats: Stat
         aside.print(Text(line, "bold red"))
     if outcome.differences == [] and not options.as_json:
         console_for().print(Text("the views equal their recomputation from the log", "green"))
-
-
-def _print_views(console: Console, options: RunOptions, outcome: _Outcome) -> None:
-    snapshot = outcome.snapshot
-    for name in options.views or list(snapshot):
-        rows, limit = snapshot.stored[name], options.rows_shown
-        console.print(view_title(name, len(rows)))
-        console.print(view_table(snapshot.row_types[name], rows[:limit]))
-        if len(rows) > limit:
-            console.print(Text(f"… {len(rows) - limit:,} more", "dim"))
-        for line in error_lines(snapshot.errors[name]):
-            console.print(line)
-        console.print()
-    for dataset, missed in snapshot.missed.items():
-        if missed:
-            console.print(
-                Text(f"! {missed:,} updates or deletes of {dataset} named a key that was not there", "yellow")
-            )
 
 
 def _print_stats(console: Console, stats: Stats) -> None:

@@ -41,7 +41,11 @@ def status(system: SystemName = None, broker: BrokerUrl = None, as_json: AsJson 
 
     target = resolve(system, broker)
     shown = shown_address(target)
-    if not asyncio.run(show_status(_remote(target), broker=shown, as_json=as_json)):
+    well = asyncio.run(show_status(_remote(target), broker=shown, as_json=as_json))
+    if target.state is not None and target.state.bridge:
+        typer.echo(target.state.bridge, err=True)
+        well = False
+    if not well:
         raise typer.Exit(CHECK_FAILED)
 
 

@@ -25,7 +25,8 @@ class SystemState:
     """What is written down about a system that was started here.
 
     `broker_url` is for clients, and has a password in it. `keeper` is the process that holds the system up, as
-    `process_name` says it. `program` is what it was started for, or empty.
+    `process_name` says it. `program` is what it was started for, or empty. `bridge` says what is wrong with the bridge
+    of its sources, if anything.
     """
 
     system: str
@@ -35,6 +36,7 @@ class SystemState:
     store: str
     log_dir: str
     program: str
+    bridge: str = ""
 
     def alive(self) -> bool:
         """Whether the process that holds the system up is still there."""
@@ -113,11 +115,11 @@ def _here(states: dict[str, SystemState]) -> str:
     return f"started here: {', '.join(sorted(states)) or 'none'}"
 
 
-def checked_url(url: str) -> str:
+def checked_url(url: str, option: str = "--broker") -> str:
     """The address as it was given on the command line, or `SettingsError`; it is not repeated, for its password."""
     if not url.startswith(("amqp://", "amqps://")):
         raise SettingsError(
-            "--broker: this is no address of a broker; it looks like amqp://user:password@host:5672/vhost"
+            f"{option}: this is no address of a broker; it looks like amqp://user:password@host:5672/vhost"
         )
     return url
 
@@ -137,7 +139,11 @@ def load_states(log_directory: Path) -> list[SystemState]:
     for path in sorted((log_directory / DIRECTORY).glob("*.json")):
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            states.append(SystemState(**{item.name: str(found[item.name]) for item in fields(SystemState)}))
+            states.append(
+                SystemState(
+                    **{item.name: str(found[item.name]) for item in fields(SystemState) if item.name in found}
+                )
+            )
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return states

@@ -14,6 +14,7 @@ from dist_zero.cli.app import (
     Nodes,
     ProgramFile,
     ProgramName,
+    SourceBroker,
     app,
 )
 from dist_zero.cli.load_program import load_program
@@ -49,17 +50,18 @@ def up(
             help="The broker of a system that is there, to which the program is added.",
         ),
     ] = None,
+    source_broker: SourceBroker = None,
     program: ProgramName = None,
 ) -> None:
     """Start a system in containers with a program in it, and leave it running.
 
     Each machine is a container, and so is RabbitMQ, unless AMQP_URL names one. With --broker no system is started: the
-    program is added to the one that is there.
+    program is added to the one that is there, and its sources are not bridged: `dist-zero bridge` does that.
     """
     import asyncio
 
     from dist_zero.cli.keeping import Keeping, wanted_system
-    from dist_zero.cli.systems import DIRECTORY, resolve
+    from dist_zero.cli.systems import DIRECTORY, checked_url, resolve
     from dist_zero.client.remote import RemoteSystem
 
     loaded, settings = load_program(file, program), load_settings()
@@ -80,10 +82,16 @@ def up(
             program=loaded.name,
             store=store or settings.log_directory / DIRECTORY / name / "store",
             broker=None,
+            sources=file if loaded.sources else None,
+            source_broker=checked_url(source_broker, "--source-broker") if source_broker else None,
         )
         with Keeping(wanted) as keeping:
             note = asyncio.run(submit(keeping.state.broker_url, name))
             keeping.stay()
+        if loaded.sources:
+            typer.echo(
+                f"its queues are bridged: {settings.log_directory}/bridge-{name}.stderr says how that goes"
+            )
     for line in (note, f"program {loaded.name} runs in system {name}", _next(name, broker is None)):
         if line:
             typer.echo(line)
