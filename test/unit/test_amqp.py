@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pamqp.body
@@ -15,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_zero_common.broker.amqp import Channel, Patience, Refused, Wire, properties
+from dist_zero_common.broker.rabbitmq import connector
 from dist_zero_common.errors import BrokerError, ConnectionLost, Unroutable
 
 
@@ -290,3 +293,28 @@ def test_patience_ends_with_one_message_that_is_never_confirmed() -> None:
         raise AssertionError("it waits for ever")
 
     run(scenario)
+
+
+def test_a_connection_that_was_never_made_goes_without_a_word(recwarn: pytest.WarningsRecorder) -> None:
+    """Of an attempt that failed nothing is left to be closed later, in whichever thread it is collected."""
+
+    async def attempt() -> None:
+        def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.transport.abort()
+
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        url = f"amqp://user:password@127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        try:
+            await connector(url, "nobody")()
+        except ConnectionLost as lost:
+            failures.append(lost)  # what failed lives as long as its traceback
+        server.close()
+
+    failures: list[ConnectionLost] = []
+    with asyncio.Runner() as runner:
+        runner.run(attempt())
+        assert failures
+        with ThreadPoolExecutor(1) as another:
+            another.submit(failures.clear).result()
+            another.submit(gc.collect).result()
+    assert not recwarn.list
