@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 
 from benchmarks import celery_counts, counts, latency, limit, rabbitmq, simulator, start, state
 from benchmarks.measure import RESULTS, Measurement, keep, table
-from benchmarks.system import Broker
+from benchmarks.system import Broker, broker_url
 from test.virtual.rabbitmq_server import RabbitServer, have_base_images
 
 ALONE: dict[str, Callable[[str, int], list[Measurement]]] = {
@@ -68,7 +68,7 @@ RUNS: dict[str, list[Run]] = {
         *(Run("system bytes", nodes, 8_000) for nodes in NODES),
     ],
     "latency": [
-        Run("latency", f"{nodes}, {rate}", {"idle": 100, "100/s": 2_000, "1,000/s": 20_000}[rate])
+        Run("latency", f"{nodes}, {rate}", {"idle": 40, "100/s": 1_000, "1,000/s": 10_000}[rate])
         for nodes in NODES
         for rate in latency.RATES
     ],
@@ -117,24 +117,13 @@ def _measured(what: str, engine: str, size: str, url: str, container: str) -> li
 
 def _in_a_process(run: Run, size: int, servers: Sequence[RabbitServer]) -> list[Measurement]:
     """Memory is measured by process, so every measurement gets a fresh one; and a virtual host of its own."""
+    command = [sys.executable, "-m", "benchmarks", "--one", run.what, run.engine, str(size)]
     with ExitStack() as stack:
-        url, container = "", ""
         if run.what in OVER_BROKER:
-            url, container = (
-                servers[0].url(stack.enter_context(servers[0].virtual_host("bench"))),
-                servers[0].container_id,
-            )
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks",
-            "--one",
-            run.what,
-            run.engine,
-            str(size),
-            url,
-            container,
-        ]
+            host = stack.enter_context(servers[0].virtual_host("bench"))
+            command += [broker_url(host, servers[0].container_id), servers[0].container_id]
+        else:
+            command += ["", ""]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return [Measurement(**each) for each in json.loads(done.stdout)]
 

@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 
 from dist_zero.client.remote import RemoteSystem
 from test.virtual.processes import Service, Services, services
+from test.virtual.rabbitmq_server import PASSWORD, USER
 
 SYSTEM = "bench"
 
@@ -29,7 +30,8 @@ io:format("[~b, ~b]", [maps:get(messages_received_total, Node), lists:sum(Receiv
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """RabbitMQ in the container of this id; `url` leads to an empty virtual host."""
+    """RabbitMQ in the container of this id; `url` leads to an empty virtual host, by the container's own address: what
+    goes to a published port passes one process of Docker's more, each way."""
 
     url: str
     container: str
@@ -102,6 +104,13 @@ def running_system(broker: Broker, nodes: int) -> Iterator[System]:
 def _start(started: Services, nodes: int) -> list[Service]:
     started.scheduler(machines=nodes)
     return [started.runner(f"m{number}") for number in range(nodes)]
+
+
+def broker_url(virtual_host: str, container: str) -> str:
+    """The URL of a virtual host of the test server in this container, by the container's own address."""
+    command = ["docker", "inspect", "--format", "{{.NetworkSettings.IPAddress}}", container]
+    address = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return f"amqp://{USER}:{PASSWORD}@{address}:5672/{virtual_host}"
 
 
 def cpu_seconds(pid: int) -> float:

@@ -58,6 +58,7 @@ class Writer:
         self._tickets: dict[int, asyncio.Future[int]] = {}
         self._room = asyncio.Event()
         self._due_changed = asyncio.Event()
+        self._asleep_until: float | None = None
         self._failure: BaseException | None = None
 
     async def open(self) -> None:
@@ -84,7 +85,7 @@ class Writer:
         number, messages = self.session.submit(payload, self._clock.monotonic())
         ticket = self._tickets[number] = asyncio.get_running_loop().create_future()
         self._send_all(messages)
-        self._due_changed.set()
+        self._look_at_due()
         return ticket
 
     async def wait(self, ticket: asyncio.Future[int]) -> int:
@@ -97,7 +98,7 @@ class Writer:
     def send_all_again(self, reply_to: str) -> None:
         """There is a new connection, or the sequencer is elsewhere: send all that is unanswered, in order."""
         self._send_all(self.session.on_connected(reply_to, self._clock.monotonic()))
-        self._due_changed.set()
+        self._look_at_due()
 
     async def wait_all_answered(self) -> None:
         """Wait until nothing is unanswered; whoever has the tickets hears how it went."""
@@ -109,7 +110,7 @@ class Writer:
     async def run(self) -> None:
         """Send what is unanswered again when it is time, until cancelled."""
         while True:
-            due = self.session.next_due() if self._may_send() else None
+            due = self._asleep_until = self.session.next_due() if self._may_send() else None
             self._due_changed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if due is None else max(0.0, due - self._clock.monotonic())):
@@ -127,13 +128,14 @@ class Writer:
                 outcomes, messages = self.session.on_refused(message, now)
                 self._settle(outcomes)
                 self._send_all(messages)
+                self._look_at_due()
             case SessionUnknown():
                 self._settle(self.session.on_unknown(message))
             case ResendFrom():
                 self._send_all(self.session.on_resend_from(message, now))
             case Wait():
                 self.session.on_wait(message, now)
-                self._due_changed.set()
+                self._look_at_due()
 
     def fail(self, error: BaseException) -> None:
         """Nothing will be answered any more: all tickets, and every later call, raise `error`."""
@@ -141,6 +143,12 @@ class Writer:
         for ticket in self._tickets.values():
             _fail(ticket, error)
         self._room.set()
+
+    def _look_at_due(self) -> None:
+        """Wake `run` if something is due before it would wake by itself."""
+        due = self.session.next_due()
+        if due is not None and (self._asleep_until is None or due < self._asleep_until):
+            self._due_changed.set()
 
     def _send_all(self, messages: Iterable[Transaction]) -> None:
         if self._may_send():
@@ -160,7 +168,7 @@ class Writer:
             else:
                 _fail(ticket, self._lost(outcome))
         self._room.set()
-        self._due_changed.set()
+        self._look_at_due()
 
     def _too_slow(self) -> OperatorError:
         reason = self._waiting_for() or "the sequencer, the store or a node is down or far behind"

@@ -59,7 +59,8 @@ class _Pending:
 
 @dataclass(slots=True)
 class _Session:
-    """One client name's current session. `recent` maps committed numbers to (epoch, hash of the payload)."""
+    """One client name's current session. `recent` maps committed numbers to (epoch, hash of the payload); up to
+    `followed` no pending number is missing."""
 
     id: int
     client: str
@@ -68,6 +69,7 @@ class _Session:
     pending: dict[int, _Pending] = field(default_factory=dict)
     recent: dict[int, tuple[int, bytes]] = field(default_factory=dict)
     asked_from: int = 0
+    followed: int = 0
 
 
 class Sessions:
@@ -182,12 +184,14 @@ class Sessions:
         if not session.pending:
             del self._writing[session.id]
         self._pending_bytes -= len(pending.payload)
-        message = Transaction(transaction.session, transaction.number, pending.payload, pending.reply_to)
-        effects += (
-            Answer(message.reply_to, _repeated(session, message)),
-            SettleMessages(tuple(pending.tokens)),
+        same = pending.payload == transaction.payload
+        answer = (
+            Committed(session.id, transaction.number, record.epoch)
+            if same
+            else TransactionRefused(session.id, transaction.number, _USED)
         )
-        return pending.writes if pending.payload == transaction.payload else None
+        effects += (Answer(pending.reply_to, answer), SettleMessages(tuple(pending.tokens)))
+        return pending.writes if same else None
 
     def take_open(
         self, record: LogRecord, index: int, opened: RecordedOpen, effects: list[SequencerEffect]
@@ -226,9 +230,10 @@ def _asker(message: OpenSession) -> _Asker:
 
 def _gap(session: _Session, number: int) -> ResendFrom | None:
     """A number came that does not follow: the missing one is asked for, once."""
-    expected = session.committed + 1
+    expected = max(session.committed, session.followed) + 1
     while expected in session.pending:
         expected += 1
+    session.followed = expected - 1
     if expected > number or session.asked_from >= expected:
         return None
     session.asked_from = expected
