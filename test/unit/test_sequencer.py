@@ -191,6 +191,21 @@ def test_gap_is_asked_for_once() -> None:
     assert driver.answers(Committed) == [Committed(session, n, 3) for n in (1, 2, 3)]
 
 
+def test_second_gap_behind_a_first_one_is_asked_for() -> None:
+    """What closes one gap may stand before another one, which is asked for when the next number shows it."""
+    driver = ready()
+    session = driver.open().session
+    for number in (2, 4, 1, 5):
+        driver.client(Transaction(session, number, payload((number, 0)), "me"))
+    assert driver.answers(ResendFrom) == [ResendFrom(session, 1), ResendFrom(session, 3)]
+    driver.write()
+    for number in (7, 3):
+        driver.client(Transaction(session, number, payload((number, 0)), "me"))
+    assert driver.answers(ResendFrom)[2:] == []
+    driver.client(Transaction(session, 8, payload((8, 0)), "me"))
+    assert driver.answers(ResendFrom)[2:] == [ResendFrom(session, 6)]
+
+
 def test_same_number_again_is_the_same_commit() -> None:
     """A repeated transaction is answered with the epoch it has; with other writes it is refused; nothing is doubled."""
     driver = ready()
