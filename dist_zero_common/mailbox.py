@@ -485,15 +485,21 @@ class Mailbox:
 
 
 def log_state(log: Logger) -> OnState:
-    """An `on_state` that writes to the log what became of the connection."""
+    """An `on_state` that writes to the log what became of the connection. Of attempts that fail one after the other the
+    1st, 2nd, 4th, 8th … are warnings: people know by then."""
+    attempts = 0
 
     def on_state(state: ConnectionState, reason: str) -> None:
+        nonlocal attempts
         if state is ConnectionState.CONNECTED:
+            attempts = 0
             log.info("broker_connected")
         elif state is ConnectionState.BLOCKED:
             log.warning("broker_blocked", reason=reason)
         else:
-            log.warning("broker_lost", reason=reason)
+            attempts += 1
+            say = log.warning if attempts & (attempts - 1) == 0 else log.info
+            say("broker_lost", reason=reason, attempts=attempts)
 
     return on_state
 

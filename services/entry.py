@@ -5,7 +5,7 @@ cancel it, after it has said its goodbye if it has one, and then the exit code i
 as the command line's does: 2 a setting is missing or makes no sense, 3 the surroundings are wrong (broker, store,
 disk), 4 a bug of DistZero's. One sentence goes to stderr, and all the rest is in the logs.
 
-A broker that cannot be reached is waited for, with a warning at each attempt; one that refuses ends the process.
+A broker that cannot be reached is waited for, with a warning now and then; one that refuses ends the process.
 """
 
 from __future__ import annotations

@@ -355,8 +355,8 @@ class HandOut:
     """`Rows` of stage 1 of an epoch for all `targets` of one runner; targets that are not in `writes` get none.
 
     An epoch that is `again` handed out was in the log when the sequencer started: readers may have had it from nodes of
-    an earlier generation, and hear of it only if they ask. All nodes have finished what is up to `finished`: nobody will
-    ask for rows of those epochs again."""
+    an earlier generation, and hear of it only if they ask. All nodes have finished what is up to `finished`: rows of
+    those epochs will not be asked for."""
 
     program: str
     generation: int

@@ -146,6 +146,7 @@ class SchedulerService:
         """Serve until cancelled."""
         number = await self._claim_number()
         self._log = self._log.bind(scheduler=number)
+        self._log_state = log_state(self._log)
         self.desired = nothing_desired(self._system, number, self._options)
         sender = f"scheduler-{number}"
         self.post = Mailbox(
@@ -258,7 +259,7 @@ class SchedulerService:
         await self.post.delete(queue)
 
     def _on_state(self, state: ConnectionState, reason: str) -> None:
-        log_state(self._log)(state, reason)
+        self._log_state(state, reason)
         if state is ConnectionState.CONNECTED:
             self._listen_anew(self._clock.monotonic())
 
