@@ -45,10 +45,12 @@ def connect(
         there = RemoteSystem(to, name) if isinstance(to, str) else to
         return there.connect(program, nodes=nodes, client_id=client_id)
 
-    if isinstance(to, str) and "://" not in to:
+    if not callable(getattr(to, "connect", None)) and not (isinstance(to, str) and "://" in to):
         raise SettingsError(
             f"cannot connect to {to!r}: a system is reached at the URL of its broker,"
             ' as to="amqp://user:password@host:port/vhost"'
         )
+    if not isinstance(program, str) and not hasattr(program, "graph"):
+        raise SettingsError(f"cannot connect {program!r}: give a dz.Program, or the name of one that runs")
     name = system or (program if isinstance(program, str) else program.name)
     return EitherWay(opened, only_async=not isinstance(to, str | RemoteSystem))

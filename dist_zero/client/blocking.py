@@ -219,11 +219,15 @@ class EitherWay:
         def __getattr__(self, name):
             if name.startswith("_"):
                 raise AttributeError(name)
-            raise AttributeError(
-                f"no {name!r} before it runs: write `with ... as db:`, or db = ... .open()".replace(
-                    "...", self._written()
-                )
-            )
+            raise AttributeError(self._too_early(name))
+
+        def __getitem__(self, view):
+            raise TypeError(self._too_early(view))
+
+    def _too_early(self, what: object) -> str:
+        return f"no {what!r} before it runs: write `with ... as db:`, or db = ... .open()".replace(
+            "...", self._written()
+        )
 
     def _written(self) -> str:
         """How people write it, for errors."""

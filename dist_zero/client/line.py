@@ -100,7 +100,7 @@ class Line:
         self._mailbox.settle(token)
 
     def _on_state(self, state: ConnectionState, reason: str) -> None:
-        self._reason = reason
+        told, self._reason = self._reason == reason, reason
         if state is ConnectionState.CONNECTED:
             self._log.info("connected")
             self._wait_for("")
@@ -110,7 +110,8 @@ class Line:
             self._log.warning("broker_blocked", reason=reason)
             self._wait_for(f"the broker takes no messages just now: {reason}")
         else:
-            self._log.warning("connection_lost", reason=reason)
+            if not told:  # each attempt fails for the same reason
+                self._log.warning("connection_lost", reason=reason)
             self._wait_for(f"there is no connection to the broker: {reason}")
 
     def _wait_for(self, what: str) -> None:

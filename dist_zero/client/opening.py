@@ -29,8 +29,8 @@ def new_client(
 ) -> Client:
     """A client, to be entered with `async with`. `connection` is its name among all that the broker ever sees; see
     `dz.connect` for the rest."""
-    if nodes < 1:
-        raise SettingsError(f"{nodes} nodes: a program has at least one")
+    if not isinstance(nodes, int) or nodes < 1:
+        raise SettingsError(f"{nodes!r} nodes: a program has a whole number of them, at least one")
     if client_id is not None:
         checked_name("client", client_id)
     name = program if isinstance(program, str) else program.name

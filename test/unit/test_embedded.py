@@ -159,6 +159,16 @@ def test_what_cannot_be_connected_to() -> None:
         dz.connect(app, to="localhost")
     with pytest.raises(SettingsError, match="system"):
         dz.connect(app, to="amqp://localhost", system="Not A Name").open()
+    for nowhere in (5, None, ""):
+        with pytest.raises(SettingsError, match="cannot connect to"):
+            dz.connect(app, to=nowhere)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match=r"give a dz\.Program"):
+        dz.connect(None, to="amqp://localhost")  # type: ignore[arg-type]
+    for nodes in (0, "3", 1.5):
+        with pytest.raises(SettingsError, match="nodes: a program has"):
+            dz.connect(app, to="amqp://localhost", nodes=nodes).open()  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"no 'board' before it runs: write `with dz\.connect"):
+        dz.connect(app, to="amqp://localhost")["board"]  # type: ignore[index]
     with pytest.raises(SettingsError, match="at least one"), dz.embedded(app, nodes=0):
         pass
     with pytest.raises(SettingsError, match="client"), dz.embedded(app, client_id="Not A Name"):
