@@ -213,8 +213,7 @@ class Sequencer:
             waits = self._snapshots.setdefault(snapshot, token) == token
         elif self._is_new(message.reply_to, message.request, now):
             wanted = SubscriptionWanted(0, message.request, views, message.after, message.reply_to)
-            self._subscribes[wanted] = token
-            waits = True
+            waits = self._subscribes.setdefault(wanted, token) == token
         if not waits:
             effects.append(SettleMessages((token,)))
 
