@@ -275,7 +275,7 @@ class VirtualSystem:
         except BrokerError as error:
             raise OperatorError(
                 f"{error}. This broker was given, by --broker or AMQP_URL (of the environment or .env), so its user has"
-                " to do all that services do; where none is given, one is started"
+                " to do all that services do; `--broker new` starts one for this system instead"
             ) from error
 
     async def _look_at_broker(self) -> None:

@@ -93,7 +93,7 @@ def run(
         typer.Option(
             "--broker",
             metavar="URL",
-            help="The broker of a system that is there; with --mode virtual, one to use.",
+            help="The broker of a system that is there; with --mode virtual, one to use, or `new`: start one.",
         ),
     ] = None,
     source_broker: SourceBroker = None,

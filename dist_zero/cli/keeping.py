@@ -18,7 +18,7 @@ from types import TracebackType
 
 from dist_zero.cli.keeper import STAY, Wanted
 from dist_zero.cli.render import console_for
-from dist_zero.cli.systems import SystemState, remove_state
+from dist_zero.cli.systems import SystemState, checked_url, remove_state
 from dist_zero_common.errors import OperatorError, SettingsError
 from dist_zero_common.ids import checked_name
 from dist_zero_common.processes import is_running, pid_of, process_name
@@ -26,6 +26,8 @@ from dist_zero_common.settings import Settings
 
 LOOK_SECONDS = 0.1
 END_SECONDS_MAX = 60.0
+NEW_BROKER = "new"
+"""In place of a broker's address: one is to be started, even if AMQP_URL names one that is there."""
 
 
 def wanted_system(
@@ -39,11 +41,13 @@ def wanted_system(
     sources: Path | None = None,
     source_broker: str | None = None,
 ) -> Wanted:
-    """What to ask a keeper for. `sources`: the program's file, if it has sources to be bridged.
+    """What to ask a keeper for. `broker` is an address, or `NEW_BROKER`, or None for what AMQP_URL says; `sources` is the
+    program's file, if it has sources to be bridged.
 
     Raises `SettingsError` if nothing says where the queues are.
     """
-    queues_at = source_broker or settings.broker_url or broker or ""
+    given = "" if broker == NEW_BROKER else checked_url(broker) if broker else settings.broker_url
+    queues_at = source_broker or settings.broker_url or given
     if sources is not None and not queues_at:
         raise SettingsError(
             f"program {program!r} has sources (app.source): say with --source-broker URL, or AMQP_URL, at which broker"
@@ -58,7 +62,7 @@ def wanted_system(
         store=str(store.absolute()) if store is not None else "",
         image=settings.image,
         rabbitmq_image=settings.rabbitmq_image,
-        broker_url=broker or settings.broker_url,
+        broker_url=given,
         bridge_file=str(sources.absolute()) if sources is not None else "",
         source_broker=queues_at if sources is not None else "",
     )

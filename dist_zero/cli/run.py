@@ -32,7 +32,7 @@ from dist_zero.files import RowFile, kind_of, write_rows
 from dist_zero.program import Program
 from dist_zero.system import SimulatedSystem
 from dist_zero.testing import log_of, recomputed_differences
-from dist_zero_common.errors import DataError, RequestError
+from dist_zero_common.errors import DataError, RequestError, first_error
 from dist_zero_common.settings import load_settings
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
@@ -247,12 +247,15 @@ async def _checked_elsewhere(
 
 async def _unless(failure: Coroutine[Any, Any, None], work: Coroutine[Any, Any, _Outcome]) -> _Outcome:
     """What `work` comes to, unless `failure` raises before."""
-    async with asyncio.TaskGroup() as tasks:
-        watch = tasks.create_task(failure)
-        try:
-            return await work
-        finally:
-            watch.cancel()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            watch = tasks.create_task(failure)
+            try:
+                return await work
+            finally:
+                watch.cancel()
+    except BaseExceptionGroup as group:
+        raise first_error(group) from None
 
 
 class _FirstRow:

@@ -47,7 +47,8 @@ def up(
         typer.Option(
             "--broker",
             metavar="URL",
-            help="The broker of a system that is there, to which the program is added.",
+            help="The broker of a system that is there, to which the program is added; `new`: start one, whatever"
+            " AMQP_URL says.",
         ),
     ] = None,
     source_broker: SourceBroker = None,
@@ -60,7 +61,7 @@ def up(
     """
     import asyncio
 
-    from dist_zero.cli.keeping import Keeping, wanted_system
+    from dist_zero.cli.keeping import NEW_BROKER, Keeping, wanted_system
     from dist_zero.cli.systems import DIRECTORY, checked_url, resolve
     from dist_zero.client.remote import RemoteSystem
 
@@ -70,7 +71,7 @@ def up(
         async with RemoteSystem(url, name).connect(loaded, nodes=nodes) as client:
             return client.note
 
-    if broker is not None:
+    if broker is not None and broker != NEW_BROKER:
         target = resolve(system, broker, otherwise=loaded.name, settings=settings)
         name, note = target.system, asyncio.run(submit(target.broker_url, target.system))
     else:
@@ -81,7 +82,7 @@ def up(
             machines=machines,
             program=loaded.name,
             store=store or settings.log_directory / DIRECTORY / name / "store",
-            broker=None,
+            broker=broker,
             sources=file if loaded.sources else None,
             source_broker=checked_url(source_broker, "--source-broker") if source_broker else None,
         )
@@ -90,9 +91,13 @@ def up(
             keeping.stay()
         if loaded.sources:
             typer.echo(
-                f"its queues are bridged: {settings.log_directory}/bridge-{name}.stderr says how that goes"
+                f"a bridge reads its queues, and says how that goes in {settings.log_directory}/bridge-{name}.stderr"
             )
-    for line in (note, f"program {loaded.name} runs in system {name}", _next(name, broker is None)):
+    for line in (
+        note,
+        f"program {loaded.name} runs in system {name}",
+        _next(name, broker in (None, NEW_BROKER)),
+    ):
         if line:
             typer.echo(line)
 
