@@ -41,8 +41,8 @@ def wanted_system(
     sources: Path | None = None,
     source_broker: str | None = None,
 ) -> Wanted:
-    """What to ask a keeper for. `broker` is an address, or `NEW_BROKER`, or None for what AMQP_URL says; `sources` is the
-    program's file, if it has sources to be bridged.
+    """What to ask a keeper for. `broker` is an address, or `NEW_BROKER`, or None for what AMQP_URL says; `sources` is
+    the program's file, if it has sources to be bridged.
 
     Raises `SettingsError` if nothing says where the queues are.
     """
