@@ -238,7 +238,13 @@ def options_of_commands() -> dict[str, set[str]]:
     """The commands of dist-zero with their options."""
     group: Any = typer.main.get_command(app)
     return {
-        name: {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+        name: {
+            option
+            for parameter in command.params
+            if not getattr(parameter, "hidden", False)  # what our own processes say to each other
+            for option in parameter.opts
+            if option.startswith("--")
+        }
         | {"--help"}
         for name, command in group.commands.items()
     }
