@@ -23,8 +23,9 @@ import enum
 import json
 import logging
 import math
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -178,7 +179,7 @@ def _handling(handlers: list[logging.Handler], level: int) -> Iterator[None]:
 
 
 def _file_handler(path: Path, formatter: logging.Formatter) -> logging.Handler:
-    handler = RotatingFileHandler(
+    handler = _LogFile(
         path,
         maxBytes=FILE_BYTES_MAX,
         backupCount=FILES_KEPT,
@@ -187,6 +188,26 @@ def _file_handler(path: Path, formatter: logging.Formatter) -> logging.Handler:
     )
     handler.setFormatter(formatter)
     return handler
+
+
+class _LogFile(RotatingFileHandler):
+    """A disk that is full costs lines of the log and nothing else: stderr is told once, and work goes on."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """See logging.Handler."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told:
+            self._told = True
+            sys.stderr.write(f"cannot write the log {self.baseFilename}: {error.strerror}; work goes on\n")
+
+    def close(self) -> None:
+        """See logging.Handler."""
+        with suppress(OSError):
+            super().close()
 
 
 def _entry_of(record: logging.LogRecord) -> dict[str, object]:

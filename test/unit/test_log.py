@@ -152,6 +152,17 @@ def test_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert lines_of(tmp_path / "run.jsonl")[-1]["number"] == 499
 
 
+def test_a_full_disk_costs_the_log_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Whoever logs goes on, and stderr is told once for each file."""
+    for kind in ("log", "jsonl"):
+        (tmp_path / f"full.{kind}").symlink_to("/dev/full")
+    with open_log(tmp_path, "full", level="info"):
+        for number in range(3):
+            get_logger("scheduler", StoppedClock()).info("tried", number=number)
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 2 and all("No space left on device; work goes on" in line for line in said), said
+
+
 def test_reserved_names_are_refused() -> None:
     """A field cannot hide the time, level, service or event of its entry."""
     log = get_logger("system", StoppedClock())
