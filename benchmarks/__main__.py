@@ -55,7 +55,7 @@ RUNS: dict[str, list[Run]] = {
     "rabbitmq": [
         *(Run("system counts", nodes, 200_000) for nodes in NODES),
         *(
-            Run("celery counts", engine, 20_000 if size == 1 else 200_000)
+            Run("celery counts", engine, 5_000 if size == 1 else 200_000)
             for engine, size in celery_counts.ENGINES.items()
         ),
     ],
