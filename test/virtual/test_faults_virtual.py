@@ -213,7 +213,8 @@ async def under_load(server: RabbitServer, virtual_host: str, directory: Path) -
                 plan = client.plan
             for service in started.running:
                 if service.process.poll() is None:
-                    assert (await service.ended(signal.SIGTERM))[0] == 0
+                    code, said = await service.ended(signal.SIGTERM)
+                    assert code == 0, (service.logs.name, said[-3000:])
     store = DirectoryStore(directory / "store")
     log = await log_of(store, "till")
     await store.close()
