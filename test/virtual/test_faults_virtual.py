@@ -300,7 +300,19 @@ FAULTS: dict[str, Fault] = {
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "kill broker",
+        "kill agent",
+        "kill scheduler",
+        "kill all",
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("cut", "restart broker", "kill runner", "kill machine")
+        ),
+    ],
+)
 def test_a_fault_under_load_virtual(
     rabbitmq: RabbitServer, rabbitmq_url: str, tmp_path: Path, name: str
 ) -> None:

@@ -201,8 +201,15 @@ def test_up_stays_until_down(shell: Shell) -> None:
     assert of_system("dzt-up") == []
 
 
-@pytest.mark.parametrize("moment", ["starting", "up"])
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("how", "moment"),
+    [
+        (signal.SIGINT, "starting"),
+        (signal.SIGKILL, "up"),
+        pytest.param(signal.SIGINT, "up", marks=pytest.mark.long),
+        pytest.param(signal.SIGKILL, "starting", marks=pytest.mark.long),
+    ],
+)
 def test_whoever_holds_it_ends_and_nothing_is_left(shell: Shell, moment: str, how: signal.Signals) -> None:
     """Ctrl-C and kill -9, while the system starts and when it is there."""
     name = f"dzt-{moment}-{how.name.lower()}"
@@ -218,7 +225,7 @@ def test_whoever_holds_it_ends_and_nothing_is_left(shell: Shell, moment: str, ho
     wait_until(lambda: not shell.states())
 
 
-@pytest.mark.parametrize("holder", ["again", "killed"])
+@pytest.mark.parametrize("holder", ["again", pytest.param("killed", marks=pytest.mark.long)])
 def test_an_end_that_is_interrupted_leaves_nothing(shell: Shell, holder: str) -> None:
     """Ctrl-C, and while everything is taken down Ctrl-C again, or kill -9 of the command."""
     name = f"dzt-twice-{holder}"
