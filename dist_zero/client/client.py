@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dist_zero.batch import Batch
-from dist_zero.client.line import Line
+from dist_zero.client.line import CONNECT_SECONDS_MAX, Line
 from dist_zero.client.loading import Loaded, OnProgress, load, load_file
 from dist_zero.client.questions import ANSWER_SECONDS_MAX
 from dist_zero.client.session import Session
@@ -90,7 +90,8 @@ Compile = Callable[[bytes], Plan]
 @dataclass(frozen=True, slots=True)
 class ClientOptions:
     """What a client is made for: `program`, as the encoded `graph` to submit on `nodes` nodes, or only
-    located when there is no graph. `client_id` names its sessions (None: the connection's own name)."""
+    located when there is no graph. `client_id` names its sessions (None: the connection's own name).
+    `connect_seconds`: how long the first connection may take."""
 
     system: str
     connection: str
@@ -98,6 +99,7 @@ class ClientOptions:
     graph: bytes | None = None
     nodes: int = 1
     client_id: str | None = None
+    connect_seconds: float = CONNECT_SECONDS_MAX
 
 
 class Client:
@@ -127,6 +129,7 @@ class Client:
             on_message=self._handle,
             on_connected=self._on_connected,
             on_unroutable=self._on_unroutable,
+            connect_seconds=options.connect_seconds,
         )
         self.questions = self._line.questions
         self._writer = Writer(

@@ -23,6 +23,8 @@ from dist_zero_common.protocol.messages import Message
 
 CONNECT_SECONDS_MAX = 10.0
 """A broker that cannot be reached for the first time within this time is an error."""
+RETURN_SECONDS_MAX = 60.0
+"""One that was reached before, by another line of the same process, is given time to start again."""
 
 
 class Line:
@@ -40,6 +42,7 @@ class Line:
         on_message: Callable[[Message], None],
         on_connected: Callable[[], None] = lambda: None,
         on_unroutable: Callable[[str], None] | None = None,
+        connect_seconds: float = CONNECT_SECONDS_MAX,
     ) -> None:
         """`name` is the line's own among all that the broker ever sees; `subject` is what questions are about, for
         errors. `on_connected` is called at each new connection, before open questions are asked again."""
@@ -50,6 +53,7 @@ class Line:
         """Hears of `waiting_for` whenever it changes."""
         self.questions = Questions(subject, clock, self._ask, lambda: self.waiting_for)
         self._system, self._name, self._log = system, name, log
+        self._connect_seconds = connect_seconds
         self._reason = ""
         self._on_message, self._on_connected = on_message, on_connected
         self._mailbox = Mailbox(
@@ -69,11 +73,11 @@ class Line:
         """Wait for the first connection. Raises `ConnectionLost` when there is none for long, and `BrokerError` when
         the broker refuses."""
         try:
-            async with asyncio.timeout(CONNECT_SECONDS_MAX):
+            async with asyncio.timeout(self._connect_seconds):
                 await self._mailbox.listen(self._name_queue, self._handle)
         except TimeoutError:
             reason = self._reason or "nothing answers"
-            raise ConnectionLost(f"no connection within {CONNECT_SECONDS_MAX:g} s: {reason}") from None
+            raise ConnectionLost(f"no connection within {self._connect_seconds:g} s: {reason}") from None
 
     @property
     def connected(self) -> bool:

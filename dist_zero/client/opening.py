@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dist_zero import compiler
 from dist_zero.client.client import Client, ClientOptions
+from dist_zero.client.line import CONNECT_SECONDS_MAX
 from dist_zero.expr.graph import decode_graph, encode_graph
 from dist_zero_common.broker.base import Connect
 from dist_zero_common.clock import Clock
@@ -26,6 +27,7 @@ def new_client(
     clock: Clock,
     nodes: int,
     client_id: str | None,
+    connect_seconds: float = CONNECT_SECONDS_MAX,
 ) -> Client:
     """A client, to be entered with `async with`. `connection` is its name among all that the broker ever sees; see
     `dz.connect` for the rest."""
@@ -41,6 +43,7 @@ def new_client(
         graph=None if isinstance(program, str) else encode_graph(program.graph()),
         nodes=nodes,
         client_id=client_id,
+        connect_seconds=connect_seconds,
     )
     return Client(
         options,

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from typing import TYPE_CHECKING
 
 from dist_zero.client.client import Client
-from dist_zero.client.line import Line
+from dist_zero.client.line import CONNECT_SECONDS_MAX, RETURN_SECONDS_MAX, Line
 from dist_zero.client.opening import new_client
 from dist_zero_common.broker.base import Broker, Connect, QueueDepth
 from dist_zero_common.broker.topology import scheduler_inbox
@@ -48,6 +48,7 @@ class RemoteSystem:
         self._clock = clock or RealClock()
         self._process = uuid.uuid4().hex[:16]
         self._connections = 0
+        self._reached = False
 
     def connect(
         self, program: Program | str, *, nodes: int = 1, client_id: str | None = None
@@ -63,6 +64,7 @@ class RemoteSystem:
             clock=self._clock,
             nodes=nodes,
             client_id=client_id,
+            connect_seconds=self._connect_seconds(),
         )
 
     async def status(self) -> SystemStatus:
@@ -102,10 +104,21 @@ class RemoteSystem:
 
     def _connect(self, name: str) -> Connect:
         if self._given is not None:
-            return self._given
-        from dist_zero_common.broker.rabbitmq import connector  # who simulates needs no aio-pika
+            connect = self._given
+        else:
+            from dist_zero_common.broker.rabbitmq import connector  # who simulates needs no aio-pika
 
-        return connector(self._url, name)
+            connect = connector(self._url, name)
+
+        async def connect_and_note() -> Broker:
+            broker = await connect()
+            self._reached = True
+            return broker
+
+        return connect_and_note
+
+    def _connect_seconds(self) -> float:
+        return RETURN_SECONDS_MAX if self._reached else CONNECT_SECONDS_MAX
 
     @asynccontextmanager
     async def _line(self) -> AsyncIterator[Line]:
@@ -135,6 +148,7 @@ class RemoteSystem:
             clock=self._clock,
             log=get_logger("client", self._clock, client=name, system=self.name),
             on_message=on_message,
+            connect_seconds=self._connect_seconds(),
         )
         running = asyncio.create_task(run(), name=f"{name} line")
         try:
