@@ -28,8 +28,8 @@ settings.register_profile(
 
 
 def pytest_configure() -> None:
-    """A script that runs tests in its background has Ctrl-C ignored, by them and by all that they start; here it is sent
-    on purpose."""
+    """A script that runs tests in its background has Ctrl-C ignored, by them and by all that they start; but it is
+    sent on purpose here."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
