@@ -7,13 +7,13 @@ under the same name takes over the count and ends the older one. The log decides
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from dist_zero.batch import Writes
 from dist_zero.compiler.plan import Plan
 from dist_zero.writes import decode_payload, hand_out_size
+from dist_zero_common.checksum import xxh3_128
 from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages import (
@@ -175,7 +175,7 @@ class Sessions:
         """A record has this transaction: it is committed. Returns its writes if they were decoded already."""
         session = self._sessions[transaction.session] = self._sessions.pop(transaction.session)
         session.committed, session.used_us = transaction.number, record.time_us
-        session.recent[transaction.number] = (record.epoch, _hash(transaction.payload))
+        session.recent[transaction.number] = (record.epoch, xxh3_128(transaction.payload))
         if len(session.recent) > _REMEMBERED_NUMBERS:
             del session.recent[next(iter(session.recent))]
         pending = session.pending.pop(transaction.number, None)
@@ -248,7 +248,7 @@ def _repeated(session: _Session, message: Transaction) -> Message:
     known = session.recent.get(message.number)
     if known is None:
         epoch, _ = next(iter(session.recent.values()))
-    elif known[1] != _hash(message.payload):
+    elif known[1] != xxh3_128(message.payload):
         return _refused(message, _USED)
     else:
         epoch = known[0]
@@ -257,7 +257,3 @@ def _repeated(session: _Session, message: Transaction) -> Message:
 
 def _refused(message: Transaction, reason: str) -> TransactionRefused:
     return TransactionRefused(message.session, message.number, reason)
-
-
-def _hash(payload: bytes) -> bytes:
-    return hashlib.blake2b(payload, digest_size=16).digest()
