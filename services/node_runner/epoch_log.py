@@ -64,26 +64,26 @@ class EpochLog:
     async def read(self, epoch: int) -> LogRecord | None:
         """The record of `epoch`, or None when there is none."""
         record = await self._read(LogRecord, record_name(self._program, epoch))
-        if record is not None and record.epoch != epoch:
-            raise LogDamaged(
-                f"the object {record_name(self._program, epoch)} says that it is of epoch {record.epoch}"
-            )
+        if record is not None:
+            self._check_epoch(record, epoch)
         return record
 
     async def append(self, record: LogRecord) -> tuple[LogRecord, int]:
         """Create `record`; returns the record that is there afterwards, and the newest base.
 
         What the store answers to the write is not believed: the record is read back, for as long as it takes the
-        store to say what is there; each failure is logged with its reason. Raises `LogDamaged` if what is there is no
-        record.
+        store to say what is there; each failure is logged with its reason. What has all bytes of `record` is
+        `record`, and need not be decoded. Raises `LogDamaged` if what is there is no record.
         """
         name, data = record_name(self._program, record.epoch), encode(record)
         delay = _RETRY_SECONDS_FIRST
         while True:
             try:
                 await self._store.create(name, data)
-                there = await self.read(record.epoch)
-                if there is not None:
+                found = await self._store.read(name)
+                if found is not None:
+                    there = record if found == data else self._decoded(LogRecord, name, found)
+                    self._check_epoch(there, record.epoch)
                     return there, await self.newest_base()
             except LogDamaged:
                 raise
@@ -94,8 +94,15 @@ class EpochLog:
 
     async def _read(self, kind: type[T], name: str) -> T | None:
         data = await self._store.read(name)
-        if data is None:
-            return None
+        return None if data is None else self._decoded(kind, name, data)
+
+    def _check_epoch(self, record: LogRecord, epoch: int) -> None:
+        if record.epoch != epoch:
+            raise LogDamaged(
+                f"the object {record_name(self._program, epoch)} says that it is of epoch {record.epoch}"
+            )
+
+    def _decoded(self, kind: type[T], name: str, data: bytes) -> T:
         try:
             return decode(kind, data)
         except MalformedMessage as damaged:

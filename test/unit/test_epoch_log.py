@@ -105,6 +105,20 @@ def test_what_is_there_is_the_record_whoever_wrote_it() -> None:
     assert with_log(lambda log: log.append(record(3)), objects) == (record(3), 2)
 
 
+def test_ones_own_record_is_compared_and_anothers_is_decoded() -> None:
+    """What has the same bytes is the very record that was written, not a copy of it; anything else is looked into, also
+    where a single bit differs, and even if it has the right epoch."""
+    objects, mine = stored(1), record(2)
+    assert with_log(lambda log: log.append(mine), objects)[0] is mine
+    objects.data[record_name("p", 2)] = encode(record(2, incarnation=3))
+    assert with_log(lambda log: log.append(mine), objects)[0] == record(2, incarnation=3)
+    data = bytearray(encode(mine))
+    data[-1] ^= 1
+    objects.data[record_name("p", 2)] = bytes(data)
+    with pytest.raises(LogDamaged, match="bad checksum"):
+        with_log(lambda log: log.append(mine), objects)
+
+
 @pytest.mark.parametrize("faults", [StoreFaults(fails_stored=0.7), StoreFaults(fails_absent=0.7)])
 def test_what_the_store_answers_is_not_believed(faults: StoreFaults) -> None:
     """A store that says it failed, whether it stored or not, leads to the one record that is there, each time; each
