@@ -177,7 +177,7 @@ def folded(tables: Sequence[StateTable], saves: Iterable[Sequence[TableChange]])
     """By table, what is there behind a full save and the changes that follow it. Raises `MalformedMessage`."""
     state: list[Entries] = [{} for _ in tables]
     for save in saves:
-        last = -1
+        last = 0
         for change in save:
             if not last <= change.table < len(tables):
                 raise MalformedMessage(
