@@ -115,8 +115,9 @@ class Executor(Protocol):
 
         For an executor that took no step yet. One that replaces several nodes loads them one after another, all as of
         the same epoch. `keep` says of a hash whether it belongs here, if not all do; `loose`, whether what belongs to
-        no hash does: exactly one successor of a node has to take that. A big change may come in pieces, several
-        changes of one table in a row, none of which has a key of another.
+        no hash does: exactly one successor of a node has to take that. Where state was divided or joined, the first
+        step may have something to say even of no input. A big change may come in pieces, several changes of one table
+        in a row, none of which has a key of another.
 
         Raises `MalformedMessage` if this is not the state of this plan; then the executor is good for nothing.
         """
