@@ -261,10 +261,16 @@ class Reduce:
             for accumulator, value in zip(group.fed, values, strict=True):
                 if value is not None:
                     accumulator.add(value, weight)
-            for i, kept in placed:
-                if values[i] is not None:
-                    kept.change((*self._place_of(row), values[i]), weight)
+            if placed:
+                self._place(row, values, weight)
         return touched
+
+    def _place(self, row: Row, values: Row, weight: int) -> None:
+        """Keep the values of a part's extremes by the place of their row."""
+        place = self._place_of(row)
+        for i, kept in self._placed:
+            if values[i] is not None:
+                kept.change((*place, values[i]), weight)
 
     def _merge(self, delta: Delta) -> dict[Row, _Group]:
         """Take in rows of encoded accumulators."""

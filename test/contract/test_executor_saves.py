@@ -19,7 +19,7 @@ from dist_zero.state import TableChange, indivisible, state_tables
 from dist_zero.types import INT, STR, Row
 from dist_zero_common.errors import InternalError, MalformedMessage
 from dist_zero_common.protocol.messages import ShardMap
-from test.contract.executors import EXECUTORS, ExecutorHarness, Run, Save, reshard, stored
+from test.contract.executors import EXECUTORS, ExecutorHarness, Run, Save, entries, in_bytes, reshard, stored
 from test.oracle.nodes import delete, put, update
 
 pytestmark = pytest.mark.parametrize("harness", EXECUTORS, ids=lambda harness: harness.name)
@@ -54,6 +54,14 @@ def planned(views: Views, keyed: bool = True) -> Plan:
     return compile(program(views, keyed).graph())
 
 
+def halves(payments: dz.Table, cards: dz.Table) -> dz.Table:
+    """A conditioned join that counts partners, some of which are there several times."""
+    half = payments.select("card", half=payments["amount"] // 50)
+    return half.join(
+        cards, on=(half["card"] == cards["card"]) & (half["half"] * 100 > cards["limit"]), how="right"
+    )
+
+
 def itself(payments: dz.Table) -> dz.Table:
     """A join in which each payment is on both sides."""
     other = payments.alias("other").select(other="payment", worth="amount")
@@ -73,6 +81,7 @@ SHAPES: dict[str, Views] = {
     "conditioned": lambda p, c: {
         "v": p.join(c, on=(p["card"] == c["card"]) & (p["amount"] > c["limit"]), how="anti")
     },
+    "conditioned bag": lambda p, c: {"v": halves(p, c)},
     "itself": lambda p, _: {"v": itself(p)},
     "left out": lambda p, _: {"v": p.select("payment", share=dz.lit(100) // p["amount"])},
     "difference": lambda p, _: {"v": p.where(p["amount"] > 50).difference(p.where(p["card"] > 5))},
@@ -248,3 +257,58 @@ def test_oracle_divided_then_joined_then_everything_goes(harness: ExecutorHarnes
         reshard(run, [[executor.save(True)] for executor in run.nodes], shards)
         assert run.rows(0) == wanted.rows
     assert run.missed(0) == 40, "the third of 60 rows that was deleted is updated, and deleted again"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_oracle_nodes_that_hear_nothing_after_a_division_say_what_they_hold(
+    harness: ExecutorHarness, shape: str
+) -> None:
+    """After a division one payment changes or goes in each epoch, so that only its own node has input: what the others
+    hold and had not shown, because another row of the same node was in front of it, is there."""
+    app = program(SHAPES[shape])
+    graph, plan = app.graph(), compile(app.graph())
+    run, history = Run(plan, harness.make, ONE, random.Random(1)), []
+    payments = [(number, number % 3, 10 + 7 * number) for number in range(8)]
+    epochs = [[put(plan, "payments", *payments), put(plan, "cards", (0, 20), (2, 50))]]
+    epochs += [[delete(plan, "payments", (number,))] for number in reversed(range(8))]
+    for number, writes in enumerate(epochs):
+        run.run((tuple(writes),))
+        history.append(writes)
+        assert run.rows(0) == evaluate(graph, "v", after(graph, history)).rows
+        if number % 4 == 0:
+            reshard(run, [[executor.save(True)] for executor in run.nodes], WHOLE if number % 8 else HALVES)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_predecessors_are_loaded_in_any_order(harness: ExecutorHarness, shape: str) -> None:
+    """Who replaces two nodes saves the same bytes afterwards, whichever it loaded first, and no more than what
+    changed."""
+    plan = planned(SHAPES[shape])
+    run = Run(plan, harness.make, HALVES, random.Random(1))
+    cards = put(plan, "cards", *[(card, 10 * card) for card in range(0, 20, 2)])
+    run.run(((put(plan, "payments", *drawn(random.Random(2), range(500))), cards),))
+    saves = [executor.save(True) for executor in run.nodes]
+    said = []
+    for order in (saves, saves[::-1]):
+        joined = Run(plan, harness.make, WHOLE, random.Random(1), epoch=1)
+        for save in order:
+            joined.nodes[0].load(1, [save])
+        joined.run(())  # what partial operators have to put right
+        joined.nodes[0].save(False)
+        joined.run(((put(plan, "payments", (1, 2, 3)),),))
+        changes = joined.nodes[0].save(False)
+        assert rows_in(changes) <= 12
+        said.append((in_bytes(changes), in_bytes(joined.nodes[0].save(True))))
+    assert said[0] == said[1]
+
+
+def test_values_of_a_group_that_went_and_came_again_are_gone(harness: ExecutorHarness) -> None:
+    """Between two saves a group loses all its rows and gets others: the change says that the old values are gone."""
+    plan = planned(SHAPES["extremes"])
+    run = Run(plan, harness.make, ONE, random.Random(1))
+    run.run(((put(plan, "payments", (1, 2, 3)),),))
+    chain = [run.nodes[0].save(True)]
+    run.run(((delete(plan, "payments", (1,)),),))
+    run.run(((put(plan, "payments", (1, 2, 7)),),))
+    chain.append(run.nodes[0].save(False))
+    assert entries(plan, chain) == entries(plan, [run.nodes[0].save(True)])
