@@ -202,8 +202,7 @@ class Interpreter:
             ]
         except ScalarFailure as failure:
             raise MalformedMessage(f"saved state has a row that is left out: {failure}") from None
-        if epoch:
-            self._unstarted = set(unsettled)
+        self._unstarted.update(unsettled)
         self._missed = {number: source.missed_count for number, source in self._sources.items()}
         self._track()
         self._broken = False

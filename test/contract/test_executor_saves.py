@@ -20,7 +20,7 @@ from dist_zero.types import INT, STR, Row
 from dist_zero_common.errors import InternalError, MalformedMessage
 from dist_zero_common.protocol.messages import ShardMap
 from test.contract.executors import EXECUTORS, ExecutorHarness, Run, Save, entries, in_bytes, reshard, stored
-from test.oracle.nodes import delete, put, update
+from test.oracle.nodes import delete, put, summed, update
 
 pytestmark = pytest.mark.parametrize("harness", EXECUTORS, ids=lambda harness: harness.name)
 
@@ -83,7 +83,15 @@ SHAPES: dict[str, Views] = {
     },
     "conditioned bag": lambda p, c: {"v": halves(p, c)},
     "itself": lambda p, _: {"v": itself(p)},
-    "left out": lambda p, _: {"v": p.select("payment", share=dz.lit(100) // p["amount"])},
+    "left out": lambda p, _: {"v": p.select("payment", share=dz.lit(100) // (p["amount"] % 7))},
+    "left out of joins": lambda p, c: {
+        "v": p.join(
+            c, on=(p["card"] == c["card"]) & (dz.lit(100) // (p["amount"] % 7) > c["limit"]), how="left"
+        )
+    },
+    "left out of groups": lambda p, _: {
+        "v": p.group_by("card").agg(total=dz.sum(p["amount"] * 2**61 - 2**62))
+    },
     "difference": lambda p, _: {"v": p.where(p["amount"] > 50).difference(p.where(p["card"] > 5))},
 }
 
@@ -254,8 +262,10 @@ def test_oracle_divided_then_joined_then_everything_goes(harness: ExecutorHarnes
         history.append(writes)
         wanted = evaluate(graph, "v", after(graph, history))
         assert run.rows(0) == wanted.rows
+        assert summed(run.errors(0)) == wanted.errors
         reshard(run, [[executor.save(True)] for executor in run.nodes], shards)
         assert run.rows(0) == wanted.rows
+        assert summed(run.errors(0)) == wanted.errors
     assert run.missed(0) == 40, "the third of 60 rows that was deleted is updated, and deleted again"
 
 
