@@ -90,7 +90,7 @@ SHAPES: dict[str, Views] = {
         )
     },
     "left out of groups": lambda p, _: {
-        "v": p.group_by(tier=p["amount"] % 9).agg(total=dz.sum(p["card"] * 2**61 - 2**62))
+        "v": p.group_by(tier=p["amount"] % 9).agg(total=dz.sum(p["card"] % 5 * 2**61 - 2**62))
     },
     "difference": lambda p, _: {"v": p.where(p["amount"] > 50).difference(p.where(p["card"] > 5))},
 }
