@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -16,6 +16,7 @@ from dist_zero.executor import ErrorCount, Parcel
 from dist_zero.expr.ops import Aggregate, Aggregation, ColumnRef, Dataset, Graph, View
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.shards import even_map
+from dist_zero.state import TableChange
 from dist_zero.types import INT, Row, RowType
 from dist_zero.writes import route
 from dist_zero_common.protocol.messages import (
@@ -90,6 +91,18 @@ class Recording:
 
     def missed(self, dataset: int) -> int:
         return self.inner.missed(dataset)
+
+    def save(self, everything: bool) -> list[TableChange]:
+        return self.inner.save(everything)
+
+    def load(
+        self,
+        epoch: int,
+        saves: Iterable[Sequence[TableChange]],
+        keep: Callable[[int], bool] | None = None,
+        loose: bool = True,
+    ) -> None:
+        self.inner.load(epoch, saves, keep, loose)
 
 
 class Net:

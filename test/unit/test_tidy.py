@@ -56,6 +56,7 @@ PURE = (
     "dist_zero/hashing.py",
     "dist_zero/reference/*.py",
     "dist_zero/shards.py",
+    "dist_zero/state.py",
     "dist_zero/types.py",
     "dist_zero/writes.py",
     "dist_zero/zset.py",
