@@ -9,6 +9,7 @@ DistZeroError
 │   ├── SettingsError       a setting is missing or makes no sense
 │   ├── StoreError          the store failed or does not keep its promises
 │   │   └── LogDamaged      an object of a log is damaged or missing; asking again does not help
+│   │       └── CheckpointsDiffer  two incarnations of a node saved different states of one epoch
 │   └── BrokerError         the broker failed or is gone
 │       ├── ConnectionLost  the connection ended; whatever was in flight is unknown
 │       └── Unroutable      no such queue: nobody took the message
@@ -56,6 +57,10 @@ class StoreError(OperatorError):
 
 class LogDamaged(StoreError):
     """An object of a program's log is damaged or missing; the message names it. Asking again does not help."""
+
+
+class CheckpointsDiffer(LogDamaged):
+    """Two incarnations of a node computed different states of the same epoch; the message names both objects."""
 
 
 class BrokerError(OperatorError):

@@ -730,3 +730,51 @@ struct Base {
   graph @4 :Data;
 }
 
+struct TableBlob {
+  # Rows of one table of a node's state, or what changed in it: rows that are there now, rows that
+  # are there no more. A table may come in several of these, one behind the other.
+
+  name @0 :Text;
+  puts @1 :BatchBlob;
+  deletes @2 :BatchBlob;
+}
+
+struct CheckpointPart {
+  # A piece of a checkpoint that is too large for one object; index counts from 0.
+
+  program @0 :Text;
+  node @1 :Text;
+  generation @2 :UInt64;
+  epoch @3 :UInt64;
+  index @4 :UInt32;
+  tables @5 :List(TableBlob);
+}
+
+struct CheckpointPiece {
+  # The object that holds part number i: its length and the XXH64 of its bytes.
+
+  sizeBytes @0 :UInt64;
+  checksum @1 :UInt64;
+}
+
+struct CheckpointManifest {
+  # The state of a node at an epoch; the checkpoint is there when this object is. whole: all of it;
+  # otherwise what changed since the node's checkpoint at previous, which may be of an earlier
+  # generation. links: how many checkpoints are read to make the state, this one included. The
+  # content is in tables, or in the parts that pieces names. size_bytes and entries are of the
+  # content.
+
+  program @0 :Text;
+  node @1 :Text;
+  generation @2 :UInt64;
+  epoch @3 :UInt64;
+  fingerprint @4 :Text;
+  whole @5 :Bool;
+  previousGeneration @6 :UInt64;
+  previousEpoch @7 :UInt64;
+  links @8 :UInt32;
+  sizeBytes @9 :UInt64;
+  entries @10 :UInt64;
+  tables @11 :List(TableBlob);
+  pieces @12 :List(CheckpointPiece);
+}

@@ -25,15 +25,23 @@ import capnp
 import schemas
 from dist_zero_common.checksum import xxh64, xxh64_of_all
 from dist_zero_common.errors import InternalError, MalformedMessage
-from dist_zero_common.protocol.messages import ENVELOPE_BYTES_MAX, Base, LogRecord
+from dist_zero_common.protocol.messages import (
+    ENVELOPE_BYTES_MAX,
+    Base,
+    CheckpointManifest,
+    CheckpointPart,
+    LogRecord,
+)
 from dist_zero_common.protocol.structs import StructCodecs
 
 STORED_BYTES_MAX = 256 * 2**20
-"""Largest object of the log. A record holds many transactions, so it may be larger than a message."""
+"""Largest object of the log. A record holds many transactions, so it may be larger than a message, as may one row of a
+checkpoint: a join's has the texts of both sides."""
 
 FORMAT_VERSION = 1
 SEAL_SIZE = 16
 
+_STORED = (LogRecord, Base, CheckpointManifest, CheckpointPart)
 _T = TypeVar("_T")
 _SEAL = struct.Struct("<2sHIQ")
 _MAGIC = b"DZ"
@@ -80,7 +88,7 @@ def decode(cls: type[_T], data: bytes) -> _T:
 
 def size_max(cls: type) -> int:
     """The most bytes that a sealed `cls` may have."""
-    return STORED_BYTES_MAX if cls in (LogRecord, Base) else ENVELOPE_BYTES_MAX
+    return STORED_BYTES_MAX if cls in _STORED else ENVELOPE_BYTES_MAX
 
 
 def seal(*pieces: bytes) -> bytes:

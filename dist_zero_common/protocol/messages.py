@@ -812,6 +812,58 @@ class Base:
     graph: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class TableBlob:
+    """Rows of one table of a node's state, or what changed in it: rows that are there now, rows that are there no
+    more. A table may come in several of these, one behind the other."""
+
+    name: str
+    puts: BatchBlob | None
+    deletes: BatchBlob | None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPart:
+    """A piece of a checkpoint that is too large for one object; `index` counts from 0."""
+
+    program: str
+    node: str
+    generation: int
+    epoch: int
+    index: int
+    tables: tuple[TableBlob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPiece:
+    """The object that holds part number i: its length and the XXH64 of its bytes."""
+
+    size_bytes: int
+    checksum: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointManifest:
+    """The state of a node at an epoch; the checkpoint is there when this object is. `whole`: all of it; otherwise what
+    changed since the node's checkpoint at `previous`, which may be of an earlier generation. `links`: how many
+    checkpoints are read to make the state, this one included. The content is in `tables`, or in the parts that
+    `pieces` names. `size_bytes` and `entries` are of the content."""
+
+    program: str
+    node: str
+    generation: int
+    epoch: int
+    fingerprint: str
+    whole: bool
+    previous_generation: int
+    previous_epoch: int
+    links: int
+    size_bytes: int
+    entries: int
+    tables: tuple[TableBlob, ...]
+    pieces: tuple[CheckpointPiece, ...]
+
+
 def place_in_log(epoch: int, index: int) -> int:
     """The id of a session or subscription: the epoch of its record and its place in it."""
     return (epoch << 20) | index
