@@ -127,6 +127,12 @@ def _directory(text: str) -> Path | None:
     return Path(text) if text else None
 
 
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in ("yes", "no"):
+        raise ValueError(text)
+    return text.lower() == "yes"
+
+
 def _log_level(text: str) -> str:
     if text.lower() not in LEVELS:
         raise ValueError(text)
@@ -203,6 +209,13 @@ class Settings:
         meaning="The directory that keeps what must not be lost, the same one for all services of a system.",
         allowed="a directory's path, or nothing",
         parse=_directory,
+    )
+    keep_log: bool = _variable(
+        "DIST_ZERO_KEEP_LOG",
+        default="no",
+        meaning="Whether logs of programs are kept whole, also what no base reaches: to recompute views (--check).",
+        allowed="yes, no",
+        parse=_yes_or_no,
     )
     runner: str = _variable(
         "DIST_ZERO_RUNNER",

@@ -124,7 +124,7 @@ class Net:
         routed = route(writes, PLAN, self.map, epoch, 0)
         for shard in range(len(self.kernels)):
             event = HandOutEvent(
-                epoch, False, tuple(routed.get(shard, ())), (), (), (), False, 0, self.next_token()
+                epoch, False, False, tuple(routed.get(shard, ())), (), (), (), False, 0, self.next_token()
             )
             self.under_way.append((shard, replace(event, **more)))  # type: ignore[arg-type]
 
@@ -242,7 +242,7 @@ def test_messages_are_settled_when_their_epoch_is_finished() -> None:
     """What an epoch needs may be forgotten only when the epoch is finished, copies included; afterwards at once."""
     net = Net(2, 0)
     kernel = net.kernels[0]
-    event = HandOutEvent(1, False, (), (), (), (), False, 0, 1)
+    event = HandOutEvent(1, False, False, (), (), (), (), False, 0, 1)
     early: list[NodeEvent] = [
         event,
         replace(event, token=2),
