@@ -26,6 +26,28 @@ def even_map(version: int, nodes: Sequence[str]) -> ShardMap:
     return ShardMap(version, lasts, tuple(nodes))
 
 
+def rescaled(shard_map: ShardMap, count: int) -> ShardMap:
+    """The next version of a map, with `count` nodes: as long as there are too few, the largest interval is halved, and
+    while there are too many, the two neighbours that are smallest together become one; of equals the first. Who keeps
+    its interval keeps its name, and no name comes again."""
+    if not 1 <= count <= SHARDS_MAX:
+        raise ValueError(f"a shard map of {count} nodes")
+    parts = [(last, name) for last, name in zip(shard_map.lasts, shard_map.nodes, strict=True)]
+    number = max([int(name[1:]) for name in shard_map.nodes if name[1:].isdecimal()], default=0)
+    while len(parts) < count:
+        firsts = [0, *(last + 1 for last, _ in parts)]
+        at = max(range(len(parts)), key=lambda i: (parts[i][0] - firsts[i], -i))
+        half = (firsts[at] + parts[at][0]) // 2
+        parts[at : at + 1] = [(half, f"n{number + 1}"), (parts[at][0], f"n{number + 2}")]
+        number += 2
+    while len(parts) > count:
+        firsts = [0, *(last + 1 for last, _ in parts)]
+        at = min(range(len(parts) - 1), key=lambda i: (parts[i + 1][0] - firsts[i], i))
+        number += 1
+        parts[at : at + 2] = [(parts[at + 1][0], f"n{number}")]
+    return ShardMap(shard_map.version + 1, tuple(last for last, _ in parts), tuple(name for _, name in parts))
+
+
 def owner(shard_map: ShardMap, key_hash: int) -> int:
     """The shard that owns a hash."""
     return bisect_left(shard_map.lasts, key_hash)

@@ -599,6 +599,24 @@ struct Located {
   note @5 :Text;
 }
 
+struct ScaleProgram {
+  # Run this program on so many nodes from now on; asking for what is so already changes nothing.
+
+  request @0 :UInt64;
+  program @1 :Text;
+  nodes @2 :UInt32;
+  replyTo @3 :Text;
+}
+
+struct DrainMachine {
+  # Let this machine run nothing any more, or let it run things again. Answered by SystemStatus.
+
+  request @0 :UInt64;
+  machine @1 :Text;
+  drained @2 :Bool;
+  replyTo @3 :Text;
+}
+
 struct RemoveProgram {
   # Stop the program; what is in the store stays.
 
@@ -725,6 +743,8 @@ struct Message {
     begun @42 :Begun;
     rowsGone @43 :RowsGone;
     readerLost @44 :ReaderLost;
+    scaleProgram @45 :ScaleProgram;
+    drainMachine @46 :DrainMachine;
   }
 }
 
@@ -758,7 +778,8 @@ struct LogRecord {
   # One epoch. incarnation is the sequencer's that wrote it; time_us is UTC and never goes back.
   # expired are the sessions that end here because they were idle for too long, measured between
   # record times. save: every node saves its state as of this epoch, with everything all of it, else
-  # what changed since the last time. begins: this record opens its generation, at that base.
+  # what changed since the last time. begins: this record opens its generation, at that base, and by
+  # shard_map, which all epochs behind the base go by.
 
   epoch @0 :UInt64;
   timeUs @1 :Int64;
@@ -774,6 +795,7 @@ struct LogRecord {
   unsubscriptions @11 :List(UInt64);
   everything @12 :Bool;
   begins @13 :BaseId;
+  shardMap @14 :ShardMap;
 }
 
 struct BaseId {
@@ -812,7 +834,8 @@ struct Base {
   # program and its first shard map, and no state. A base belongs to a generation; the first one of a
   # generation is a copy of the one that its opening record names. checkpoints: by shard, none at
   # epoch 0. saves: how many of them in a row, this one included, hold only what changed; by shard,
-  # how much those hold, and how much the one before them, which holds everything.
+  # how much those hold, and how much the one before them, which holds everything. saved_map: by
+  # which map the checkpoints were saved, where that is another one than shard_map.
 
   epoch @0 :UInt64;
   generation @1 :UInt64;
@@ -825,6 +848,7 @@ struct Base {
   saves @8 :UInt32;
   changedBytes @9 :List(UInt64);
   stateBytes @10 :List(UInt64);
+  savedMap @11 :ShardMap;
 }
 
 struct TableBlob {

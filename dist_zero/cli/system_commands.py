@@ -41,7 +41,7 @@ def status(system: SystemName = None, broker: BrokerUrl = None, as_json: AsJson 
 
     target = resolve(system, broker)
     shown = shown_address(target)
-    well = asyncio.run(show_status(_remote(target), broker=shown, as_json=as_json))
+    well = asyncio.run(show_status(remote_of(target), broker=shown, as_json=as_json))
     if target.state is not None and target.state.bridge:
         typer.echo(target.state.bridge, err=True)
         well = False
@@ -80,7 +80,7 @@ def load(
         program=program,
         as_json=as_json,
     )
-    asyncio.run(load_files(_remote(resolve(system, broker)), options))
+    asyncio.run(load_files(remote_of(resolve(system, broker)), options))
 
 
 @app.command()
@@ -114,7 +114,7 @@ def show(
         program=program,
         as_json=as_json,
     )
-    asyncio.run(show_views(_remote(resolve(system, broker)), options))
+    asyncio.run(show_views(remote_of(resolve(system, broker)), options))
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -138,7 +138,7 @@ def get(
     options = GetOptions(
         view=view, key=tuple(key or ()), nulls=tuple(null or ()), program=program, as_json=as_json
     )
-    if not asyncio.run(get_row(_remote(resolve(system, broker)), options)):
+    if not asyncio.run(get_row(remote_of(resolve(system, broker)), options)):
         raise typer.Exit(CHECK_FAILED)
 
 
@@ -167,7 +167,7 @@ def watch(
 
     options = WatchOptions(view=view, after=after, count=count, program=program, as_json=as_json)
     with suppress(KeyboardInterrupt):  # which is how one ends it
-        asyncio.run(watch_view(_remote(resolve(system, broker)), options))
+        asyncio.run(watch_view(remote_of(resolve(system, broker)), options))
 
 
 @app.command()
@@ -250,7 +250,8 @@ def _level(level: str) -> str:
     return level.lower()
 
 
-def _remote(target: Target) -> RemoteSystem:
+def remote_of(target: Target) -> RemoteSystem:
+    """The system that a command is for."""
     from dist_zero.client.remote import RemoteSystem
     from dist_zero_common.clock import RealClock
 

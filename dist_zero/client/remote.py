@@ -17,15 +17,19 @@ from dist_zero.client.opening import new_client
 from dist_zero_common.broker.base import Broker, Connect, QueueDepth
 from dist_zero_common.broker.topology import scheduler_inbox
 from dist_zero_common.clock import Clock, RealClock
-from dist_zero_common.errors import MalformedMessage, RequestError, first_error
+from dist_zero_common.errors import MalformedMessage, OperatorError, RequestError, first_error
 from dist_zero_common.ids import checked_name
 from dist_zero_common.log import get_logger
 from dist_zero_common.protocol.messages import (
     AskStatus,
+    DrainMachine,
+    Located,
     Message,
     ProgramRemoved,
+    ProgramState,
     RemoveProgram,
     RequestRefused,
+    ScaleProgram,
     SystemStatus,
 )
 
@@ -40,13 +44,20 @@ class RemoteSystem:
     """The system `system` at the broker with this URL. Nothing is connected before it is used."""
 
     def __init__(
-        self, url: str, system: str, clock: Clock | None = None, *, connect: Connect | None = None
+        self,
+        url: str,
+        system: str,
+        clock: Clock | None = None,
+        *,
+        connect: Connect | None = None,
+        process: str | None = None,
     ) -> None:
-        """`connect`: what makes the connections, for a broker that is none of RabbitMQ's; the URL is not used then."""
+        """`connect`: what makes the connections, for a broker that is none of RabbitMQ's; the URL is not used then.
+        `process`: what tells this one from all others there are, if it is not to be drawn."""
         self.name = checked_name("system", system)
         self._url, self._given = url, connect
         self._clock = clock or RealClock()
-        self._process = uuid.uuid4().hex[:16]
+        self._process = process or uuid.uuid4().hex[:16]
         self._connections = 0
         self._reached = False
 
@@ -90,6 +101,40 @@ class RemoteSystem:
                 patience=ASK_SECONDS,
             )
 
+    async def scale(self, program: str, nodes: int) -> None:
+        """Run a program on so many nodes, and wait until it does. Raises `RequestError` if that cannot be."""
+        async with self._line() as line:
+            while True:
+                located = await line.questions.ask(
+                    lambda request: (
+                        scheduler_inbox(self.name),
+                        ScaleProgram(request, program, nodes, line.replies),
+                    ),
+                    f"program {program!r} on {nodes} nodes",
+                    patience=ASK_SECONDS,
+                )
+                assert isinstance(located, Located)
+                if located.state is ProgramState.HALTED:
+                    raise OperatorError(f"program {program!r} stands still: {located.note}")
+                if located.placement is not None and len(located.placement.shard_map.nodes) == nodes:
+                    return
+                await asyncio.sleep(ASK_SECONDS)
+
+    async def drain(self, machine: str, drained: bool = True) -> SystemStatus:
+        """Let a machine run nothing any more, or, with `drained` false, let it run things again. Raises `RequestError`
+        for one that has never announced itself."""
+        async with self._line() as line:
+            status = await line.questions.ask(
+                lambda request: (
+                    scheduler_inbox(self.name),
+                    DrainMachine(request, machine, drained, line.replies),
+                ),
+                f"machine {machine!r} to be drained",
+                patience=ASK_SECONDS,
+            )
+            assert isinstance(status, SystemStatus)
+            return status
+
     async def depth(self, queues: Iterable[str]) -> dict[str, QueueDepth | None]:
         """How these queues are doing; None for one that is not there."""
         broker: Broker = await self._connect(self._new_name())()
@@ -127,7 +172,7 @@ class RemoteSystem:
 
         def on_message(message: Message) -> None:
             match message:
-                case SystemStatus() | ProgramRemoved():
+                case SystemStatus() | ProgramRemoved() | Located():
                     line.questions.answer(message.request, message)
                 case RequestRefused():
                     line.questions.refuse(message.request, RequestError(message.reason))

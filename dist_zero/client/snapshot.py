@@ -139,12 +139,13 @@ class PartsByEpoch:
     """Collects the answers to one question until one epoch is whole."""
 
     def __init__(self) -> None:
-        self._epochs: dict[int, dict[tuple[int, int], SnapshotAnswer]] = {}
+        self._epochs: dict[tuple[int, int], dict[tuple[int, int], SnapshotAnswer]] = {}
+        """By epoch and map: one that was answered by nodes of two maps is whole when those of one have."""
 
     def add(self, answer: SnapshotAnswer) -> list[SnapshotAnswer] | None:
         """Take one in; returns those of its epoch, sorted, if it was the one that was missing."""
         check_part(answer)
-        parts = self._epochs.setdefault(answer.epoch, {})
+        parts = self._epochs.setdefault((answer.epoch, answer.map_version), {})
         parts.setdefault((answer.shard, answer.part), answer)
         counts = {shard: each.parts for (shard, _), each in parts.items()}
         if len(counts) < answer.shards or len(parts) < sum(counts.values()):

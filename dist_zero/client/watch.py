@@ -17,6 +17,9 @@ from dist_zero.types import Row as StoredRow
 from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.protocol.messages import EPOCHS_AHEAD_MAX, Changes, SnapshotAnswer
 
+_Place = tuple[int, int, int]
+"""The version of the map, the shard, and the number of a part."""
+
 Rows = list[tuple[StoredRow, int]]
 """Rows and by how much each of them changed."""
 
@@ -43,8 +46,9 @@ class StoredChange:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One of a node's `parts` messages on an epoch, read."""
+    """One of a node's `parts` messages on an epoch, read. `shards`: of how many nodes."""
 
+    shards: int
     parts: int
     rows: dict[int, Rows]
 
@@ -59,20 +63,17 @@ class Subscription:
         self.id = 0
         self.strays: list[int] = []
         """Other subscriptions that came of the same request sent twice: to be ended."""
-        self.map_version = 0
-        self.shards = 0
         self.epoch = after if after else -1
         self.newest = self.epoch
         """The newest epoch that any node has sent something of."""
         self._readers = readers
         self._snapshot = PartsByEpoch()
-        self._changes: dict[int, dict[tuple[int, int], _Part]] = {}
+        self._changes: dict[int, dict[_Place, _Part]] = {}
 
     def on_snapshot(self, answer: SnapshotAnswer) -> list[StoredChange]:
         """A part of the snapshot; returns what is complete by it."""
         if not self._accept(answer.subscription) or self.epoch >= 0:
             return []
-        self.map_version, self.shards = answer.map_version, answer.shards
         complete = self._snapshot.add(answer)
         if complete is None:
             return []
@@ -86,23 +87,28 @@ class Subscription:
         check_part(changes)
         if not self._accept(changes.subscription) or changes.epoch <= self.epoch:
             return []
-        far = 0 <= self.epoch < changes.epoch - EPOCHS_AHEAD_MAX
-        if far or changes.shards != (self.shards or changes.shards):
+        if 0 <= self.epoch < changes.epoch - EPOCHS_AHEAD_MAX:
             raise MalformedMessage(
-                f"changes of epoch {changes.epoch} by one of {changes.shards} shards, where {self.epoch} is the"
-                f" newest complete one and {self.shards} shards send them"
+                f"changes of epoch {changes.epoch}, where {self.epoch} is the newest complete one"
             )
-        part = _Part(changes.parts, self._rows([changes]))  # read now: a part that cannot be read is none
-        self.map_version, self.shards = changes.map_version, changes.shards
+        there = self._changes.setdefault(changes.epoch, {})
+        version = changes.map_version
+        known = next((part.shards for place, part in there.items() if place[0] == version), changes.shards)
+        if changes.shards != known:
+            raise MalformedMessage(
+                f"changes of epoch {changes.epoch} by one of {changes.shards} shards, where shard map {version} has"
+                f" {known}"
+            )
+        # read now: a part that cannot be read is none
+        part = _Part(changes.shards, changes.parts, self._rows([changes]))
         self.newest = max(self.newest, changes.epoch)
-        self._changes.setdefault(changes.epoch, {}).setdefault((changes.shard, changes.part), part)
+        there.setdefault((version, changes.shard, changes.part), part)
         return self._advance()
 
-    def missing(self) -> list[int]:
-        """The shards whose changes of the epoch behind `epoch` have not come; all of them when nothing is
-        known."""
+    def missing(self, map_version: int, shards: int) -> list[int]:
+        """The shards of this map whose changes of the epoch behind `epoch` have not come."""
         there = self._changes.get(self.epoch + 1, {})
-        return [shard for shard in range(self.shards) if not self._has_all(there, shard)]
+        return [shard for shard in range(shards) if not _has_all(there, map_version, shard)]
 
     def _accept(self, subscription: int) -> bool:
         """Whether a message belongs to this one. Before the snapshot is complete the newest subscription counts: it was
@@ -121,22 +127,18 @@ class Subscription:
     def _advance(self) -> list[StoredChange]:
         complete: list[StoredChange] = []
         while self.epoch >= 0:
-            there = self._changes.get(self.epoch + 1, {})
-            if not there or not all(self._has_all(there, shard) for shard in range(self.shards)):
+            parts = _whole(self._changes.get(self.epoch + 1, {}))
+            if parts is None:
                 break
             del self._changes[self.epoch + 1]
             self.epoch += 1
-            complete.append(StoredChange(self.epoch, self._joined([there[place] for place in sorted(there)])))
+            complete.append(StoredChange(self.epoch, self._joined(parts)))
         for epoch in [epoch for epoch in self._changes if 0 <= epoch <= self.epoch]:
             del self._changes[epoch]
         return complete
 
     def _joined(self, parts: list[_Part]) -> dict[int, Rows]:
         return {view: [item for part in parts for item in part.rows[view]] for view in self.views}
-
-    def _has_all(self, there: dict[tuple[int, int], _Part], shard: int) -> bool:
-        parts = [part.parts for (of, _), part in there.items() if of == shard]
-        return bool(parts) and len(parts) == parts[0]
 
     def _rows(self, messages: Iterable[SnapshotAnswer | Changes]) -> dict[int, Rows]:
         rows: dict[int, Rows] = {view: [] for view in self.views}
@@ -157,3 +159,18 @@ def change_for_people(reader: ViewReader, view: int, change: StoredChange) -> Ch
         reader.user_rows(reader.sorted(deleted)),
         change.snapshot,
     )
+
+
+def _has_all(there: dict[_Place, _Part], map_version: int, shard: int) -> bool:
+    parts = [part.parts for place, part in there.items() if place[:2] == (map_version, shard)]
+    return bool(parts) and len(parts) == parts[0]
+
+
+def _whole(there: dict[_Place, _Part]) -> list[_Part] | None:
+    """The parts of an epoch, in the order of their places, if those of all nodes of one map have come."""
+    for version in dict.fromkeys(place[0] for place in there):
+        parts = {place: part for place, part in there.items() if place[0] == version}
+        shards = next(iter(parts.values())).shards
+        if all(_has_all(parts, version, shard) for shard in range(shards)):
+            return [parts[place] for place in sorted(parts)]
+    return None

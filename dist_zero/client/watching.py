@@ -152,10 +152,11 @@ class Watch:
         if not state.id or state.epoch < 0:
             self._send_subscribe()
             return
-        for shard in state.missing():
+        shard_map = placement.shard_map
+        for shard in state.missing(shard_map.version, len(shard_map.nodes)):
             ask = AskChanges(
                 self._client.plan.name,
-                state.map_version,
+                shard_map.version,
                 shard,
                 state.id,
                 state.epoch + 1,

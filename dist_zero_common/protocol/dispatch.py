@@ -54,6 +54,8 @@ ROUTES: dict[type[m.Message], tuple[Role, ...]] = {
     m.RunnerReport: (Role.SCHEDULER,),
     m.SubmitProgram: (Role.SCHEDULER,),
     m.Locate: (Role.SCHEDULER,),
+    m.ScaleProgram: (Role.SCHEDULER,),
+    m.DrainMachine: (Role.SCHEDULER,),
     m.RemoveProgram: (Role.SCHEDULER,),
     m.AskStatus: (Role.SCHEDULER,),
     m.StartRunner: (Role.AGENT,),

@@ -676,6 +676,26 @@ class Located:
 
 
 @dataclass(frozen=True, slots=True)
+class ScaleProgram:
+    """Run this program on so many nodes from now on; asking for what is so already changes nothing."""
+
+    request: int
+    program: str
+    nodes: int
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrainMachine:
+    """Let this machine run nothing any more, or let it run things again. Answered by `SystemStatus`."""
+
+    request: int
+    machine: str
+    drained: bool
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveProgram:
     """Stop the program; what is in the store stays."""
 
@@ -805,6 +825,8 @@ Message = (
     | Begun
     | RowsGone
     | ReaderLost
+    | ScaleProgram
+    | DrainMachine
 )
 
 
@@ -843,7 +865,7 @@ class LogRecord:
     """One epoch. `incarnation` is the sequencer's that wrote it; `time_us` is UTC and never goes back. `expired` are
     the sessions that end here because they were idle for too long, measured between record times. `save`: every node
     saves its state as of this epoch, with `everything` all of it, else what changed since the last time. `begins`: this
-    record opens its generation, at that base."""
+    record opens its generation, at that base, and by `shard_map`, which all epochs behind the base go by."""
 
     epoch: int
     time_us: int
@@ -859,6 +881,7 @@ class LogRecord:
     unsubscriptions: tuple[int, ...]
     everything: bool = False
     begins: BaseId | None = None
+    shard_map: ShardMap | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -904,7 +927,7 @@ class Base:
     first shard map, and no state. A base belongs to a generation; the first one of a generation is a copy of the one
     that its opening record names. `checkpoints`: by shard, none at epoch 0. `saves`: how many of them in a row, this
     one included, hold only what changed; by shard, how much those hold, and how much the one before them, which holds
-    everything."""
+    everything. `saved_map`: by which map the checkpoints were saved, where that is another one than `shard_map`."""
 
     epoch: int
     generation: int
@@ -917,6 +940,7 @@ class Base:
     saves: int = 0
     changed_bytes: tuple[int, ...] = ()
     state_bytes: tuple[int, ...] = ()
+    saved_map: ShardMap | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from typing import TypeVar
 from dist_zero_common.errors import BaseDamaged, LogDamaged, MalformedMessage, StoreError
 from dist_zero_common.log import Logger
 from dist_zero_common.protocol.codec import decode, encode
-from dist_zero_common.protocol.messages import Base, BaseId, CheckpointId, LogRecord
+from dist_zero_common.protocol.messages import Base, BaseId, CheckpointId, LogRecord, ShardMap
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.layout import (
     base_name,
@@ -89,9 +89,10 @@ class EpochLog:
         own = [each for each in await self.usable_bases() if each.generation == generation]
         return await self.read_base(own[-1]) if own else None
 
-    async def load(self, generation: int) -> Loaded:
-        """What the sequencer of a generation begins with. Of the records, the newest one is the end of the log: one
-        that is missing before it is lost, and must not be taken for the end."""
+    async def load(self, generation: int, shard_map: ShardMap) -> Loaded:
+        """What the sequencer of a generation begins with; one that was not opened yet is to have this shard map. Of
+        the records, the newest one is the end of the log: one that is missing before it is lost, and must not be taken
+        for the end."""
         usable = await self.usable_bases()
         own = [each for each in usable if each.generation == generation]
         if own:
@@ -109,9 +110,12 @@ class EpochLog:
         newest = earlier[-1]
         base = await self.read_base(newest)
         records = await self._records_behind(base.epoch)
-        opened = any(each.generation == generation and each.begins == newest for each in records)
+        openings = [each for each in records if each.generation == generation and each.begins == newest]
+        opened = bool(openings)
+        if openings and openings[-1].shard_map is not None:
+            shard_map = openings[-1].shard_map
         return Loaded(
-            replace(base, generation=generation),
+            remapped(replace(base, generation=generation), shard_map),
             newest,
             records,
             opened=opened,
@@ -234,6 +238,21 @@ class EpochLog:
                 self._log.warning("store_failed", epoch=epoch, reason=str(failed), retry_seconds=delay)
             await asyncio.sleep(delay)
             delay = min(2 * delay, _RETRY_SECONDS_MAX)
+
+
+def remapped(base: Base, shard_map: ShardMap) -> Base:
+    """A base at which nodes of another shard map begin, with what nodes of the one before it have saved."""
+    if shard_map == base.shard_map:
+        return base
+    saved = base.saved_map or base.shard_map
+    # Whoever replaces somebody saves everything at first; as for the others, they will not have saved less.
+    return replace(
+        base,
+        shard_map=shard_map,
+        saved_map=saved if saved != shard_map else None,
+        changed_bytes=(),
+        state_bytes=(),
+    )
 
 
 def _later(records: list[LogRecord], bases: list[BaseId], generation: int) -> int:

@@ -69,6 +69,7 @@ class ProgramHost:
         program: str,
         graph: bytes,
         shard_map: ShardMap,
+        generation: int,
         *,
         post: Mailbox,
         keeper: NodeKeeper,
@@ -77,6 +78,8 @@ class ProgramHost:
     ) -> None:
         """Compiles the program. Raises `MalformedMessage` if the graph is no program."""
         self.program, self.plan, self.shard_map = program, _compiled(program, graph), shard_map
+        self.generation = generation
+        """The newest generation that was to run here; a later one by another map has a host of its own."""
         self.nodes: dict[int, HostedNode] = {}
         self.inboxes: tuple[str, ...] = ()
         self.located_generation = -1
@@ -130,7 +133,13 @@ class ProgramHost:
         if self.nodes.get(shard) is not node:
             return
         node.kernel = NodeKernel(
-            self.plan, beginning.executor, self.shard_map, shard, beginning.epoch, beginning.subscriptions
+            self.plan,
+            beginning.executor,
+            self.shard_map,
+            shard,
+            beginning.epoch,
+            beginning.subscriptions,
+            beginning.goes_on,
         )
         node.begun_at = beginning.epoch
         self._log_of(shard).info("node_begun", epoch=beginning.epoch, entries=beginning.entries)
@@ -227,12 +236,11 @@ class ProgramHost:
                 del self.nodes[shard]
                 self._log.info("node_moved", node=self.shard_map.nodes[shard], inbox=placement.inboxes[shard])
 
-    def check_same_map(self, shard_map: ShardMap) -> None:
-        """Raises `MalformedMessage` unless this is the map by which the program runs here."""
-        if shard_map != self.shard_map:
-            raise MalformedMessage(
-                f"shard map {shard_map.version} of {self.program!r} is not the one that runs here"
-            )
+    def close(self) -> None:
+        """Stop all nodes: the program runs here by another map from now on."""
+        for node in self.nodes.values():
+            self._abandon(node)
+        self.nodes.clear()
 
     def statuses(self) -> list[NodeStatus]:
         """What the runner reports of this program's nodes."""
@@ -253,7 +261,12 @@ class ProgramHost:
     # -- in ----------------------------------------------------------------------------------------------------
 
     def on_message(self, message: Message, token: Token) -> None:
-        """A message for nodes of this program. Those for nodes that are not here are dropped."""
+        """A message for nodes of this program. Those for nodes that are not here are dropped, as are those of another
+        generation, which may go by another map."""
+        if self._is_of_another_map(message):
+            self.counters["not_here"] += 1
+            self._post.settle(token)
+            return
         match message:
             case HandOut():
                 events = wire.hand_out_events(self.plan, self.shard_map, message)
@@ -297,6 +310,16 @@ class ProgramHost:
                 raise MalformedMessage(f"{type(message).__name__} is not for a node")
         self.work()
 
+    def _is_of_another_map(self, message: Message) -> bool:
+        if isinstance(
+            message, Get | AskChanges
+        ):  # a reader who has not heard yet that the map is another one
+            return message.map_version != self.shard_map.version
+        generation = getattr(message, "generation", self.generation)
+        return bool(
+            generation != self.generation and getattr(message, "map_version", 0) != self.shard_map.version
+        )
+
     def hand_out(self, effect: HandOutEpoch) -> None:
         """An epoch from the sequencer on this runner: nodes here get objects, the others a message per runner."""
         record = effect.record
@@ -319,7 +342,9 @@ class ProgramHost:
             )
             self._work.append((target, event))
         for inbox, targets in elsewhere.items():
-            self._post.send(inbox, wire.hand_out_message(self.program, effect, tuple(targets)))
+            self._post.send(
+                inbox, wire.hand_out_message(self.program, effect, self.shard_map.version, tuple(targets))
+            )
         self.work()
 
     def ask_done(self, shards: tuple[int, ...], generation: int, handed_out: int) -> None:

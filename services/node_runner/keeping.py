@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from dist_zero.batch import Batch
 from dist_zero.compiler.plan import Plan
 from dist_zero.executor import Executor
+from dist_zero.shards import interval
 from dist_zero.state import TableChange, state_tables
 from dist_zero.types import RowType
 from dist_zero_common.clock import wait_changed
@@ -53,6 +54,8 @@ class Beginning:
     epoch: int
     subscriptions: tuple[SubscriptionWanted, ...]
     entries: int
+    goes_on: bool
+    """Whether the node goes on with its own saves; else its first one has to hold everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ class NodeKeeping:
         self._behind = behind
         self._store, self._make_executor = keeper.store, keeper.make_executor
         self._plan, self._shard, self._generation = plan, shard, generation
-        self._node = shard_map.nodes[shard]
+        self._map, self._node = shard_map, shard_map.nodes[shard]
         self._tables = state_tables(plan)
         self._numbers = {table.name: number for number, table in enumerate(self._tables)}
         self._epoch_log = EpochLog(keeper.store, plan.name, log)
@@ -163,20 +166,22 @@ class NodeKeeping:
             pause = min(2 * pause, LOOK_SECONDS_MAX)
 
     async def _loaded(self, base: Base) -> Beginning:
+        """The state as of a base: what this node has saved, or its part of what those have that it takes the place
+        of."""
         executor = self._make_executor(self._plan)
-        saves: list[list[TableChange]] = []
         entries = 0
-        if base.checkpoints:
-            self._previous = base.checkpoints[self._shard]
+        for source in predecessors(base, self._map, self._shard) if base.checkpoints else ():
             read = await read_checkpoint(
-                self._store, self._plan.name, self._previous, self._plan.fingerprint, self._log
+                self._store, self._plan.name, source.checkpoint, self._plan.fingerprint, self._log
             )
-            self._links = read[-1].links
             saves = [list(self._changes(each)) for each in read]
-            entries = sum(table_entries(table) for each in read for table in each.tables)
-        if base.epoch:
-            executor.load(base.epoch, saves)
-        return Beginning(executor, base.epoch, base.subscriptions, entries)
+            executor.load(base.epoch, saves, source.keep, source.loose)
+            entries += sum(table_entries(table) for each in read for table in each.tables)
+            if source.is_same:
+                self._previous, self._links = source.checkpoint, read[-1].links
+        return Beginning(
+            executor, base.epoch, base.subscriptions, entries, goes_on=self._previous is not None
+        )
 
     def _changes(self, checkpoint: Checkpoint) -> Iterator[TableChange]:
         """What a checkpoint says, as the executor takes it. Raises `MalformedMessage`."""
@@ -191,8 +196,7 @@ class NodeKeeping:
 
     async def _save(self, effect: SaveState) -> SavedState:
         which = CheckpointId(self._node, effect.epoch, self._generation)
-        whole = effect.everything or self._previous is None
-        self._links = 1 if whole else self._links + 1
+        self._links = 1 if effect.everything else self._links + 1
         tables = tuple(
             TableBlob(self._tables[change.table].name, _blob(change.puts), _blob(change.deletes))
             for change in effect.changes
@@ -201,13 +205,14 @@ class NodeKeeping:
             self._plan.name,
             which,
             self._plan.fingerprint,
-            None if whole else self._previous,
+            None if effect.everything else self._previous,
             self._links,
             tables,
         )
         written = await write_checkpoint(self._store, checkpoint, self._log)
         self._previous = which
         size = written.size_bytes
+        whole = effect.everything
         self._log.debug("saved", epoch=effect.epoch, bytes=size, entries=written.entries, everything=whole)
         return SavedState(effect.epoch, 0 if whole else size, size if whole else 0)
 
@@ -221,6 +226,39 @@ def _batch(row_type: RowType, blob: BatchBlob | None) -> Batch:
 def _blob(batch: Batch) -> BatchBlob | None:
     blob = batch.to_blob()
     return blob if blob.row_count else None
+
+
+@dataclass(frozen=True, slots=True)
+class Predecessor:
+    """A checkpoint of which a node takes a part: the entries whose hashes `keep` says yes to (None: all of them), and
+    with `loose` what belongs to no hash. `is_same`: it is the node's own."""
+
+    checkpoint: CheckpointId
+    keep: Callable[[int], bool] | None
+    loose: bool
+    is_same: bool
+
+
+def predecessors(base: Base, shard_map: ShardMap, shard: int) -> list[Predecessor]:
+    """Those whose state a node begins with: every one whose interval meets its own, by the map they saved by. What
+    belongs to no hash goes to whoever has the first hash of the interval that it was saved with."""
+    saved = base.saved_map or base.shard_map
+    first, last = interval(shard_map, shard)
+    found = []
+    for place, checkpoint in enumerate(base.checkpoints):
+        its_first, its_last = interval(saved, place)
+        if its_last < first or last < its_first:
+            continue
+        whole = first <= its_first and its_last <= last
+        found.append(
+            Predecessor(
+                checkpoint,
+                None if whole else lambda key_hash: first <= key_hash <= last,
+                loose=first <= its_first <= last,
+                is_same=(its_first, its_last) == (first, last) and checkpoint.node == shard_map.nodes[shard],
+            )
+        )
+    return found
 
 
 class _Unusable(Exception):

@@ -108,8 +108,10 @@ class NodeKernel:
         shard: int,
         base: int = 0,
         subscriptions: Sequence[SubscriptionWanted] = (),
+        goes_on: bool = True,
     ) -> None:
-        """`base`: the epoch as of which the executor's state is; `subscriptions`: those that there were then."""
+        """`base`: the epoch as of which the executor's state is; `subscriptions`: those that there were then;
+        `goes_on`: whether it has been saved as a whole, so that a save may say what changed since."""
         self.finished = base
         self.halted = ""
         self._plan, self._executor = plan, executor
@@ -117,6 +119,7 @@ class NodeKernel:
         self._reached = [base] * (plan.stages + 1)
         self._save_at = 0
         self._base = base
+        self._was_saved = goes_on
         self._epochs: dict[int, _EpochInput] = {}
         self._subscriptions = {each.subscription: each for each in subscriptions}
         self._sent: dict[tuple[int, int], dict[int, Batches]] = {}
@@ -312,8 +315,9 @@ class NodeKernel:
         """What is to be saved as of the epoch that was just finished: taken now, before anything goes on."""
         if not hand_out.save:
             return None
-        changes = tuple(self._executor.save(hand_out.everything))
-        return SaveState(hand_out.epoch, hand_out.everything, changes)
+        everything = hand_out.everything or not self._was_saved
+        self._was_saved = True
+        return SaveState(hand_out.epoch, everything, tuple(self._executor.save(everything)))
 
     def _send(
         self,

@@ -89,6 +89,7 @@ class Saving:
             sessions=sessions,
             subscriptions=subscriptions,
             saves=self._saves,
+            saved_map=None,
         )
 
     # -- saves -------------------------------------------------------------------------------------------------

@@ -318,6 +318,7 @@ class Sequencer:
             save=save,
             everything=save and self._saving.wants_everything,
             begins=None if self._opened else self._origin,
+            shard_map=None if self._opened else self._map,
             expired=tuple(self._sessions.expired(time_us)),
             opens=self._sessions.wanted_opens(),
             transactions=tuple(self._sessions.next_transactions()),

@@ -97,6 +97,7 @@ class HostedSequencer:
         self._rewind = False
         self._newest_base: Base | None = None
         self.stopped = False
+        self._collecting = asyncio.Lock()
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
@@ -108,9 +109,14 @@ class HostedSequencer:
 
     async def _start(self) -> None:
         try:
-            loaded = await self._log_of_epochs.load(self._generation)
+            loaded = await self._log_of_epochs.load(self._generation, self._host.shard_map)
             if loaded.later:
                 raise BaseDamaged(f"generation {loaded.later} has begun, and this is {self._generation}")
+            if loaded.base.shard_map != self._host.shard_map:
+                raise BaseDamaged(
+                    f"generation {self._generation} was opened with shard map {loaded.base.shard_map.version}, and"
+                    f" {self._host.shard_map.version} was to run in it"
+                )
             self._sequencer = Sequencer(
                 plan=self._host.plan,
                 incarnation=self.incarnation,
@@ -322,7 +328,15 @@ class HostedSequencer:
 
     async def _collect(self, newest: Base, older: Base) -> None:
         """Delete what these two do not reach. Only if nobody has written a record behind ours since they are there:
-        who opens a generation after that begins at one of them, or at a later one."""
+        who opens a generation after that begins at one of them, or at a later one. One at a time: the next base
+        makes up for what is left out."""
+        assert self._sequencer is not None
+        if self._collecting.locked():
+            return
+        async with self._collecting:
+            await self._collect_alone(newest, older)
+
+    async def _collect_alone(self, newest: Base, older: Base) -> None:
         assert self._sequencer is not None
         try:
             behind = await self._log_of_epochs.read(self._sequencer.epoch + 1)

@@ -13,7 +13,7 @@ from dist_zero_common.aside import Aside
 from dist_zero_common.broker.base import Connect, ConnectionState, Queue
 from dist_zero_common.broker.topology import runner_inbox, scheduler_inbox
 from dist_zero_common.clock import Clock, wait_changed
-from dist_zero_common.errors import StoreError
+from dist_zero_common.errors import MalformedMessage, StoreError
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token, log_state
 from dist_zero_common.protocol.dispatch import Handlers, Role, check_handlers, dispatch
@@ -32,7 +32,6 @@ from dist_zero_common.protocol.messages import (
     Placement,
     RowsGone,
     RunnerReport,
-    ShardMap,
     StageRows,
 )
 from dist_zero_common.store.base import Store
@@ -163,8 +162,8 @@ class RunnerService:
             return
         wire.check_hosting(self._system, message.program, message.shard_map, None)
         wire.check_shard(message.shard_map, message.shard)
-        host = self._host_of(message.program, message.graph, message.shard_map)
-        if host.host(message.shard, message.generation, message.incarnation):
+        host = self._host_of(message)
+        if host is not None and host.host(message.shard, message.generation, message.incarnation):
             self._locate(message.program)
             self._changed.set()
         self.post.settle(token)
@@ -174,9 +173,9 @@ class RunnerService:
             self.post.settle(token)
             return
         wire.check_hosting(self._system, message.program, message.shard_map, message.inboxes)
-        host = self._host_of(message.program, message.graph, message.shard_map)
+        host = self._host_of(message)
         here = self._sequencers.get(message.program)
-        if here is None or here.incarnation < message.incarnation:
+        if host is not None and (here is None or here.incarnation < message.incarnation):
             log = self._log.bind(
                 program=message.program, incarnation=message.incarnation, generation=message.generation
             )
@@ -217,8 +216,12 @@ class RunnerService:
         wire.check_hosting(self._system, message.program, message.shard_map, message.inboxes)
         incarnation = wire.sequencer_incarnation(self._system, message.program, message.nodes_inbox)
         host = self._programs.get(message.program)
-        if host is not None:
-            host.check_same_map(message.shard_map)
+        if host is not None and host.shard_map != message.shard_map:
+            if host.generation == message.generation:
+                raise MalformedMessage(
+                    f"shard map {message.shard_map.version} of {message.program!r} is not that of its generation"
+                )
+            host = None  # it is told again when something of that generation runs here
         known = self._placements.get(message.program)
         if known is None or known.version < message.version:
             self._placements[message.program] = message
@@ -259,23 +262,34 @@ class RunnerService:
     def _was_dropped(self, program: str, incarnation: int) -> bool:
         return incarnation <= self._dropped.get(program, 0)
 
-    def _host_of(self, program: str, graph: bytes, shard_map: ShardMap) -> ProgramHost:
-        host = self._programs.get(program)
+    def _host_of(self, message: HostNode | HostSequencer) -> ProgramHost | None:
+        """The program's host that goes by the map of this message; a new one, if a later generation goes by another map
+        than the one before. None for what is of an earlier one."""
+        program, host = message.program, self._programs.get(message.program)
+        if host is not None and host.shard_map != message.shard_map:
+            if message.generation < host.generation:
+                return None
+            if message.generation == host.generation:
+                raise MalformedMessage(
+                    f"shard map {message.shard_map.version} of {program!r} is not that of its generation"
+                )
+            host.close()
+            host = None
         if host is None:
             host = self._programs[program] = ProgramHost(
                 program,
-                graph,
-                shard_map,
+                message.graph,
+                message.shard_map,
+                message.generation,
                 post=self.post,
                 keeper=self._keeper,
                 tasks=self._tasks,
                 log=self._log.bind(program=program),
             )
-        else:
-            host.check_same_map(shard_map)
+        host.generation = max(host.generation, message.generation)
         return host
 
     def _locate(self, program: str) -> None:
         host, placement = self._programs.get(program), self._placements.get(program)
-        if host is not None and placement is not None:
+        if host is not None and placement is not None and placement.shard_map == host.shard_map:
             host.locate(placement.generation, placement.inboxes, placement.nodes_inbox)

@@ -219,14 +219,17 @@ def _exchange_batch(plan: Plan, stage: int, each: ExchangeBatch) -> Batch:
 # ---- out -----------------------------------------------------------------------------------------------------
 
 
-def hand_out_message(program: str, effect: HandOutEpoch, targets: tuple[int, ...]) -> HandOut:
-    """The hand-out of an epoch for the targets that one runner hosts."""
+def hand_out_message(
+    program: str, effect: HandOutEpoch, map_version: int, targets: tuple[int, ...]
+) -> HandOut:
+    """The hand-out of an epoch for the targets that one runner hosts, by the map of their generation: the record may
+    have been written in another one."""
     record, writes = effect.record, effect.writes
     return HandOut(
         program=program,
         generation=effect.generation,
         epoch=record.epoch,
-        map_version=record.map_version,
+        map_version=map_version,
         save=record.save,
         time_us=record.time_us,
         targets=targets,

@@ -148,8 +148,8 @@ def note_on(asked_nodes: int, nodes: int) -> str:
     if asked_nodes == nodes:
         return ""
     return (
-        f"its log began with {nodes} node{'s' if nodes > 1 else ''}, and the shard map of a program cannot be changed "
-        f"yet: it runs on {nodes}, not on the {asked_nodes} asked for"
+        f"it has {nodes} node{'s' if nodes > 1 else ''} since it began, and not the {asked_nodes} asked for: that is"
+        " changed by dist-zero scale"
     )
 
 

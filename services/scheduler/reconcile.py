@@ -273,6 +273,8 @@ def _shall_be_placed(
         ):
             return False  # an earlier scheduler has placed it: more of it may be heard of
         return len(candidates) >= options.machines or now - program.since >= options.patience_seconds
+    if program.assignment.placement.shard_map != program.shard_map or _drained_runners(program, desired):
+        return bool(candidates)
     if program.lost_since is not None:
         had = len(program.assignment.runners())
         return len(candidates) >= had or now - program.lost_since >= options.regain_seconds
@@ -286,17 +288,18 @@ def _assigned(
 ) -> Assignment:
     """Where the parts of a program shall be now. Who runs well stays: a lost part is placed on the runner that ranks
     first, and where there is more room, only what has too little moves. The generation stays, too, unless the program
-    begins for the first time, or has halted so that only a new one helps."""
+    begins for the first time or by another shard map, or has halted so that only a new one helps."""
     before = program.assignment
     shards = len(program.shard_map.nodes)
     if before is None:
         return _assignment(program, [None] * (shards + 1), desired.incarnation + 1, candidates, desired)
     parts: list[Part | None] = [*before.nodes, before.sequencer]
-    lost = lost_parts(before, desired, observed, now)
-    if program.halted_since is not None:
-        here = {each.runner: each for each in candidates}
-        anew = [here.get(part.runner) for part in (*before.nodes, before.sequencer)]
-        kept = [_part_on(each, 0) if each is not None else None for each in anew]
+    lost = [*lost_parts(before, desired, observed, now), *_drained_runners(program, desired)]
+    if program.halted_since is not None or before.placement.shard_map != program.shard_map:
+        here = {each.runner: _part_on(each, 0) for each in candidates}
+        by_name = dict(zip(before.placement.shard_map.nodes, before.nodes, strict=True))
+        known = [*(by_name.get(name) for name in program.shard_map.nodes), before.sequencer]
+        kept = [here.get(part.runner) if part is not None else None for part in known]
         return _assignment(program, kept, desired.incarnation + 1, candidates, desired, new_incarnations=True)
     if lost:
         stay = [part if part is not None and part.runner not in lost else None for part in parts]
@@ -345,6 +348,13 @@ def _assignment(
         nodes_inbox=sequencer_nodes_inbox(desired.system, program.program, sequencer.incarnation),
     )
     return Assignment(nodes, sequencer, placement)
+
+
+def _drained_runners(program: WantedProgram, desired: Desired) -> list[str]:
+    """The runners with parts of a program whose machines shall run nothing any more."""
+    if program.assignment is None:
+        return []
+    return [part.runner for part in program.assignment.runners() if part.machine in desired.drained]
 
 
 def _part_on(candidate: Candidate, incarnation: int) -> Part:

@@ -31,6 +31,7 @@ from dist_zero_common.mailbox import Mailbox, Token, log_state
 from dist_zero_common.protocol.dispatch import Handlers, Role, check_handlers, dispatch
 from dist_zero_common.protocol.messages import (
     AskStatus,
+    DrainMachine,
     Locate,
     Located,
     MachineReport,
@@ -40,6 +41,7 @@ from dist_zero_common.protocol.messages import (
     RemoveProgram,
     RequestRefused,
     RunnerReport,
+    ScaleProgram,
     SubmitProgram,
 )
 from dist_zero_common.store.base import Created, Store
@@ -71,6 +73,7 @@ from services.scheduler.reconcile import (
     without_program,
 )
 from services.scheduler.reports import check_machine_report, check_reply_to, check_runner_report
+from services.scheduler.scaling import rescaled_program, with_drained
 from services.scheduler.spawners.base import Spawner
 from services.scheduler.state import (
     INCARNATIONS_PER_SCHEDULER,
@@ -97,6 +100,7 @@ ROLES = (Role.SCHEDULER,)
 
 BEING_REMOVED = "it is being removed, and may start again when that is done"
 
+Request = SubmitProgram | Locate | RemoveProgram | ScaleProgram | DrainMachine
 Asker = tuple[str, int]
 """A request's reply inbox and number: the same when it is asked again."""
 
@@ -138,6 +142,8 @@ class SchedulerService:
             SubmitProgram: self._on_submit_program,
             Locate: self._on_locate,
             RemoveProgram: self._on_remove_program,
+            ScaleProgram: self._on_scale_program,
+            DrainMachine: self._on_drain_machine,
             AskStatus: self._on_ask_status,
         }
         check_handlers(ROLES, self._handlers)
@@ -371,6 +377,35 @@ class SchedulerService:
         else:
             self._remove(message)
 
+    def _on_scale_program(self, message: ScaleProgram) -> None:
+        check_reply_to(self._system, message.reply_to)
+        wanted = self.desired.programs.get(message.program)
+        if wanted is not None:
+            try:
+                scaled = rescaled_program(wanted, message.nodes)
+            except RequestError as wrong:
+                self._refuse(message, str(wrong))
+                return
+            if scaled is not wanted:
+                self._log.info("program_scaled", program=wanted.program, nodes=message.nodes)
+                self.desired = with_program(self.desired, scaled)
+                self._changed.set()
+        self._answer(message, message.program, "")
+
+    def _on_drain_machine(self, message: DrainMachine) -> None:
+        check_reply_to(self._system, message.reply_to)
+        if message.machine not in self.observed.machines:
+            there = ", ".join(sorted(self.observed.machines)) or "none"
+            self._refuse(message, f"no machine {message.machine!r} has announced itself; there are {there}")
+            return
+        drained = with_drained(self.desired, message.machine, message.drained)
+        if drained is not self.desired:
+            self._log.info("machine_drained", machine=message.machine, drained=message.drained)
+            self.desired = drained
+            self._changed.set()
+        now = self._clock.monotonic()
+        self.post.send(message.reply_to, status_of(self.desired, self.observed, now, message.request))
+
     # -- programs ------------------------------------------------------------------------------------------
 
     async def _start_program(self, submission: Submission) -> None:
@@ -439,7 +474,7 @@ class SchedulerService:
 
     # -- answers -------------------------------------------------------------------------------------------
 
-    def _answer(self, message: SubmitProgram | Locate, program: str, note: str) -> None:
+    def _answer(self, message: SubmitProgram | Locate | ScaleProgram, program: str, note: str) -> None:
         """Say how far a program is."""
         wanted = self.desired.programs.get(program)
         if wanted is None:
@@ -457,7 +492,7 @@ class SchedulerService:
         )
         self.post.send(message.reply_to, located)
 
-    def _answer_without(self, message: SubmitProgram | Locate, program: str) -> None:
+    def _answer_without(self, message: SubmitProgram | Locate | ScaleProgram, program: str) -> None:
         """Say what is known of a program that does not run."""
         if program in self._starting:
             self._tell_starting(message, program, "its log is being looked for in the store")
@@ -469,11 +504,11 @@ class SchedulerService:
                 message, f"no program {program!r} runs in the system {self._system!r}; running: {there}"
             )
 
-    def _tell_starting(self, message: SubmitProgram | Locate, program: str, note: str) -> None:
+    def _tell_starting(self, message: SubmitProgram | Locate | ScaleProgram, program: str, note: str) -> None:
         located = Located(message.request, program, ProgramState.STARTING, b"", None, note)
         self.post.send(message.reply_to, located)
 
-    def _refuse(self, message: SubmitProgram | Locate | RemoveProgram, reason: str) -> None:
+    def _refuse(self, message: Request, reason: str) -> None:
         self.counters["requests_refused"] += 1
         self._log.info("request_refused", request=type(message).__name__, reason=reason)
         self.post.send(message.reply_to, RequestRefused(message.request, reason))

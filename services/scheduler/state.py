@@ -95,10 +95,10 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class WantedProgram:
-    """A program that shall run, as its base in the store has it. `since` is when it was submitted. `lost_since` is when
-    a runner was found lost that has a part of it, `room_since` when it was found that it would be better placed
-    elsewhere, `halted_since` when it was found halted so that a new generation helps; each is None when that is not
-    so."""
+    """A program that shall run, as its base in the store has it, by the shard map that is wanted now. `since` is when
+    it was submitted. `lost_since` is when a runner was found lost that has a part of it, `room_since` when it was found
+    that it would be better placed elsewhere, `halted_since` when it was found halted so that a new generation helps;
+    each is None when that is not so."""
 
     program: str
     graph: bytes
@@ -134,6 +134,8 @@ class Desired:
     runners: Mapping[str, WantedRunner] = field(default_factory=dict)
     programs: Mapping[str, WantedProgram] = field(default_factory=dict)
     removals: Mapping[str, Removal] = field(default_factory=dict)
+    drained: frozenset[str] = frozenset()
+    """Machines that shall run nothing any more."""
 
 
 def nothing_desired(system: str, scheduler: int, options: SchedulerOptions) -> Desired:

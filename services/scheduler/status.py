@@ -48,6 +48,14 @@ def _machine(
     note = ""
     if is_silent(seen, desired, observed, now):
         note = f"not heard of for {silent:.0f} s"
+    elif name in desired.drained:
+        parts = sum(
+            part.machine == name
+            for program in desired.programs.values()
+            if program.assignment is not None
+            for part in (*program.assignment.nodes, program.assignment.sequencer)
+        )
+        note = f"drained; {parts} parts of programs still run there" if parts else "drained"
     elif not ready:
         note = "its runner is starting"
         if heard is not None and has_died(observed, name, runner, heard.report.incarnation):
@@ -112,7 +120,7 @@ def _nodes(program: WantedProgram, assignment: Assignment, observed: Observed) -
         places.append(
             NodePlace(
                 shard=shard,
-                node=program.shard_map.nodes[shard],
+                node=assignment.placement.shard_map.nodes[shard],
                 machine=part.machine,
                 incarnation=part.incarnation,
                 finished_epoch=here.finished_epoch if here is not None else 0,

@@ -383,7 +383,7 @@ def test_another_program_of_the_same_name_is_refused() -> None:
         )
         located = await client.locate("games")
         assert isinstance(located, RequestRefused) and "no program 'games' runs" in located.reason
-        assert (await client.running(graph_of("games"), 9)).note.startswith("its log began with 2 nodes")
+        assert (await client.running(graph_of("games"), 9)).note.startswith("it has 2 nodes")
 
     simulate(scenario, 1, "faithful")
 

@@ -99,11 +99,11 @@ def test_what_is_missing_is_known() -> None:
     subscription = Subscription(1, (0,), 0, READERS)
     for answer in answers(4, [[[]], [[]], [[]]]):
         subscription.on_snapshot(answer)
-    assert subscription.missing() == [0, 1, 2]
+    assert subscription.missing(1, 3) == [0, 1, 2]
     for change in changes(5, [[[], []], [[]], [[]]]):
         if (change.shard, change.part) in ((0, 0), (2, 0)):
             assert subscription.on_changes(change) == []
-    assert subscription.missing() == [0, 1]
+    assert subscription.missing(1, 3) == [0, 1]
     assert subscription.newest > subscription.epoch
 
 

@@ -9,11 +9,11 @@ from typing import TypeVar
 
 import pytest
 
-from dist_zero.shards import even_map
+from dist_zero.shards import even_map, rescaled
 from dist_zero_common.errors import BaseDamaged, LogDamaged, StoreError
 from dist_zero_common.log import captured_events, get_logger
 from dist_zero_common.protocol.codec import encode
-from dist_zero_common.protocol.messages import Base, BaseId, LogRecord
+from dist_zero_common.protocol.messages import Base, BaseId, LogRecord, ShardMap
 from dist_zero_common.sim.faults import StoreFaults, Weather
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
@@ -55,7 +55,7 @@ def with_log(
 
 def loaded(objects: MemoryObjects, generation: int = 5) -> Loaded:
     """What the sequencer of this generation begins with."""
-    return with_log(lambda log: log.load(generation), objects)
+    return with_log(lambda log: log.load(generation, BASE.shard_map), objects)
 
 
 def with_base(objects: MemoryObjects, epoch: int, generation: int) -> MemoryObjects:
@@ -100,6 +100,21 @@ def test_an_opening_counts_if_it_names_the_newest_base() -> None:
     with_base(objects, 0, 5)
     assert loaded(objects).opened and loaded(objects).based and loaded(objects).base.epoch == 0
     assert loaded(objects, 4).later == 5
+
+
+def test_a_generation_may_begin_by_another_map() -> None:
+    """The base has the map that is asked for, and says by which the state was saved; once the opening is there, its map
+    counts, whatever is asked for later."""
+    wider = rescaled(BASE.shard_map, 2)
+    objects = with_base(stored(1), 0, 3)
+
+    def wide(objects: MemoryObjects, shard_map: ShardMap) -> Base:
+        return with_log(lambda log: log.load(5, shard_map), objects).base
+
+    assert wide(objects, wider).shard_map == wider and wide(objects, wider).saved_map == BASE.shard_map
+    record = replace(opening(2, 5, BaseId(3, 0)), shard_map=wider)
+    objects.create(record_name("p", 2), encode(record))
+    assert wide(objects, BASE.shard_map).shard_map == wider
 
 
 def test_nobody_begins_at_a_damaged_base() -> None:

@@ -75,3 +75,27 @@ def test_a_map_needs_a_node() -> None:
     """Proves that an even map of nobody is refused."""
     with pytest.raises(ValueError, match="at least one"):
         shards.even_map(1, [])
+
+
+@given(_maps, st.integers(1, 12))
+def test_rescaled_map_keeps_whom_it_can(shard_map: ShardMap, count: int) -> None:
+    """Proves that a rescaled map is valid, of the next version and as many nodes; that whoever has the interval of
+    before has its name, and nobody else has a name of before; and that only as many intervals are cut or joined as
+    have to be."""
+    renamed = ShardMap(4, shard_map.lasts, tuple(f"n{2 * i + 1}" for i in range(len(shard_map.nodes))))
+    scaled = shards.rescaled(renamed, count)
+    shards.validate(scaled)
+    assert (scaled.version, len(scaled.nodes)) == (5, count)
+    before = {shards.interval(renamed, i): name for i, name in enumerate(renamed.nodes)}
+    after = {shards.interval(scaled, i): name for i, name in enumerate(scaled.nodes)}
+    for interval, name in after.items():
+        assert (before.get(interval) == name) == (interval in before) == (name in renamed.nodes)
+    assert len(after.keys() & before.keys()) >= len(before) - 2 * abs(count - len(before))
+
+
+def test_rescaled_even_maps_stay_even() -> None:
+    """Proves that doubling halves every interval, and that halving gives them back."""
+    four = shards.rescaled(shards.even_map(1, ["n1", "n2"]), 4)
+    assert four.lasts == shards.even_map(1, ["a", "b", "c", "d"]).lasts
+    assert four.nodes == ("n3", "n4", "n5", "n6")
+    assert shards.rescaled(four, 2).lasts == shards.even_map(1, ["a", "b"]).lasts

@@ -129,7 +129,9 @@ def test_hand_out_is_what_the_record_says_for_each_target() -> None:
     shard_map = even_map(1, ["a", "b", "c"])
     types = PLAN.datasets[0].row_type.types
     writes = Writes(0, WriteKind.PUT, (0, 1, 2), Batch.from_rows(types, [(7, "x", 1.5)]), [0], [3])
-    message = wire.hand_out_message(PLAN.name, handed_out(record(), ((), (writes,), ())), (1, 2))
+    message = wire.hand_out_message(
+        PLAN.name, handed_out(record(), ((), (writes,), ())), shard_map.version, (1, 2)
+    )
     arrived = sent(message)
     assert arrived == message and isinstance(arrived, HandOut)
     events = {target: event(target) for target, event in wire.hand_out_events(PLAN, shard_map, arrived)}
@@ -154,15 +156,15 @@ def test_nodes_write_to_clients_of_their_system_alone(inbox: str) -> None:
         Get(1, "p", 1, 0, 0, key, 0, inbox),
         AskChanges("p", 1, 0, 1, 1, inbox),
         wire.hand_out_message(
-            "p", handed_out(record(snapshots=(SnapshotWanted(1, (), inbox),)), ((),)), (0,)
+            "p", handed_out(record(snapshots=(SnapshotWanted(1, (), inbox),)), ((),)), 1, (0,)
         ),
         wire.hand_out_message(
-            "p", handed_out(record(subscriptions=(SubscriptionWanted(1, 1, (), 0, inbox),)), ((),)), (0,)
+            "p", handed_out(record(subscriptions=(SubscriptionWanted(1, 1, (), 0, inbox),)), ((),)), 1, (0,)
         ),
     ):
         with pytest.raises(MalformedMessage):
             wire.check_readers("s", message)
-    wire.check_readers("s", wire.hand_out_message("p", handed_out(record(), ((),)), (0,)))
+    wire.check_readers("s", wire.hand_out_message("p", handed_out(record(), ((),)), 1, (0,)))
 
 
 def test_epochs_far_ahead_are_refused() -> None:

@@ -1,0 +1,90 @@
+"""The commands that change what a running system has room for: `scale`, `drain`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dist_zero.cli.app import AsJson, BrokerUrl, SystemName, app
+from dist_zero_common.clock import RealClock
+from dist_zero_common.errors import OperatorError
+from dist_zero_common.protocol.messages import SystemStatus
+
+if TYPE_CHECKING:
+    from dist_zero.client.remote import RemoteSystem
+
+_LOOK_SECONDS = 1.0
+
+
+@app.command()
+def scale(
+    program: Annotated[str, typer.Argument(metavar="PROGRAM", help="A program that runs.")],
+    nodes: Annotated[int, typer.Option("--nodes", metavar="N", min=1, help="How many nodes it shall have.")],
+    system: SystemName = None,
+    broker: BrokerUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a program on another number of nodes, and wait until it does.
+
+    Its state is divided among them, or joined; clients wait meanwhile, and lose nothing.
+    """
+    from dist_zero.cli.system_commands import remote_of
+    from dist_zero.cli.systems import resolve
+
+    target = resolve(system, broker)
+    clock = RealClock()
+    started = clock.monotonic()
+    asyncio.run(remote_of(target).scale(program, nodes))
+    seconds = clock.monotonic() - started
+    if as_json:
+        typer.echo(json.dumps({"program": program, "nodes": nodes, "seconds": round(seconds, 3)}))
+    else:
+        typer.echo(f"{program} runs on {nodes} node{'s' if nodes > 1 else ''}, after {seconds:.1f} s")
+
+
+@app.command()
+def drain(
+    machine: Annotated[str, typer.Argument(metavar="MACHINE", help="A machine of the system.")],
+    undo: Annotated[bool, typer.Option("--undo", help="Let it run things again.")] = False,
+    system: SystemName = None,
+    broker: BrokerUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Move everything from a machine to the others, so that it can be taken away, and wait until that is done.
+
+    It takes nothing new until it is let (`--undo`), or another scheduler leads.
+    """
+    from dist_zero.cli.system_commands import remote_of
+    from dist_zero.cli.systems import resolve
+
+    target = resolve(system, broker)
+    parts = asyncio.run(_drain(target_machine=machine, drained=not undo, remote=remote_of(target)))
+    if as_json:
+        typer.echo(json.dumps({"machine": machine, "drained": not undo, "parts": parts}))
+    elif undo:
+        typer.echo(f"{machine} may run things again")
+    else:
+        typer.echo(f"{machine} runs nothing any more: it can be taken away")
+
+
+async def _drain(target_machine: str, drained: bool, remote: RemoteSystem) -> int:
+    """Ask for it, and wait until nothing runs there any more; returns how many parts of programs still do."""
+    status = await remote.drain(target_machine, drained)
+    while drained and (parts := _parts_on(status, target_machine)):
+        if sum(machine.ready for machine in status.machines if machine.machine != target_machine) == 0:
+            raise OperatorError(
+                f"{parts} parts of programs run on {target_machine}, and there is no other machine that is ready"
+            )
+        await asyncio.sleep(_LOOK_SECONDS)
+        status = await remote.status()
+    return _parts_on(status, target_machine)
+
+
+def _parts_on(status: SystemStatus, machine: str) -> int:
+    return sum(
+        [place.machine for place in program.nodes].count(machine) + (program.sequencer_machine == machine)
+        for program in status.programs
+    )

@@ -1,0 +1,136 @@
+"""Another number of nodes, and machines that are drained, while clients write, read and watch: nobody notices more than
+a pause."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from dist_zero.client.remote import RemoteSystem
+from dist_zero.system import SimulatedSystem
+from dist_zero_common.errors import RequestError
+from dist_zero_common.log import captured_events
+from dist_zero_common.sim.loop import run_simulation
+from dist_zero_common.sim.world import SimWorld
+from services.node_runner.sequencer_events import SequencerOptions
+from test.simulated.property_world import PROGRAMS, BusyRun, Cutter
+from test.simulated.test_recovery_simulated import unreliable
+
+
+def remote(system: SimulatedSystem, name: str) -> RemoteSystem:
+    """The system as the command line reaches it."""
+    connect = system.broker.connector(f"client-{name}")
+    return RemoteSystem("", system.name, system.clock, connect=connect, process=name)
+
+
+@dataclass
+class Scaler(Cutter):
+    """Asks for other numbers of nodes now and then."""
+
+    world: SimWorld
+    program: str
+    counts: list[int] = field(default_factory=list)
+
+    def watch_over(self, system: SimulatedSystem) -> None:
+        self.system = system
+
+    async def run(self) -> None:
+        rng = self.world.rng("scaler")
+        while True:
+            await asyncio.sleep(rng.choice((0.7, 3.0, 11.0)))
+            count = rng.randrange(1, 7)
+            await remote(self.system, f"scaler{len(self.counts)}").scale(self.program, count)
+            self.counts.append(count)
+
+
+def scaled_run(world: SimWorld, stages: int, nodes: int, transactions: int) -> tuple[BusyRun, Scaler]:
+    options = SequencerOptions(save_interval_seconds=0.5)
+    run = BusyRun(stages=stages, nodes=nodes, machines=3, transactions=transactions, options=options)
+    run.pauses = (0.0, 0.5, 5.0)
+    run.cutter = scaler = Scaler(world, PROGRAMS[stages].name)
+    return run, scaler
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_oracle_views_are_right_while_the_number_of_nodes_changes(seed: int) -> None:
+    """I1 and I2 at every epoch, and the watcher sees every epoch."""
+    world = SimWorld(30_000 + seed, ("calm", "faithful", "hostile")[seed % 3])
+    run, scaler = scaled_run(world, 1 + seed % 3, 1 + seed % 4, 60)
+    with captured_events() as events:
+        run.run(world).check()
+    assert len(scaler.counts) > 1
+    begun = [int(str(event["entries"])) for event in events if event["event"] == "node_begun"]
+    assert max(begun) > 0, "nobody took over any state"
+
+
+def test_oracle_bases_that_come_quickly_are_collected_one_after_the_other() -> None:
+    """Two collections at once, by one sequencer, took each other's knowledge of what follows what."""
+    run, _ = scaled_run(SimWorld(31_001, "hostile"), stages=2, nodes=2, transactions=120)
+    run.run(SimWorld(31_001, "hostile")).check()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(60))
+def test_oracle_long_views_are_right_while_the_number_of_nodes_changes(seed: int) -> None:
+    """The same over many seeds, and over a store that fails."""
+    world = unreliable(31_000 + seed) if seed % 3 == 0 else SimWorld(31_000 + seed, "hostile")
+    run, _ = scaled_run(world, 1 + seed % 3, 1 + seed % 4, 120)
+    run.run(world).check()
+
+
+def test_scaling_is_asked_for_and_refused() -> None:
+    """The client of a program finds its new nodes; asking for what is so changes nothing; what cannot be is refused,
+    with the reason."""
+    world = SimWorld(1, "faithful")
+
+    async def live() -> None:
+        simulated = SimulatedSystem(world, machines=2)
+        async with simulated as system, system.connect(PROGRAMS[3], nodes=2) as client:
+            await client.put("sales", [{"id": n, "shop": f"s{n % 5}", "amount": 1.0} for n in range(20)])
+            there = remote(simulated, "remote")
+            await there.scale("stages-3", 5)
+            assert len(await client.rows("per_shop")) == 5
+            for number in range(5):
+                got = await client.get("per_shop", f"s{number}")
+                assert got is not None and vars(got)["n"] == 4
+            assert len(client.placement.shard_map.nodes) == 5
+            before = client.placement
+            await there.scale("stages-3", 5)
+            assert client.placement == before
+            await there.scale("stages-3", 1)
+            await client.put("sales", {"id": 100, "shop": "s1", "amount": 1.0})
+            got = await client.get("per_shop", "s1")
+            assert got is not None and vars(got)["n"] == 5
+            with pytest.raises(RequestError, match="1 to 4096 nodes, not on 0"):
+                await there.scale("stages-3", 0)
+            with pytest.raises(RequestError, match="no program 'other' runs"):
+                await there.scale("other", 2)
+
+    run_simulation(live(), until_seconds=2_000)
+
+
+def test_a_drained_machine_runs_nothing_any_more() -> None:
+    """What it has moves to the others, and nothing comes back until it is let; a machine that nobody knows is named."""
+    world = SimWorld(2, "faithful")
+
+    async def live() -> None:
+        simulated = SimulatedSystem(world, machines=3)
+        async with simulated as system, system.connect(PROGRAMS[3], nodes=6) as client:
+            await client.put("sales", [{"id": n, "shop": f"s{n % 5}", "amount": 1.0} for n in range(20)])
+            there = remote(simulated, "remote")
+            await there.drain("m2")
+            await asyncio.sleep(20)
+            status = await there.status()
+            assert {place.machine for place in status.programs[0].nodes} == {"m1", "m3"}
+            assert next(machine.note for machine in status.machines if machine.machine == "m2") == "drained"
+            assert len(await client.rows("per_shop")) == 5
+            await there.drain("m2", drained=False)
+            await asyncio.sleep(30)
+            status = await there.status()
+            assert {place.machine for place in status.programs[0].nodes} == {"m1", "m2", "m3"}
+            with pytest.raises(RequestError, match=r"no machine 'm9'.*m1, m2, m3"):
+                await there.drain("m9")
+
+    run_simulation(live(), until_seconds=2_000)
