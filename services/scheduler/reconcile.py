@@ -182,6 +182,10 @@ def _decide_placements(desired: Desired, observed: Observed, now: float) -> Desi
                 program, _assigned(program, candidates, desired, observed, now), desired
             )
             candidates = feasible(desired, observed, now)
+    candidates = feasible(desired, observed, now)
+    for known in list(desired.programs.values()):  # of those that were placed just now, too
+        program = _with_times(known, candidates, desired, observed, now)
+        desired = desired if program is known else with_program(desired, program)
     return desired
 
 

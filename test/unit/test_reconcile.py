@@ -448,6 +448,11 @@ def test_a_scheduler_that_heard_nobody_blames_nobody() -> None:
 def test_a_new_scheduler_adopts_what_runs(machines: int, rng: random.Random) -> None:
     """It knows which programs shall run, and nothing of where they do. What runs whole goes on running, without a
     single command to start it; what does not is placed anew; and this scheduler can do all that the other could."""
+    check_adoption(machines, rng)
+
+
+def check_adoption(machines: int, rng: random.Random) -> None:
+    """One scheduler ends in the middle of everything, and another one takes over."""
     world = World(machines)
     chaos(world, rng, CHAOS_STEPS, deaths=True)
     world.submit("games", 3)
