@@ -221,7 +221,10 @@ class RunnerService:
                 raise MalformedMessage(
                     f"shard map {message.shard_map.version} of {message.program!r} is not that of its generation"
                 )
-            host = None  # it is told again when something of that generation runs here
+            if host.generation < message.generation:  # nothing of that is here, else there were a host for it
+                host.close()
+                del self._programs[message.program]
+            host = None
         known = self._placements.get(message.program)
         if known is None or known.version < message.version:
             self._placements[message.program] = message

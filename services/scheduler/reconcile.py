@@ -552,10 +552,9 @@ def _drop_strays(desired: Desired, observed: Observed, now: float) -> Iterator[S
 def _has_strays(seen: RunnerSeen, program: str, assignment: Assignment) -> bool:
     """Whether a runner has parts of a program that by now are elsewhere; a placement tells it so."""
     for (of, shard), node in seen.nodes.items():
-        if (
-            of == program
-            and shard < len(assignment.nodes)
-            and node.incarnation < assignment.nodes[shard].incarnation
+        if of == program and (
+            node.generation < assignment.placement.generation
+            or (shard < len(assignment.nodes) and node.incarnation < assignment.nodes[shard].incarnation)
         ):
             return True
     sequencer = seen.sequencers.get(program)

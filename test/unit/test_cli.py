@@ -194,7 +194,7 @@ def test_a_store_is_gone_on_from(shell: Shell) -> None:
     assert views(shell("run", "toy.py", "--store", "data", "--json")) == views(more)
     wider = shell("run", "toy.py", "--store", "data", "--json", "--nodes", "3")
     assert views(wider) == views(more)
-    assert json.loads(wider.out)["stats"]["nodes"] == 1 and "not on the 3 asked for" in wider.err
+    assert json.loads(wider.out)["stats"]["nodes"] == 1 and "not the 3 asked for" in wider.err
 
 
 def test_a_load_that_fails_says_what_was_written(shell: Shell) -> None:
