@@ -64,8 +64,11 @@ async def log_of(store: Store, program: str) -> list[LogRecord]:
     no base reaches them."""
     records, prefix = [], records_prefix(program)
     gone = store.objects.gone if isinstance(store, MemoryStore) else {}
-    before = [name for name in gone if name.startswith(prefix)]
-    for name in sorted(frozenset([*before, *await store.list(prefix)])):
+    listed = await store.list(prefix)
+    before = [
+        name for name in gone if name.startswith(prefix)
+    ]  # known last: what goes meanwhile is in one of both
+    for name in sorted(frozenset([*before, *listed])):
         data = (
             gone.get(name) or await store.read(name) or gone.get(name)
         )  # a slot filled again is none of the log
