@@ -29,6 +29,7 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from benchmarks.measure import Measurement, peak_rss_mb
 from benchmarks.system import Broker
+from dist_zero_common.allocation import keep_freed_memory
 from dist_zero_common.broker.base import Queue
 from dist_zero_common.broker.rabbitmq import connector
 from dist_zero_common.broker.topology import runner_inbox
@@ -167,6 +168,7 @@ async def _consume(job: _Job, pipe: Connection) -> None:
 
 
 def _mailbox(job: _Job, name: str) -> Mailbox:
+    keep_freed_memory()  # as every process of ours
     return Mailbox(connector(job.url, name), system=SYSTEM, sender=name, set_aside=lambda *_: None)
 
 

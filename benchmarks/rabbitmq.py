@@ -20,6 +20,7 @@ from benchmarks.measure import Figure, Measurement
 from benchmarks.system import Broker, System, Used, running_system
 from dist_zero.client.client import Client
 from dist_zero.client.writes import Transaction
+from dist_zero_common.allocation import keep_freed_memory
 
 ROWS_PER_TRANSACTION = 1_000
 BODY_BYTES, BODIES_PER_TRANSACTION, BODY_KEYS = 16 * 1024, 16, 100
@@ -101,6 +102,7 @@ def _with_system(
     broker: Broker, engine: str, run: Callable[[System, int], Coroutine[None, None, Measurement]]
 ) -> Measurement:
     nodes = int(engine.split()[0])
+    keep_freed_memory()  # as `dist-zero load` does
     with running_system(broker, nodes) as system:
         return asyncio.run(run(system, nodes))
 

@@ -9,16 +9,21 @@ makes e visible: `rows`, `get`, `errors` and `missed` answer as of the newest fi
 The result of a step depends on the state and on the *set* of rows that arrived, never on their order, the number of
 batches they came in, or who sent them. Deltas are consolidated before use. A row an expression fails on (overflow,
 division by zero, a cast) is left out, and is counted in the errors of the operator until it is retracted.
+
+What an executor knows can be saved when every stage has reached the same epoch, in the tables of `dist_zero/state.py`,
+and be loaded into another one, which then is to all appearances the one that was saved. `save` is a function of the
+state at the save before and of the sets of rows since; so whoever goes over the same epochs saves the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Plan
+from dist_zero.state import TableChange
 from dist_zero.types import Row
 from dist_zero_common.protocol.messages import ShardMap
 
@@ -87,4 +92,33 @@ class Executor(Protocol):
 
     def missed(self, dataset: int) -> int:
         """Updates and deletes of keys that were not there, on this node, up to the newest finished epoch."""
+        ...
+
+    def save(self, everything: bool) -> list[TableChange]:
+        """What changed since the last `save` or `load`, or all that there is, as of the newest finished epoch.
+
+        Called only when every stage has reached that epoch. Tables ascend, rows are in canonical order, and a table
+        in which nothing changed is not there. An executor that was neither saved nor loaded saves everything. What a
+        save says has to be kept: the next one goes on from there.
+        """
+        ...
+
+    def load(
+        self,
+        epoch: int,
+        saves: Iterable[Sequence[TableChange]],
+        keep: Callable[[int], bool] | None = None,
+        loose: bool = True,
+    ) -> None:
+        """Take in the state of a node as of `epoch`: a save of everything, and behind it, in order, the saves of
+        changes up to there. Then `epoch` is finished, and the next step is one of `epoch` + 1.
+
+        For an executor that took no step yet. One that replaces several nodes loads them one after another, all as of
+        the same epoch. `keep` says of a hash whether it belongs here, if not all do; `loose`, whether what belongs to
+        no hash does: exactly one successor of a node has to take that. Where state was divided or joined, the first
+        step may have something to say even of no input. A big change may come in pieces, several changes of one table
+        in a row, none of which has a key of another.
+
+        Raises `MalformedMessage` if this is not the state of this plan; then the executor is good for nothing.
+        """
         ...

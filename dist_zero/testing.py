@@ -60,10 +60,15 @@ _BOUNDS = _Bounds(until_seconds=3_600.0, events_max=20_000_000)
 
 
 async def log_of(store: Store, program: str) -> list[LogRecord]:
-    """Every record of a program's log, in order."""
-    records = []
-    for name in await store.list(records_prefix(program)):
-        data = await store.read(name)
+    """Every record of a program's log, in order: of a memory store that remembers, also those that were deleted since
+    no base reaches them."""
+    records, prefix = [], records_prefix(program)
+    gone = store.objects.gone if isinstance(store, MemoryStore) else {}
+    before = [name for name in gone if name.startswith(prefix)]
+    for name in sorted(frozenset([*before, *await store.list(prefix)])):
+        data = (
+            gone.get(name) or await store.read(name) or gone.get(name)
+        )  # a slot filled again is none of the log
         if data is None:
             raise StoreError(f"{name} was listed and is gone")
         records.append(decode(LogRecord, data))
@@ -191,7 +196,7 @@ class _Watched:
 
 
 async def _watched_run(program: Program, world: SimWorld, options: SeedOptions) -> _Watched:
-    objects = MemoryObjects()
+    objects = MemoryObjects(remembers=True)
     store = MemoryStore(objects, world)
     async with (
         SimulatedSystem(world, machines=options.machines, store=store) as system,

@@ -89,6 +89,7 @@ class VirtualOptions:
     rabbitmq_image: str
     broker_url: str = field(default="", repr=False)
     log_level: str = "info"
+    keep_log: bool = False
     cores: float | None = None
     memory_bytes: int | None = None
 
@@ -222,6 +223,7 @@ class VirtualSystem:
             logs=options.logs,
             owner=owner,
             log_level=options.log_level,
+            keep_log=options.keep_log,
             cores=options.cores,
             memory_bytes=options.memory_bytes,
         )

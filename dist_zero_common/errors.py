@@ -9,6 +9,7 @@ DistZeroError
 │   ├── SettingsError       a setting is missing or makes no sense
 │   ├── StoreError          the store failed or does not keep its promises
 │   │   └── LogDamaged      an object of a log is damaged or missing; asking again does not help
+│   │       └── BaseDamaged  a base cannot be used, and is marked: an older one may do
 │   │       └── CheckpointsDiffer  two incarnations of a node saved different states of one epoch
 │   └── BrokerError         the broker failed or is gone
 │       ├── ConnectionLost  the connection ended; whatever was in flight is unknown
@@ -57,6 +58,10 @@ class StoreError(OperatorError):
 
 class LogDamaged(StoreError):
     """An object of a program's log is damaged or missing; the message names it. Asking again does not help."""
+
+
+class BaseDamaged(LogDamaged):
+    """A base cannot be read, or what it refers to; it is marked, so that nobody begins there. An older one may do."""
 
 
 class CheckpointsDiffer(LogDamaged):

@@ -132,6 +132,12 @@ def _store(text: str) -> Path | str | None:
     return text
 
 
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in ("yes", "no"):
+        raise ValueError(text)
+    return text.lower() == "yes"
+
+
 def _log_level(text: str) -> str:
     if text.lower() not in LEVELS:
         raise ValueError(text)
@@ -245,6 +251,13 @@ class Settings:
         allowed="a text, or nothing",
         parse=str,
         secret=True,
+    )
+    keep_log: bool = _variable(
+        "DIST_ZERO_KEEP_LOG",
+        default="no",
+        meaning="Whether logs of programs are kept whole, also what no base reaches: to recompute views (--check).",
+        allowed="yes, no",
+        parse=_yes_or_no,
     )
     runner: str = _variable(
         "DIST_ZERO_RUNNER",

@@ -303,8 +303,9 @@ struct NodeWrites {
 struct HandOut {
   # Rows of stage 1 of an epoch for all targets of one runner; targets that are not in writes get
   # none. An epoch that is handed out again was in the log when the sequencer started: readers may
-  # have had it from nodes of an earlier generation, and hear of it only if they ask. All nodes have
-  # finished what is up to finished: nobody will ask for rows of those epochs again.
+  # have had it before, and hear of it only if they ask. base: the newest one; nobody will ask for
+  # rows of epochs up to there again. everything: what is saved at this epoch is all of the state,
+  # not just what changed.
 
   program @0 :Text;
   generation @1 :UInt64;
@@ -318,7 +319,8 @@ struct HandOut {
   subscriptions @9 :List(SubscriptionWanted);
   unsubscriptions @10 :List(UInt64);
   again @11 :Bool;
-  finished @12 :UInt64;
+  base @12 :UInt64;
+  everything @13 :Bool;
 }
 
 struct ExchangeBatch {
@@ -387,6 +389,49 @@ struct Done {
   epoch @4 :UInt64;
 }
 
+struct Saved {
+  # The node's state as of this epoch is in the store. changed_bytes: what was written for it;
+  # state_bytes: what its state took when it was last written as a whole, 0 if it never was here.
+
+  program @0 :Text;
+  generation @1 :UInt64;
+  mapVersion @2 :UInt32;
+  shard @3 :UInt32;
+  epoch @4 :UInt64;
+  changedBytes @5 :UInt64;
+  stateBytes @6 :UInt64;
+}
+
+struct Begun {
+  # The node has begun, at this epoch, which is a base: whoever has rows for it of later ones sends
+  # them (again).
+
+  program @0 :Text;
+  generation @1 :UInt64;
+  mapVersion @2 :UInt32;
+  shard @3 :UInt32;
+  epoch @4 :UInt64;
+}
+
+struct RowsGone {
+  # What shard asker asked for is of an epoch that the base has passed, so nobody keeps it: begin
+  # again at the newest base.
+
+  program @0 :Text;
+  generation @1 :UInt64;
+  mapVersion @2 :UInt32;
+  epoch @3 :UInt64;
+  asker @4 :UInt32;
+}
+
+struct ReaderLost {
+  # Nobody reads this inbox of a client's any more: its subscriptions end.
+
+  program @0 :Text;
+  generation @1 :UInt64;
+  inbox @2 :Text;
+}
+
 # ---- the control plane --------------------------------------------------------------------------------
 
 struct RunnerStatus {
@@ -428,7 +473,8 @@ struct StopRunner {
 }
 
 struct NodeStatus {
-  # A node as its runner sees it; halted: empty, or why it stands still.
+  # A node as its runner sees it; halted: empty, or why it stands still. rewind: it would go on in a
+  # new generation.
 
   program @0 :Text;
   generation @1 :UInt64;
@@ -437,11 +483,12 @@ struct NodeStatus {
   incarnation @4 :UInt64;
   finishedEpoch @5 :UInt64;
   halted @6 :Text;
+  rewind @7 :Bool;
 }
 
 struct SequencerStatus {
-  # A sequencer as its runner sees it: the newest epoch in the log, and the newest that every node
-  # has finished.
+  # A sequencer as its runner sees it: the newest epoch in the log, the newest that every node has
+  # finished, and the newest base. rewind: it would go on in a new generation.
 
   program @0 :Text;
   incarnation @1 :UInt64;
@@ -450,6 +497,8 @@ struct SequencerStatus {
   epoch @4 :UInt64;
   finishedEpoch @5 :UInt64;
   halted @6 :Text;
+  rewind @7 :Bool;
+  base @8 :UInt64;
 }
 
 struct RunnerReport {
@@ -672,6 +721,10 @@ struct Message {
     systemStatus @38 :SystemStatus;
     askRows @39 :AskRows;
     askDone @40 :AskDone;
+    saved @41 :Saved;
+    begun @42 :Begun;
+    rowsGone @43 :RowsGone;
+    readerLost @44 :ReaderLost;
   }
 }
 
@@ -704,7 +757,8 @@ struct RecordedTransaction {
 struct LogRecord {
   # One epoch. incarnation is the sequencer's that wrote it; time_us is UTC and never goes back.
   # expired are the sessions that end here because they were idle for too long, measured between
-  # record times.
+  # record times. save: every node saves its state as of this epoch, with everything all of it, else
+  # what changed since the last time. begins: this record opens its generation, at that base.
 
   epoch @0 :UInt64;
   timeUs @1 :Int64;
@@ -718,16 +772,59 @@ struct LogRecord {
   snapshots @9 :List(SnapshotWanted);
   subscriptions @10 :List(SubscriptionWanted);
   unsubscriptions @11 :List(UInt64);
+  everything @12 :Bool;
+  begins @13 :BaseId;
+}
+
+struct BaseId {
+  # Which base: of its generation, at its epoch.
+
+  generation @0 :UInt64;
+  epoch @1 :UInt64;
+}
+
+struct BaseSession {
+  # A session as of a base. request, reply_to and opened_at: who asked for it, and the number that was
+  # committed then. numbers, epochs and hashes (16 bytes each): of its newest transactions.
+
+  session @0 :UInt64;
+  client @1 :Text;
+  committed @2 :UInt64;
+  usedUs @3 :Int64;
+  request @4 :UInt64;
+  replyTo @5 :Text;
+  openedAt @6 :UInt64;
+  numbers @7 :List(UInt64);
+  epochs @8 :List(UInt64);
+  hashes @9 :Data;
+}
+
+struct CheckpointId {
+  # The saved state of a node: of which node, as of which epoch, and in which generation it was written.
+
+  node @0 :Text;
+  epoch @1 :UInt64;
+  generation @2 :UInt64;
 }
 
 struct Base {
-  # Where a program's log begins: base 0 holds the program and its first shard map.
+  # A state to begin at, and what a sequencer has to know of the log up to there: base 0 holds the
+  # program and its first shard map, and no state. A base belongs to a generation; the first one of a
+  # generation is a copy of the one that its opening record names. checkpoints: by shard, none at
+  # epoch 0. saves: how many of them in a row, this one included, hold only what changed; by shard,
+  # how much those hold, and how much the one before them, which holds everything.
 
   epoch @0 :UInt64;
   generation @1 :UInt64;
   timeUs @2 :Int64;
   shardMap @3 :ShardMap;
   graph @4 :Data;
+  checkpoints @5 :List(CheckpointId);
+  sessions @6 :List(BaseSession);
+  subscriptions @7 :List(SubscriptionWanted);
+  saves @8 :UInt32;
+  changedBytes @9 :List(UInt64);
+  stateBytes @10 :List(UInt64);
 }
 
 struct TableBlob {

@@ -23,6 +23,7 @@ from typing import Any
 
 import uvloop
 
+from dist_zero_common.allocation import keep_freed_memory
 from dist_zero_common.broker.base import Connect
 from dist_zero_common.broker.rabbitmq import connector
 from dist_zero_common.clock import Clock, RealClock
@@ -94,6 +95,7 @@ def main(service: str, serve: Serve, missing: Callable[[Settings], list[str]], *
     `missing` says what of the settings it cannot do without. `log_name` is what its log files are called, if not
     `service`.
     """
+    keep_freed_memory()
     try:
         settings = load_settings()
         if wanting := missing(settings):

@@ -5,6 +5,8 @@ A test that says how many examples it wants itself has that many in both.
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -23,6 +25,13 @@ settings.register_profile(
 settings.register_profile(
     "long", deadline=None, max_examples=2_000, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+def pytest_configure() -> None:
+    """A script that runs tests in its background has Ctrl-C ignored, by them and by all that they start; but it is
+    sent on purpose here."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -42,6 +42,7 @@ class Wanted:
     program: str
     log_dir: str
     log_level: str
+    keep_log: bool
     store: str
     image: str
     rabbitmq_image: str
@@ -123,6 +124,7 @@ class _Keeper:
             rabbitmq_image=wanted.rabbitmq_image,
             broker_url=wanted.broker_url,
             log_level=wanted.log_level,
+            keep_log=wanted.keep_log,
             cores=wanted.cores,
             memory_bytes=wanted.memory_bytes,
         )

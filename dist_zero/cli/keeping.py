@@ -40,6 +40,7 @@ def wanted_system(
     broker: str | None,
     sources: Path | None = None,
     source_broker: str | None = None,
+    keep_log: bool = False,
 ) -> Wanted:
     """What to ask a keeper for. `broker` is an address, or `NEW_BROKER`, or None for what AMQP_URL says; `sources` is
     the program's file, if it has sources to be bridged.
@@ -59,6 +60,7 @@ def wanted_system(
         program=program,
         log_dir=str(settings.log_directory.absolute()),
         log_level=settings.log_level,
+        keep_log=keep_log or settings.keep_log,
         store=str(store.absolute()) if store is not None else "",
         image=settings.image,
         rabbitmq_image=settings.rabbitmq_image,

@@ -14,6 +14,7 @@ from rich.text import Text
 from dist_zero.cli import bridge, commands, system_commands, up
 from dist_zero.cli.app import BUG, OK, OPERATOR_ERROR, USER_ERROR, app
 from dist_zero.cli.render import console_for
+from dist_zero_common.allocation import keep_freed_memory
 from dist_zero_common.errors import DistZeroError, InternalError, OperatorError, SimulationError, UserError
 from dist_zero_common.log import open_log
 from dist_zero_common.settings import load_settings
@@ -24,6 +25,7 @@ COMMANDS = (commands, up, bridge, system_commands)
 
 def main() -> None:
     """The entry point: runs a command, and turns errors into one message and an exit code."""
+    keep_freed_memory()
     sys.exit(_main())
 
 

@@ -33,6 +33,7 @@ from dist_zero.program import Program
 from dist_zero.system import SimulatedSystem
 from dist_zero.testing import log_of, recomputed_differences
 from dist_zero_common.errors import DataError, RequestError, first_error
+from dist_zero_common.protocol.messages import LogRecord
 from dist_zero_common.settings import load_settings
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
@@ -159,7 +160,15 @@ def _row_file(program: Program, dataset: str, path: Path, options: RunOptions) -
 
 async def _live(program: Program, options: RunOptions, world: SimWorld, loader: _Loader) -> _Outcome:
     """In a simulation."""
-    async with SimulatedSystem(world, machines=options.machines, store=options.store) as system:
+    from services.node_runner.sequencer_events import SequencerOptions
+
+    collects = not (options.check or load_settings().keep_log)
+    async with SimulatedSystem(
+        world,
+        machines=options.machines,
+        store=options.store,
+        sequencer=SequencerOptions(collects=collects),
+    ) as system:
         outcome = await _shown(program, options, system, system.store, loader)
         return replace(outcome, machines=options.machines, virtual_seconds=system.clock.monotonic())
 
@@ -189,6 +198,7 @@ def _run_virtual(program: Program, options: RunOptions, loader: _Loader, started
         source_broker=checked_url(options.source_broker, "--source-broker")
         if options.source_broker
         else None,
+        keep_log=options.check,
     )
 
     async def work(keeping: Keeping) -> _Outcome:
@@ -293,7 +303,7 @@ async def _shown(
         snapshot = await client.snapshot(*_wanted(program, options))
         differences = None
         if options.check and store is not None:
-            log = await log_of(store, program.name)
+            log = await _whole_log(store, program)
             differences = recomputed_differences(
                 program.graph(),
                 client.plan,
@@ -304,6 +314,17 @@ async def _shown(
             )
         nodes = len(client.placement.shard_map.nodes)
         return _Outcome(snapshot, loader.loaded, client.note, nodes, options.machines, differences)
+
+
+async def _whole_log(store: Store, program: Program) -> list[LogRecord]:
+    """The program's log, if it is there from its beginning: what no base reaches may have been deleted."""
+    log = await log_of(store, program.name)
+    if log and log[0].epoch > 1:
+        raise RequestError(
+            f"--check recomputes views from the log, and the store keeps that of {program.name!r} from epoch"
+            f" {log[0].epoch:,} on: what was before is in its bases. It is kept whole where DIST_ZERO_KEEP_LOG=yes"
+        )
+    return log
 
 
 def _wanted(program: Program, options: RunOptions) -> tuple[str, ...]:

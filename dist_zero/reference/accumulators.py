@@ -24,7 +24,8 @@ does not fit 64 bits fails.
     min, max       nothing, or 0x01 and the value: bool 1 byte; int, datetime, decimal, enum 8 bytes; float
                    8 bytes; text as UTF-8, bytes as they are
 
-all little-endian. For minimum and maximum the final phase keeps a multiset of its nodes' values.
+all little-endian. For minimum and maximum the final phase keeps a multiset of its nodes' values. In saved state their
+values stand one by one, as columns of their type, with their counts.
 """
 
 from __future__ import annotations
@@ -190,8 +191,11 @@ class FloatSum:
         self.positive_infinity += counts[1] * weight
         self.negative_infinity += counts[2] * weight
         self.nan += counts[3] * weight
-        self._refine(FLOAT_SCALE)
-        self._total += _decode_total(data[_FLOAT_COUNTS.size :]) * weight
+        total = _decode_total(data[_FLOAT_COUNTS.size :])
+        if total:
+            unused = min((total & -total).bit_length() - 1, FLOAT_SCALE)
+            self._refine(max(self._scale, FLOAT_SCALE - unused))
+            self._total += ((total >> unused) * weight) << (self._scale - FLOAT_SCALE + unused)
 
     def result(self) -> float | None:
         """The sum or the mean; null of no values."""
@@ -230,28 +234,31 @@ class FloatSum:
 
 
 class Extreme:
-    """The smallest or the largest value of a multiset."""
+    """The smallest or the largest value of a multiset. `touched`: which values changed, if anybody wants to know."""
 
-    __slots__ = ("_counts", "_dtype", "_largest", "_order", "_ordered")
+    __slots__ = ("_dtype", "_largest", "_order", "_ordered", "counts", "touched")
 
     def __init__(self, dtype: DataType, largest: bool) -> None:
         self._dtype = dtype.required()
         self._largest = largest
-        self._counts: dict[Any, int] = {}
+        self.counts: dict[Any, int] = {}
+        self.touched: dict[Any, None] | None = None
         self._ordered: SortedItems[Any] = SortedItems()
         # Only NaN is out of order: it is behind all numbers.
         self._order = order_key(self._dtype) if dtype.kind is Kind.FLOAT else None
 
     def add(self, value: Any, weight: int) -> None:
         """Take in `weight` copies of `value`."""
-        count = self._counts.get(value)
+        if self.touched is not None:
+            self.touched[value] = None
+        count = self.counts.get(value)
         if count is None:
-            self._counts[value] = weight
+            self.counts[value] = weight
             self._ordered.add(self._order(value) if self._order else value)
         elif count + weight:
-            self._counts[value] = count + weight
+            self.counts[value] = count + weight
         else:
-            del self._counts[value]
+            del self.counts[value]
             self._ordered.remove(self._order(value) if self._order else value)
 
     def merge(self, data: bytes, weight: int) -> None:

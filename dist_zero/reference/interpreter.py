@@ -9,7 +9,7 @@ its rows go.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from dist_zero.batch import Batch, Writes
@@ -17,17 +17,21 @@ from dist_zero.compiler import plan as plans
 from dist_zero.compiler.plan import Operator, Plan
 from dist_zero.executor import ErrorCount, Parcel
 from dist_zero.hashing import hasher, key_hash
+from dist_zero.reference import kept as keeping
 from dist_zero.reference import operators
 from dist_zero.reference.aggregate import Reduce
+from dist_zero.reference.functions import ScalarFailure
 from dist_zero.reference.join import Join
+from dist_zero.reference.kept import Kept, KeptZSet
 from dist_zero.reference.operators import Context, Delta, Failures, OperatorState, by_key, consolidated
-from dist_zero.reference.scalar import Scalars
+from dist_zero.reference.scalar import Scalars, compile_tuple
 from dist_zero.reference.source import Source, View, sorted_batch
 from dist_zero.reference.top import Top
 from dist_zero.shards import owner
+from dist_zero.state import TableChange, error_places, shows_a_part, state_tables, value_place
 from dist_zero.types import Row, RowType
 from dist_zero.zset import ZSet
-from dist_zero_common.errors import MalformedMessage
+from dist_zero_common.errors import InternalError, MalformedMessage
 from dist_zero_common.protocol.messages import ShardMap
 
 _EMPTY_KEY_HASH = key_hash((), ())
@@ -57,9 +61,32 @@ class Interpreter:
         self._unstarted = {o.id for o in plan.operators if isinstance(o, plans.Reduce) and not o.keys}
         self._waiting: dict[int, dict[int, Delta]] = {}
         self._waiting_failures: dict[int, dict[int, Failures]] = {}
-        self._errors: dict[int, dict[tuple[str, str], int]] = {}
+        self._places = {
+            number: [compile_tuple(place) for place in places]
+            for number, places in error_places(plan).items()
+        }
+        self._errors = {number: KeptZSet() for number in self._places}
         self._waiting_missed: dict[int, dict[int, int]] = {}
         self._missed = dict.fromkeys(self._sources, 0)
+        self._tables = state_tables(plan)
+        self._settle = [state.settle for state in self._states.values()]
+        kept = self._kept_by_name()
+        self._kept = [kept[table.name] for table in self._tables]
+        self._tracked = self._stepped = self._broken = False
+        self._loaded: int | None = None
+
+    def _kept_by_name(self) -> dict[str, Kept]:
+        """Everything there is to save, by the names of the tables."""
+        kept: dict[str, Kept] = {}
+        for number, source in self._sources.items():
+            name = self.plan.datasets[number].name
+            kept[f"dataset/{name}"], kept[f"missed/{name}"] = source.kept, source.missed
+        for number, view in self._views.items():
+            kept[f"view/{self.plan.views[number].name}"] = view.kept
+        for number, state in self._states.items():
+            kept.update({f"operator/{number}/{what}": table for what, table in state.kept().items()})
+        kept.update({f"errors/{number}": errors for number, errors in self._errors.items()})
+        return kept
 
     def step(
         self,
@@ -71,6 +98,9 @@ class Interpreter:
         shard: int,
     ) -> list[Parcel]:
         """Run one stage of one epoch."""
+        if self._broken:
+            raise InternalError("an executor goes on that could not load its state")
+        self._stepped = True
         deltas = self._waiting.pop(epoch, {})
         self._receive(stage, arrived, deltas)
         owns_empty_key = owner(shards, _EMPTY_KEY_HASH) == shard
@@ -87,7 +117,7 @@ class Interpreter:
                     context = Context(self._failures(epoch, operator), owns_empty_key)
                     deltas[operator.id] = self._states[operator.id].apply(inputs, context)
         if stage == 1:
-            self._waiting_missed[epoch] = {number: source.missed for number, source in self._sources.items()}
+            self._waiting_missed[epoch] = {n: source.missed_count for n, source in self._sources.items()}
         parcels = self._send(epoch, stage, deltas, shards)
         waiting = {n: delta for n, delta in deltas.items() if delta and self._last_use[n] > stage}
         if waiting:
@@ -97,13 +127,8 @@ class Interpreter:
     def finish(self, epoch: int) -> dict[int, Batch]:
         """Make `epoch` visible. Returns what changed, by view number, without empty ones."""
         for number, failures in self._waiting_failures.pop(epoch, {}).items():
-            counts = self._errors.setdefault(number, {})
-            for reason, example, weight in failures:
-                count = counts.get((reason, example), 0) + weight
-                if count:
-                    counts[reason, example] = count
-                else:
-                    counts.pop((reason, example), None)
+            if failures.found:
+                self._errors[number].add(consolidated(failures.found).items())
         self._missed = self._waiting_missed.pop(epoch)
         changed = {number: view.finish(epoch) for number, view in self._views.items()}
         return {number: batch for number, batch in changed.items() if batch is not None}
@@ -122,8 +147,9 @@ class Interpreter:
         for number in sorted(self._views[view].errors_of):
             label = self.plan.operators[number].label
             reasons: dict[str, list[tuple[str, int]]] = {}
-            for (reason, example), count in self._errors.get(number, {}).items():
-                reasons.setdefault(reason, []).append((example, count))
+            if number in self._errors:
+                for (*_, reason, example), count in self._errors[number].weights.items():
+                    reasons.setdefault(reason, []).append((example, count))
             for reason in sorted(reasons):
                 smallest = min(example for example, _ in reasons[reason])
                 total = sum(count for _, count in reasons[reason])
@@ -133,6 +159,53 @@ class Interpreter:
     def missed(self, dataset: int) -> int:
         """Updates and deletes of keys that were not there, on this node, up to the newest finished epoch."""
         return self._missed[dataset]
+
+    def save(self, everything: bool) -> list[TableChange]:
+        """What changed since the last save or load, or all that there is."""
+        if self._waiting or self._waiting_failures or self._waiting_missed or self._is_behind():
+            raise InternalError(
+                "state is saved when every stage has reached the same epoch, and one is ahead"
+            )
+        tracked = self._tracked and not everything
+        pairs = zip(self._tables, self._kept, strict=True)
+        changes = [keeping.change_of(n, table, kept, tracked) for n, (table, kept) in enumerate(pairs)]
+        self._track()
+        return [change for change in changes if change is not None]
+
+    def _is_behind(self) -> bool:
+        return any(view.waits for view in self._views.values())
+
+    def _track(self) -> None:
+        """From now on, note what is touched."""
+        for kept in self._kept:
+            kept.track()
+        self._tracked = True
+
+    def load(
+        self,
+        epoch: int,
+        saves: Iterable[Sequence[TableChange]],
+        keep: Callable[[int], bool] | None = None,
+        loose: bool = True,
+    ) -> None:
+        """Take in the state of a node as of `epoch`."""
+        if self._stepped or self._broken or self._loaded not in (None, epoch):
+            raise InternalError("state is loaded before the first step, all of it as of one epoch")
+        self._broken = True
+        state = keeping.folded(self._tables, saves)
+        first, self._loaded = self._loaded is None, epoch
+        try:
+            for table, kept, entries in zip(self._tables, self._kept, state, strict=True):
+                kept.take(keeping.chosen(table, entries, keep, loose, first))
+            unsettled = [
+                number for number, settle in zip(self._states, self._settle, strict=True) if settle()
+            ]
+        except ScalarFailure as failure:
+            raise MalformedMessage(f"saved state has a row that is left out: {failure}") from None
+        self._unstarted.update(unsettled)
+        self._missed = {number: source.missed_count for number, source in self._sources.items()}
+        self._track()
+        self._broken = False
 
     def _receive(self, stage: int, arrived: Sequence[tuple[int, Batch]], deltas: dict[int, Delta]) -> None:
         """Put what arrived where the exchanges' consumers look for it."""
@@ -144,7 +217,10 @@ class Interpreter:
 
     def _failures(self, epoch: int, operator: Operator) -> Failures:
         """Where an operator reports the rows of an epoch that it leaves out."""
-        return self._waiting_failures.setdefault(epoch, {}).setdefault(operator.id, [])
+        waiting = self._waiting_failures.setdefault(epoch, {})
+        if operator.id not in waiting:
+            waiting[operator.id] = Failures(self._places.get(operator.id, ()))
+        return waiting[operator.id]
 
     def _send(self, epoch: int, stage: int, deltas: dict[int, Delta], shards: ShardMap) -> list[Parcel]:
         """What the exchanges into the next stage send, in ascending (shard, exchange)."""
@@ -208,8 +284,8 @@ _STATES: dict[type[Operator], Callable[[Any, Plan], OperatorState]] = {
     plans.FlatMap: lambda o, plan: operators.FlatMap(o, _input_types(o, plan)),
     plans.Window: lambda o, plan: operators.Window(o, _input_types(o, plan)),
     plans.Join: lambda o, plan: Join(o, _input_types(o, plan)),
-    plans.Reduce: lambda o, plan: Reduce(o, _input_types(o, plan)),
-    plans.Top: lambda o, plan: Top(o, _input_types(o, plan)),
+    plans.Reduce: lambda o, plan: Reduce(o, _input_types(o, plan), value_place(plan, o)),
+    plans.Top: lambda o, plan: Top(o, _input_types(o, plan), shows_a_part(plan, o)),
     plans.Distinct: lambda _, __: operators.Distinct(),
     plans.Union: lambda _, __: operators.Union(),
     plans.Difference: lambda _, __: operators.Difference(),

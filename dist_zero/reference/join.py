@@ -7,18 +7,22 @@ The other part of an outer join, and all of a semi or anti join, are rows of *on
 according to whether they have partners. Without a condition all rows of a key have the same partners, and one
 look at the other side's group before and after tells. With a condition every row counts its partners (the sum
 of their weights). A row whose key has a null in it has no partner, so nothing of it is kept.
+
+Saved are the rows of both sides. Where rows count their partners, loading counts them again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from dist_zero.compiler import plan
 from dist_zero.reference.functions import ScalarFailure
-from dist_zero.reference.operators import Context, Delta, Failures, by_key, report
+from dist_zero.reference.kept import Kept, KeptGroups
+from dist_zero.reference.operators import Context, Delta, Failures, Pair, by_key, report
 from dist_zero.reference.scalar import Scalars
 from dist_zero.types import Row, RowType
 from dist_zero.zset import ZSet, add_into, add_pairs
+from dist_zero_common.errors import MalformedMessage
 
 _NOTHING: Mapping[Row, int] = {}
 _Change = Mapping[Row, int]
@@ -38,11 +42,13 @@ class Join:
             key=Scalars(operator.left_key, left_type),
             shown_if_matched={"left": False, "outer": False, "anti": False, "semi": True}.get(how),
             render=(lambda row: row + no_right) if self._show_pairs else (lambda row: row),
+            place=0,
         )
         self._right = _Side(
             key=Scalars(operator.right_key, right_type),
             shown_if_matched={"right": False, "outer": False}.get(how),
             render=lambda row: no_left + row,
+            place=1,
         )
         both = RowType(left_type.names + right_type.names, left_type.types + right_type.types)
         self._condition = Scalars((condition,), both) if condition is not None else None
@@ -61,6 +67,36 @@ class Join:
                     self._condition, key, left_change, right_change, out, context.failures
                 )
         return out
+
+    def kept(self) -> dict[str, Kept]:
+        """Both sides' rows."""
+        return {"left": self._left.rows, "right": self._right.rows}
+
+    def settle(self) -> bool:
+        """Count the partners of the rows of the keys that were loaded."""
+        loaded = {**self._left.loaded, **self._right.loaded}
+        self._left.loaded, self._right.loaded = {}, {}
+        if self._condition is not None and (self._left.counts or self._right.counts):
+            for key in loaded:
+                self._count_partners(self._condition, key)
+        return False
+
+    def _count_partners(self, condition: Scalars, key: Row) -> None:
+        """Count the partners of all rows of a key anew. What fails is no match, and was reported in its time."""
+        left: dict[Row, int] = {}
+        right: dict[Row, int] = {}
+        rights = self._right.groups.get(key, _NOTHING).items()
+        for row, weight in self._left.groups.get(key, _NOTHING).items():
+            for other, times in rights:
+                try:
+                    matches = condition.evaluate(row + other)[0]
+                except ScalarFailure:
+                    continue
+                if matches:
+                    left[row] = left.get(row, 0) + times
+                    right[other] = right.get(other, 0) + weight
+        self._left.set_partners(key, left)
+        self._right.set_partners(key, right)
 
     def _apply_plain(self, key: Row, left: _Change, right: _Change, out: Delta) -> None:
         left_matched = key in self._right.groups
@@ -118,20 +154,26 @@ class _Side:
 
     `shown_if_matched`: whether rows are shown alone when they have partners (True: semi), when they have none
     (False: outer, anti), or never (None). `render` makes the output row of such a row. `groups` never holds
-    an empty group.
+    an empty group. `loaded`: keys of which rows were loaded. `place`: which input this is.
     """
 
-    def __init__(self, key: Scalars, shown_if_matched: bool | None, render: Callable[[Row], Row]) -> None:
+    def __init__(
+        self, key: Scalars, shown_if_matched: bool | None, render: Callable[[Row], Row], place: int
+    ) -> None:
         self.groups: dict[Row, ZSet] = {}
+        self.rows = KeptGroups(self.groups.get, self.groups.values, self._take)
+        self.loaded: dict[Row, None] = {}
+        self.counts = shown_if_matched is not None
         self._partners: dict[Row, ZSet] = {}
         self._key = key
+        self._place = place
         self._shown_if_matched = shown_if_matched
         self._render = render
 
     def changes(self, delta: Delta, failures: Failures, out: Delta) -> dict[Row, ZSet]:
         """The delta by key. Rows with a null in their key go to `out` at once, if such rows are shown."""
         changes: dict[Row, ZSet] = {}
-        for key, pair in by_key(delta, self._key, failures):
+        for key, pair in by_key(delta, self._key, failures, self._place):
             if None in key:
                 if self._shown_if_matched is False:
                     out.append((self._render(pair[0]), pair[1]))
@@ -141,7 +183,26 @@ class _Side:
                 add_pairs(change, (pair,))
             else:
                 change[pair[0]] = pair[1]
+        if self.rows.keys is not None:
+            for key, change in changes.items():
+                self.rows.note(change, key)
         return changes
+
+    def _take(self, entries: Iterable[Pair]) -> None:
+        """Take in saved rows."""
+        for row, weight in entries:
+            key = self._key.evaluate(row)
+            if None in key:
+                raise MalformedMessage("the saved state of a join has a row without a key")
+            self.add(key, {row: weight})
+            self.loaded[key] = None
+
+    def set_partners(self, key: Row, partners: ZSet) -> None:
+        """Say how many partners each row of a key has."""
+        if self.counts:
+            self._partners[key] = {row: count for row, count in partners.items() if count}
+            if not self._partners[key]:
+                del self._partners[key]
 
     def add(self, key: Row, change: _Change) -> None:
         """Take the change of one key into the state."""

@@ -11,20 +11,37 @@ No operator depends on the order of the pairs, nor on whether they were consolid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from dist_zero.compiler import plan
 from dist_zero.reference.functions import ScalarFailure
+from dist_zero.reference.kept import Kept, KeptZSet
 from dist_zero.reference.scalar import Scalars, compile_scalar, example_text, referenced_columns
 from dist_zero.types import DATETIME_MAX_US, DATETIME_MIN_US, Row, RowType
 from dist_zero.zset import ZSet
 
 Pair = tuple[Row, int]
 Delta = list[Pair]
-Failures = list[tuple[str, str, int]]
-"""(reason, example, weight) of rows that were left out."""
+
+
+class Failures:
+    """The rows that one operator leaves out in one epoch: `found` has what is kept of each, with its weight.
+
+    That is the values of where the row is, the reason and an example. `places` compute the first of a row, of each
+    kind that the operator may leave out: `dist_zero/state.py`, `error_places`.
+    """
+
+    __slots__ = ("_places", "found")
+
+    def __init__(self, places: Sequence[Callable[[Row], Row]]) -> None:
+        self._places = places
+        self.found: Delta = []
+
+    def add(self, failure: tuple[str, str], row: Row, weight: int, kind: int = 0) -> None:
+        """Count a row that is left out for this (reason, example)."""
+        self.found.append((self._places[kind](row) + failure, weight))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +61,27 @@ class OperatorState(Protocol):
         """The change of the output that these changes of the inputs make."""
         ...
 
+    def kept(self) -> dict[str, Kept]:
+        """The tables of its state by the last part of their names."""
+        ...
+
+    def settle(self) -> bool:
+        """Compute the rest of the state from what its tables have taken in. Whether the next `apply` will have
+        something to say, even of no input. Raises `MalformedMessage`."""
+        ...
+
+
+class Stateless:
+    """An operator that keeps nothing."""
+
+    def kept(self) -> dict[str, Kept]:
+        """No tables."""
+        return {}
+
+    def settle(self) -> bool:
+        """Nothing to do."""
+        return False
+
 
 def consolidated(delta: Delta) -> ZSet:
     """The Z-set that a delta means. This is `zset.consolidate`, quicker where few rows cancel."""
@@ -57,13 +95,12 @@ def consolidated(delta: Delta) -> ZSet:
     return {row: weight for row, weight in total.items() if weight} if 0 in total.values() else total
 
 
-def report(failures: Failures, scalars: Scalars, pair: Pair) -> None:
+def report(failures: Failures, scalars: Scalars, pair: Pair, kind: int = 0) -> None:
     """Count a row on which one of `scalars` fails."""
-    reason, example = scalars.failure(pair[0])
-    failures.append((reason, example, pair[1]))
+    failures.add(scalars.failure(pair[0]), *pair, kind)
 
 
-class Filter:
+class Filter(Stateless):
     """Rows for which the predicate is true."""
 
     def __init__(self, operator: plan.Filter, input_types: Sequence[RowType]) -> None:
@@ -85,7 +122,7 @@ class Filter:
         return passed
 
 
-class Project:
+class Project(Stateless):
     """Each row's scalars."""
 
     def __init__(self, operator: plan.Project, input_types: Sequence[RowType]) -> None:
@@ -105,7 +142,7 @@ class Project:
         return projected
 
 
-class FlatMap:
+class FlatMap(Stateless):
     """Each row with each alternative behind it; a row on which any of them fails is left out altogether."""
 
     def __init__(self, operator: plan.FlatMap, input_types: Sequence[RowType]) -> None:
@@ -127,7 +164,7 @@ class FlatMap:
         return mapped
 
 
-class Window:
+class Window(Stateless):
     """Each row once per window that contains its time."""
 
     def __init__(self, operator: plan.Window, input_types: Sequence[RowType]) -> None:
@@ -153,7 +190,7 @@ class Window:
             bounds = self._windows(at)
             if bounds and (bounds[0][0] < DATETIME_MIN_US or bounds[-1][1] > DATETIME_MAX_US):
                 example = example_text(self._input_type, self._columns, row)
-                context.failures.append(("out of range", example, weight))
+                context.failures.add(("out of range", example), row, weight)
                 continue
             windowed += [(row + bound, weight) for bound in bounds]
         return windowed
@@ -165,7 +202,7 @@ class Window:
         return [(n * every, n * every + size) for n in range(first, last + 1)]
 
 
-class Union:
+class Union(Stateless):
     """The sum of the inputs."""
 
     def apply(self, inputs: Sequence[Delta], _context: Context) -> Delta:
@@ -177,36 +214,55 @@ class Distinct:
     """Every row that is there, once."""
 
     def __init__(self) -> None:
-        self._weights: ZSet = {}
+        self._rows = KeptZSet()
 
     def apply(self, inputs: Sequence[Delta], _context: Context) -> Delta:
         """Rows that came and rows that went."""
         changes: Delta = []
-        for row, weight in consolidated(inputs[0]).items():
-            before, after = _change(self._weights, row, weight)
+        delta = consolidated(inputs[0])
+        self._rows.note(delta)
+        for row, weight in delta.items():
+            before, after = _change(self._rows.weights, row, weight)
             if before != after:
                 changes.append((row, after - before))
         return changes
+
+    def kept(self) -> dict[str, Kept]:
+        """The rows."""
+        return {"rows": self._rows}
+
+    def settle(self) -> bool:
+        """Nothing to do."""
+        return False
 
 
 class Difference:
     """Every row that the left input has and the right one has not, once."""
 
     def __init__(self) -> None:
-        self._left: ZSet = {}
-        self._right: ZSet = {}
+        self._left, self._right = KeptZSet(), KeptZSet()
 
     def apply(self, inputs: Sequence[Delta], _context: Context) -> Delta:
         """Rows that came and rows that went."""
         left, right = consolidated(inputs[0]), consolidated(inputs[1])
+        self._left.note(left)
+        self._right.note(right)
         changes: Delta = []
         for row in left | right:
-            left_before, left_after = _change(self._left, row, left.get(row, 0))
-            right_before, right_after = _change(self._right, row, right.get(row, 0))
+            left_before, left_after = _change(self._left.weights, row, left.get(row, 0))
+            right_before, right_after = _change(self._right.weights, row, right.get(row, 0))
             before, after = left_before and not right_before, left_after and not right_after
             if before != after:
                 changes.append((row, after - before))
         return changes
+
+    def kept(self) -> dict[str, Kept]:
+        """Both sides' rows."""
+        return {"left": self._left, "right": self._right}
+
+    def settle(self) -> bool:
+        """Nothing to do."""
+        return False
 
 
 def _change(weights: ZSet, row: Row, weight: int) -> tuple[bool, bool]:
@@ -220,8 +276,8 @@ def _change(weights: ZSet, row: Row, weight: int) -> tuple[bool, bool]:
     return before > 0, after > 0
 
 
-def by_key(delta: Delta, key: Scalars, failures: Failures) -> list[tuple[Row, Pair]]:
-    """The pairs with their keys, without those whose key fails."""
+def by_key(delta: Delta, key: Scalars, failures: Failures, kind: int = 0) -> list[tuple[Row, Pair]]:
+    """The pairs with their keys, without those whose key fails, which are reported as of this kind."""
     evaluate = key.evaluate
     if not key.fallible:
         return [(evaluate(pair[0]), pair) for pair in delta]
@@ -230,5 +286,5 @@ def by_key(delta: Delta, key: Scalars, failures: Failures) -> list[tuple[Row, Pa
         try:
             keyed.append((evaluate(pair[0]), pair))
         except ScalarFailure:
-            report(failures, key, pair)
+            report(failures, key, pair, kind)
     return keyed

@@ -7,10 +7,11 @@ from operator import itemgetter
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler import plan
+from dist_zero.reference.kept import Kept, KeptByKey, KeptZSet
 from dist_zero.reference.operators import Delta, consolidated
 from dist_zero.reference.ordering import canonical_order
 from dist_zero.types import DataType, Row, picker
-from dist_zero.zset import ZSet, add_pairs
+from dist_zero.zset import ZSet
 from dist_zero_common.errors import RequestError
 from dist_zero_common.protocol.messages import WriteKind
 
@@ -24,8 +25,9 @@ class Source:
     """The rows of a dataset whose keys this node owns."""
 
     def __init__(self, operator: plan.Source) -> None:
-        self.missed = 0
-        self._rows: dict[Row, Row] = {}
+        self.missed = KeptZSet()
+        self.kept = KeptByKey(operator.key or ())
+        self._rows = self.kept.rows
         self._key_size = len(operator.key or ())
         self._key_of = picker(operator.key) if operator.key is not None else None
 
@@ -35,6 +37,7 @@ class Source:
             return [(row, 1) for writes in batches for row in writes.batch.rows()]
         rows = self._rows
         before: dict[Row, Row | None] = {}
+        missed = 0
         for _, _, writes, values in _in_order(batches):
             kind = writes.kind
             key = self._key_of(values) if kind is WriteKind.PUT else values[: self._key_size]
@@ -44,18 +47,28 @@ class Source:
             if kind is WriteKind.PUT:
                 rows[key] = values
             elif old is None:
-                self.missed += 1
+                missed += 1
             elif kind is WriteKind.DELETE:
                 del rows[key]
             else:
                 rows[key] = _updated(old, writes.columns, values)
+        if missed:
+            self.missed.add([((), missed)])
         return self._changes(before)
+
+    @property
+    def missed_count(self) -> int:
+        """Updates and deletes of keys that were not there."""
+        return self.missed.weights.get((), 0)
 
     def _changes(self, before: dict[Row, Row | None]) -> Delta:
         changes: Delta = []
+        touched = self.kept.keys
         for key, old in before.items():
             new = self._rows.get(key)
             if old != new:
+                if touched is not None:
+                    touched[key] = ()
                 if old is not None:
                     changes.append((old, -1))
                 if new is not None:
@@ -93,8 +106,8 @@ class View:
         self.errors_of = operator.errors_of
         self._types = operator.row_type.types
         self._key_of = picker(operator.key) if operator.key is not None else None
-        self._rows: ZSet = {}
-        self._by_key: dict[Row, Row] = {}
+        self._bag, self._keyed = KeptZSet(), KeptByKey(operator.key or ())
+        self._by_key = self._keyed.rows
         self._waiting: dict[int, Delta] = {}
 
     def wait(self, epoch: int, delta: Delta) -> None:
@@ -108,7 +121,7 @@ class View:
         if not changes:
             return None
         if self._key_of is None:
-            add_pairs(self._rows, changes.items())
+            self._bag.add(changes.items())
         else:
             self._replace(changes)
         return sorted_batch(self._types, changes)
@@ -116,7 +129,7 @@ class View:
     def rows(self) -> Batch:
         """All rows."""
         if self._key_of is None:
-            return Batch.from_zset(self._types, self._rows)
+            return Batch.from_zset(self._types, self._bag.weights)
         return Batch.from_rows(self._types, list(self._by_key.values()))
 
     def get(self, key: Row) -> Row | None:
@@ -125,10 +138,21 @@ class View:
             raise RequestError("this view has no key, so there is nothing to get a row by")
         return self._by_key.get(key)
 
+    @property
+    def kept(self) -> Kept:
+        """The rows, as they are saved."""
+        return self._bag if self._key_of is None else self._keyed
+
+    @property
+    def waits(self) -> bool:
+        """Whether there are changes that are not visible yet."""
+        return bool(self._waiting)
+
     def _replace(self, changes: ZSet) -> None:
         """Change the rows of a keyed view, of which each is there once: what goes, goes first."""
         key_of = self._key_of
         assert key_of is not None
+        self._keyed.note(map(key_of, changes))
         for row, weight in changes.items():
             if weight < 0:
                 del self._by_key[key_of(row)]

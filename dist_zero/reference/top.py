@@ -3,16 +3,21 @@ before.
 
 A change costs the logarithm of the group's size, and if it is among the first places, their number; however large the
 group is.
+
+Saved are the rows, and of a top that sees a part of its group also those that it has shown: they are what the top
+behind it holds of this node, and after shards were divided or joined they need not be the first any more. The first
+step after that says the difference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from dist_zero.compiler import plan
 from dist_zero.reference.functions import ScalarFailure
-from dist_zero.reference.operators import Context, Delta, Failures, consolidated, report
+from dist_zero.reference.kept import Kept, KeptGroups
+from dist_zero.reference.operators import Context, Delta, Failures, Pair, consolidated, report
 from dist_zero.reference.ordering import SortedItems, sort_key
 from dist_zero.reference.scalar import Scalars
 from dist_zero.types import Row, RowType
@@ -42,7 +47,7 @@ class _Group:
 class Top:
     """See `ops.Top`."""
 
-    def __init__(self, operator: plan.Top, input_types: Sequence[RowType]) -> None:
+    def __init__(self, operator: plan.Top, input_types: Sequence[RowType], shows_a_part: bool) -> None:
         types = input_types[0].types
         self._count, self._rank = operator.count, operator.rank
         self._group_size = len(operator.per)
@@ -52,21 +57,31 @@ class Top:
             (place, sort_key(types[place], False)) for place in operator.tie
         ]
         self._groups: dict[Row, _Group] = {}
+        self._rows = KeptGroups(
+            self._weights_of, lambda: (g.weights for g in self._groups.values()), self._take
+        )
+        self._shown = KeptGroups(
+            self._shown_of, lambda: (g.shown for g in self._groups.values()), self._take_shown
+        )
+        self._shows_a_part = shows_a_part
+        self._loaded: dict[Row, None] = {}
+        self._unsettled: dict[Row, _Group] = {}
 
     def apply(self, inputs: Sequence[Delta], context: Context) -> Delta:
         """The change of the groups' first rows."""
-        touched: dict[Row, _Group] = {}
+        touched, self._unsettled = self._unsettled, {}
         # What goes, goes first: the new version of a row may sort where the old one still is.
         changed = sorted(consolidated(inputs[0]).items(), key=lambda pair: pair[1] > 0)
+        noted = self._rows.keys
         for pair in changed:
             located = self._locate(pair[0], pair[1], context.failures)
             if located is not None:
                 per, entry = located
-                group = self._groups.get(per)
-                if group is None:
-                    group = self._groups[per] = _Group()
+                group = self._group(per)
                 if group.last is None or not group.last < entry[0]:
                     touched[per] = group
+                if noted is not None:
+                    noted[pair[0]] = per
                 _change(group, entry, pair[1])
         changes: Delta = []
         for per, group in touched.items():
@@ -78,15 +93,66 @@ class Top:
             group.shown = shown
             if not group.weights:
                 del self._groups[per]
+        if self._shows_a_part:
+            self._shown.note([row for row, _ in changes])
         return changes
+
+    def kept(self) -> dict[str, Kept]:
+        """The rows, and what is shown of a part."""
+        return {"rows": self._rows, "shown": self._shown} if self._shows_a_part else {"rows": self._rows}
+
+    def settle(self) -> bool:
+        """Show the first rows of the groups that were loaded; a part shows what it has shown, until the next step."""
+        for per in self._loaded:
+            group = self._groups[per]
+            first, group.last = self._first(group)
+            if not self._shows_a_part:
+                group.shown = first
+            elif group.shown != first:
+                self._unsettled[per] = group
+            else:
+                self._unsettled.pop(per, None)
+        self._loaded = {}
+        return bool(self._unsettled)
+
+    def _weights_of(self, per: Row) -> ZSet | None:
+        group = self._groups.get(per)
+        return None if group is None else group.weights
+
+    def _shown_of(self, per: Row) -> ZSet | None:
+        group = self._groups.get(per)
+        return None if group is None else group.shown
+
+    def _take(self, entries: Iterable[Pair]) -> None:
+        """Take in saved rows."""
+        for row, weight in entries:
+            per, entry = self._placed(row)
+            _change(self._group(per), entry, weight)
+            self._loaded[per] = None
+
+    def _take_shown(self, entries: Iterable[Pair]) -> None:
+        """Take in rows that were shown; a top that sees a part has one group."""
+        for pair in entries:
+            add_pairs(self._group(()).shown, (pair,))
+            self._loaded[()] = None
+
+    def _group(self, per: Row) -> _Group:
+        group = self._groups.get(per)
+        if group is None:
+            group = self._groups[per] = _Group()
+        return group
 
     def _locate(self, row: Row, weight: int, failures: Failures) -> tuple[Row, _Entry] | None:
         """The group of a row and its entry there, or None if an expression fails on it."""
         try:
-            values = self._scalars.evaluate(row)
+            return self._placed(row)
         except ScalarFailure:
             report(failures, self._scalars, (row, weight))
             return None
+
+    def _placed(self, row: Row) -> tuple[Row, _Entry]:
+        """The group of a row and its entry there; raises `ScalarFailure`."""
+        values = self._scalars.evaluate(row)
         size = self._group_size
         order = [key(value) for key, value in zip(self._order, values[size:], strict=True)]
         order += [key(row[place]) for place, key in self._tie]

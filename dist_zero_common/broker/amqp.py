@@ -8,6 +8,7 @@ message costs a tenth of the time (figures in docs/broker.md).
 
 `Wire` cuts the bytes that come into frames. Those of channel 0 it hands on to aio-pika's stream, noting on the way what
 the broker says about the whole connection (blocked, why it closed it); those of other channels go to their `Channel`.
+Bodies are not copied on the way: a channel gets the pieces in which they come, and joins them once.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ _LONGEST_PUBLISH = 6
 #: Small pieces are written together, up to so many bytes.
 _JOINED_BYTES_MAX = 64 * 1024
 #: How much may wait in the socket's own buffer, which is copied at each write.
-_WRITTEN_BYTES_MAX = 1024 * 1024
+_WRITTEN_BYTES_MAX = 64 * 1024
 
 
 class Refused(BrokerError):
@@ -83,7 +84,11 @@ class Wire(asyncio.StreamReaderProtocol):
         self.on_lost: Callable[[str], None] | None = None
         self._reader = reader  # which would end the connection if it were collected
         self._socket: asyncio.Transport | None = None
-        self._buffer = bytearray()
+        self._begun = b""
+        """The beginning of a frame that has not come whole."""
+        self._body_of: Channel | None = None
+        self._body_left = 0
+        """How much of a frame with a piece of a body is still to come, its last byte included, and for whom."""
         self._out: deque[bytes] = deque()
         self._full = False
         self._clock = loop.time
@@ -112,23 +117,40 @@ class Wire(asyncio.StreamReaderProtocol):
         if now - self._heartbeat_shown > _HEARTBEAT_SHOWN_SECONDS and self.channels:
             self._heartbeat_shown = now
             super().data_received(_HEARTBEAT)
-        buffer = self._buffer
-        buffer += data
-        start, size = 0, len(buffer)
-        with memoryview(buffer) as view:
-            while size - start >= _FRAME_OVERHEAD:
-                kind, number, length = _FRAME.unpack_from(buffer, start)
-                end = start + length + _FRAME_OVERHEAD
-                if end > size:
-                    break
-                if number == 0:
-                    self._on_connection_frame(bytes(view[start:end]))
-                else:
-                    channel = self.channels.get(number)
-                    if channel is not None:
-                        channel.on_frame(kind, bytes(view[start + _FRAME.size : end - 1]))
+        if self._begun:
+            data, self._begun = self._begun + data, b""
+        view = memoryview(data)
+        start, size = 0, len(data)
+        while start < size:
+            if self._body_left:
+                end = min(start + self._body_left, size)
+                self._on_body(view[start:end])
                 start = end
-        del buffer[:start]
+                continue
+            if size - start < _FRAME.size:
+                break
+            kind, number, length = _FRAME.unpack_from(data, start)
+            channel = self.channels.get(number)
+            if kind == _BODY:
+                self._body_of, self._body_left = channel, length + 1
+                start += _FRAME.size
+                continue
+            end = start + length + _FRAME_OVERHEAD
+            if end > size:
+                break
+            if number == 0:
+                self._on_connection_frame(bytes(view[start:end]))
+            elif channel is not None:
+                channel.on_frame(kind, bytes(view[start + _FRAME.size : end - 1]))
+            start = end
+        self._begun = bytes(view[start:])
+
+    def _on_body(self, piece: memoryview) -> None:
+        self._body_left -= len(piece)
+        if not self._body_left:
+            piece = piece[:-1]  # the mark at the end of the frame
+        if piece and self._body_of is not None and self._body_of.ended is None:
+            self._body_of.on_body(piece)
 
     def eof_received(self) -> bool | None:
         self._end("the broker ended the connection")
@@ -248,7 +270,7 @@ class Channel:
         self._unconfirmed: dict[int, _Unconfirmed] = {}
         self._content: tuple[bytes, int, bool, str] | None = None  # method, tag, redelivered, reason
         self._header = b""
-        self._body: list[bytes] = []
+        self._body: list[memoryview] = []
         self._body_missing = 0
 
     def waits(self) -> bool:
@@ -284,18 +306,24 @@ class Channel:
         message_id = b"%d" % number
         # Class 60, weight 0, size, flags (there are a delivery mode and a message id), their values.
         header = struct.pack(">HHQHBB", 60, 0, len(body), 0x1080, _TRANSIENT, len(message_id)) + message_id
-        pieces = [route, _FRAME.pack(_HEADER, self.number, len(header)), header, _END]
         piece_bytes_max = self._wire.frame_bytes_max - _FRAME_OVERHEAD
-        if len(body) <= piece_bytes_max:
-            if body:
-                pieces += (_FRAME.pack(_BODY, self.number, len(body)), body, _END)
-        else:
-            with memoryview(body) as view:
-                for start in range(0, len(body), piece_bytes_max):
-                    piece = view[start : start + piece_bytes_max]
-                    pieces += (_FRAME.pack(_BODY, self.number, len(piece)), bytes(piece), _END)
+        view = memoryview(body)
+        pieces: list[bytes | memoryview] = [
+            route,
+            _FRAME.pack(_HEADER, self.number, len(header)),
+            header,
+            _END,
+        ]
+        if body:
+            pieces += self._frame(view[:piece_bytes_max])
         self._wire.send(b"".join(pieces))
+        for start in range(piece_bytes_max, len(body), piece_bytes_max):
+            self._wire.send(b"".join(self._frame(view[start : start + piece_bytes_max])))
         return confirm
+
+    def _frame(self, piece: memoryview) -> tuple[bytes, memoryview, bytes]:
+        """A piece of a body, with what goes before and behind it."""
+        return _FRAME.pack(_BODY, self.number, len(piece)), piece, _END
 
     def route_to(self, exchange: str, queue: str) -> bytes:
         """What a publish to this queue begins with."""
@@ -346,19 +374,21 @@ class Channel:
     # -- what comes ----------------------------------------------------------------------------------------------
 
     def on_frame(self, kind: int, payload: bytes) -> None:
-        """A frame of this channel, in the order of the wire."""
-        if kind == _BODY:
-            self._body.append(payload)
-            self._body_missing -= len(payload)
-            if self._body_missing <= 0:
-                self._on_content(self._body[0] if len(self._body) == 1 else b"".join(self._body))
-        elif kind == _HEADER:
+        """A frame of this channel, in the order of the wire, but for those with bodies."""
+        if kind == _HEADER:
             self._header, self._body = payload, []
             self._body_missing = _U64.unpack_from(payload, 4)[0]
             if self._body_missing == 0:
                 self._on_content(b"")
         elif kind == _METHOD:
             self._on_method(payload[:4], payload)
+
+    def on_body(self, piece: memoryview) -> None:
+        """A piece of the body of the message whose header came before."""
+        self._body.append(piece)
+        self._body_missing -= len(piece)
+        if self._body_missing <= 0:
+            self._on_content(b"".join(self._body))
 
     def _on_method(self, method: bytes, payload: bytes) -> None:
         if method == _DELIVER:

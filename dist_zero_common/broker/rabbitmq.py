@@ -536,6 +536,7 @@ class _Link:
         self.wire = wire
         self.address = address
         self._connection = connection
+        self._transport = connection.transport
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod
@@ -569,8 +570,7 @@ class _Link:
             self.abort()
             return
         self.wire.flush(whatever_waits=True)
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(self._connection.close(), _CLOSE_SECONDS)
+        await self._close_connection()
         self.wire.abort()
         for _ in range(_LAST_TURNS):
             await asyncio.sleep(0)
@@ -582,11 +582,24 @@ class _Link:
 
     async def _finish(self) -> None:
         try:
-            with contextlib.suppress(Exception):
-                await asyncio.wait_for(self._connection.close(), _CLOSE_SECONDS)
+            await self._close_connection()
         finally:
             for _ in range(_LAST_TURNS):
                 await asyncio.sleep(0)
+
+    async def _close_connection(self) -> None:
+        """Let aio-pika end its part, for so long and no longer. A close of its that is cancelled, as by the end of the
+        loop, waits for a callback, which may have been cancelled before it began: then nobody would ever end."""
+        closing = asyncio.ensure_future(self._connection.close())
+        try:
+            await asyncio.wait((closing,), timeout=_CLOSE_SECONDS)
+        finally:
+            if not closing.done():
+                closing.cancel()
+                if self._transport is not None:
+                    self._transport.close_callback.finished.set()
+            elif not closing.cancelled():
+                closing.exception()  # it is closed all the same
 
 
 class _Connection(aio_pika.Connection):

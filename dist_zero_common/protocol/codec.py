@@ -18,12 +18,12 @@ from __future__ import annotations
 import struct
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import capnp
 
 import schemas
-from dist_zero_common.checksum import xxh64
+from dist_zero_common.checksum import xxh64, xxh64_of_all
 from dist_zero_common.errors import InternalError, MalformedMessage
 from dist_zero_common.protocol.messages import (
     ENVELOPE_BYTES_MAX,
@@ -59,7 +59,7 @@ def encode(value: object) -> bytes:
         codecs().of_class(cls).write(builder, value)
     except (capnp.KjException, TypeError, ValueError, OverflowError, AttributeError, LookupError) as e:
         raise InternalError(f"{cls.__name__} does not fit its schema: {_reason(e)}") from e
-    data = seal(builder.to_bytes())
+    data = seal(*_pieces(builder))
     if len(data) > size_max(cls):
         raise InternalError(f"a {cls.__name__} of {len(data)} bytes: at most {size_max(cls)} are allowed")
     return data
@@ -91,9 +91,10 @@ def size_max(cls: type) -> int:
     return STORED_BYTES_MAX if cls in _STORED else ENVELOPE_BYTES_MAX
 
 
-def seal(data: bytes) -> bytes:
-    """`data` behind its length and checksum."""
-    return b"".join((_SEAL.pack(_MAGIC, FORMAT_VERSION, len(data), xxh64(data)), data))
+def seal(*pieces: bytes) -> bytes:
+    """The pieces, one behind the other, behind their length and checksum."""
+    size = sum(map(len, pieces))
+    return b"".join((_SEAL.pack(_MAGIC, FORMAT_VERSION, size, xxh64_of_all(pieces)), *pieces))
 
 
 def unseal(data: bytes) -> memoryview:
@@ -111,6 +112,16 @@ def unseal(data: bytes) -> memoryview:
     if xxh64(body) != checksum:
         raise MalformedMessage("bad checksum")
     return body
+
+
+def _pieces(builder: Any) -> list[bytes]:
+    """What `to_bytes` of the library returns, in pieces that were copied once (it copies twice): the number of segments
+    less one and the words of each, as 32-bit numbers filled up to whole words, then the segments."""
+    segments: list[bytes] = builder.to_segments()
+    table = [len(segments) - 1, *(len(segment) // 8 for segment in segments)]
+    if len(table) % 2:
+        table.append(0)
+    return [struct.pack(f"<{len(table)}I", *table), *segments]
 
 
 @cache

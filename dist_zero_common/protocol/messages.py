@@ -354,9 +354,9 @@ class NodeWrites:
 class HandOut:
     """`Rows` of stage 1 of an epoch for all `targets` of one runner; targets that are not in `writes` get none.
 
-    An epoch that is `again` handed out was in the log when the sequencer started: readers may have had it from nodes of
-    an earlier generation, and hear of it only if they ask. All nodes have finished what is up to `finished`: rows of
-    those epochs will not be asked for."""
+    An epoch that is `again` handed out was in the log when the sequencer started: readers may have had it before, and
+    hear of it only if they ask. `base`: the newest one; nobody will ask for rows of epochs up to there again.
+    `everything`: what is saved at this epoch is all of the state, not just what changed."""
 
     program: str
     generation: int
@@ -370,7 +370,8 @@ class HandOut:
     subscriptions: tuple[SubscriptionWanted, ...]
     unsubscriptions: tuple[int, ...]
     again: bool
-    finished: int
+    base: int
+    everything: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,6 +446,52 @@ class Done:
     epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The node's state as of this epoch is in the store. `changed_bytes`: what was written for it; `state_bytes`: what
+    its state took when it was last written as a whole, 0 if it never was here."""
+
+    program: str
+    generation: int
+    map_version: int
+    shard: int
+    epoch: int
+    changed_bytes: int
+    state_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The node has begun, at this epoch, which is a base: whoever has rows for it of later ones sends them (again)."""
+
+    program: str
+    generation: int
+    map_version: int
+    shard: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowsGone:
+    """What shard `asker` asked for is of an epoch that the base has passed, so nobody keeps it: begin again at the
+    newest base."""
+
+    program: str
+    generation: int
+    map_version: int
+    epoch: int
+    asker: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderLost:
+    """Nobody reads this inbox of a client's any more: its subscriptions end."""
+
+    program: str
+    generation: int
+    inbox: str
+
+
 # ---- the control plane -------------------------------------------------------------------------------------
 
 
@@ -492,7 +539,8 @@ class StopRunner:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """A node as its runner sees it; `halted`: empty, or why it stands still."""
+    """A node as its runner sees it; `halted`: empty, or why it stands still. `rewind`: it would go on in a new
+    generation."""
 
     program: str
     generation: int
@@ -501,11 +549,13 @@ class NodeStatus:
     incarnation: int
     finished_epoch: int
     halted: str
+    rewind: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SequencerStatus:
-    """A sequencer as its runner sees it: the newest epoch in the log, and the newest that every node has finished."""
+    """A sequencer as its runner sees it: the newest epoch in the log, the newest that every node has finished, and the
+    newest base. `rewind`: it would go on in a new generation."""
 
     program: str
     incarnation: int
@@ -514,6 +564,8 @@ class SequencerStatus:
     epoch: int
     finished_epoch: int
     halted: str
+    rewind: bool = False
+    base: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -749,6 +801,10 @@ Message = (
     | SystemStatus
     | AskRows
     | AskDone
+    | Saved
+    | Begun
+    | RowsGone
+    | ReaderLost
 )
 
 
@@ -785,7 +841,9 @@ class RecordedTransaction:
 @dataclass(frozen=True, slots=True)
 class LogRecord:
     """One epoch. `incarnation` is the sequencer's that wrote it; `time_us` is UTC and never goes back. `expired` are
-    the sessions that end here because they were idle for too long, measured between record times."""
+    the sessions that end here because they were idle for too long, measured between record times. `save`: every node
+    saves its state as of this epoch, with `everything` all of it, else what changed since the last time. `begins`: this
+    record opens its generation, at that base."""
 
     epoch: int
     time_us: int
@@ -799,17 +857,66 @@ class LogRecord:
     snapshots: tuple[SnapshotWanted, ...]
     subscriptions: tuple[SubscriptionWanted, ...]
     unsubscriptions: tuple[int, ...]
+    everything: bool = False
+    begins: BaseId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BaseId:
+    """Which base: of its generation, at its epoch."""
+
+    generation: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class BaseSession:
+    """A session as of a base. `request`, `reply_to` and `opened_at`: who asked for it, and the number that was
+    committed then. `numbers`, `epochs` and `hashes` (16 bytes each): of its newest transactions."""
+
+    session: int
+    client: str
+    committed: int
+    used_us: int
+    request: int
+    reply_to: str
+    opened_at: int
+    numbers: tuple[int, ...]
+    epochs: tuple[int, ...]
+    hashes: bytes
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class CheckpointId:
+    """The saved state of a node: of which node, as of which epoch, and in which generation it was written."""
+
+    node: str
+    epoch: int
+    generation: int
+
+    def __str__(self) -> str:
+        return f"{self.node} at epoch {self.epoch} in generation {self.generation}"
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """Where a program's log begins: base 0 holds the program and its first shard map."""
+    """A state to begin at, and what a sequencer has to know of the log up to there: base 0 holds the program and its
+    first shard map, and no state. A base belongs to a generation; the first one of a generation is a copy of the one
+    that its opening record names. `checkpoints`: by shard, none at epoch 0. `saves`: how many of them in a row, this
+    one included, hold only what changed; by shard, how much those hold, and how much the one before them, which holds
+    everything."""
 
     epoch: int
     generation: int
     time_us: int
     shard_map: ShardMap
     graph: bytes
+    checkpoints: tuple[CheckpointId, ...] = ()
+    sessions: tuple[BaseSession, ...] = ()
+    subscriptions: tuple[SubscriptionWanted, ...] = ()
+    saves: int = 0
+    changed_bytes: tuple[int, ...] = ()
+    state_bytes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,10 @@ have left behind. And whoever finds an object there syncs its directory before s
 linked it may have died before it could. Where one of them is root and the others are not, what root makes
 belongs to the owner of the store's directory.
 
+A large object is a record of the log, which is read once, by the one that has just written it, and then not until
+somebody recovers: the system is told to forget its pages, so that the next record gets those, and other files keep
+theirs. (Where the machine is a virtual one, pages that nobody has used for some seconds may cost more than the disk.)
+
 Syncing takes milliseconds, so it is done in one thread beside the loop, in the order of the calls. Where
 there are no threads (in a simulation) it is done in the loop: `threads=False`.
 """
@@ -47,6 +51,7 @@ _LOCK_NAME = "+lock"
 _TEMPORARY_NAME = "+temporary"
 _SHARED_MARK = "shared"
 _CREATE_ATTEMPTS = 100
+_LARGE = 2**18
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full: make room, nothing was lost",
@@ -151,7 +156,11 @@ class DirectoryStore:
 
     def _read(self, name: str) -> bytes | None:
         try:
-            return self._path_of(name).read_bytes()
+            with open(self._path_of(name), "rb", buffering=0) as file:
+                data = file.readall()
+                if len(data) >= _LARGE and hasattr(os, "posix_fadvise"):
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                return data
         except FileNotFoundError:
             return None
 

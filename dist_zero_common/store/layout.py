@@ -1,6 +1,7 @@
 """Names every object in the store, as `broker/topology.py` names every queue.
 
-    programs/<program>/base/<epoch>      where a program's log begins (`Base`)
+    programs/<program>/base/<generation>-<epoch>     a state to begin at (`Base`)
+    programs/<program>/damaged/<generation>-<epoch>  a base that cannot be used, and why
     programs/<program>/log/<epoch>       the record of one epoch (`LogRecord`)
     programs/<program>/checkpoints/<node>/<epoch>-<generation>
                                          the state of a node at an epoch (`CheckpointManifest`)
@@ -18,21 +19,10 @@ Numbers are padded with zeros, so that names sort as numbers do.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from dist_zero_common.protocol.messages import CheckpointId
 
 _CHECKPOINT = re.compile(r"([^/]+)/(\d{20})-(\d{10})(?:\.(\d{6}))?(?:=\d)?\Z")
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class CheckpointId:
-    """Which checkpoint of a program: of which node, at which epoch, written in which generation."""
-
-    node: str
-    epoch: int
-    generation: int
-
-    def __str__(self) -> str:
-        return f"{self.node} at epoch {self.epoch} in generation {self.generation}"
 
 
 def bases_prefix(program: str) -> str:
@@ -40,9 +30,20 @@ def bases_prefix(program: str) -> str:
     return f"programs/{program}/base/"
 
 
-def base_name(program: str, epoch: int) -> str:
-    """A program's base at `epoch`."""
-    return f"{bases_prefix(program)}{epoch:020d}"
+def base_name(program: str, epoch: int, generation: int = 0) -> str:
+    """The base of a generation of a program at `epoch`. The names of later generations sort behind those of earlier
+    ones."""
+    return f"{bases_prefix(program)}{generation:020d}-{epoch:020d}"
+
+
+def damaged_prefix(program: str) -> str:
+    """What the names of all marks on damaged bases of a program begin with."""
+    return f"programs/{program}/damaged/"
+
+
+def damaged_name(program: str, epoch: int, generation: int) -> str:
+    """The mark that a base is damaged."""
+    return f"{damaged_prefix(program)}{generation:020d}-{epoch:020d}"
 
 
 def records_prefix(program: str) -> str:
@@ -118,3 +119,9 @@ def aside_name(process: str, digest: str) -> str:
 def number_of(name: str) -> int:
     """The number at the end of an object's name."""
     return int(name.rsplit("/", 1)[1])
+
+
+def generation_and_epoch_of(name: str) -> tuple[int, int]:
+    """The two numbers at the end of the name of a base or of a mark on one."""
+    generation, _, epoch = name.rsplit("/", 1)[1].partition("-")
+    return int(generation), int(epoch)

@@ -14,11 +14,15 @@ from dist_zero_common.store.names import checked_object_name
 
 
 class MemoryObjects:
-    """What several `MemoryStore`s share, as several clients of one real store would."""
+    """What several `MemoryStore`s share, as several clients of one real store would.
 
-    def __init__(self) -> None:
+    With `remembers`, what is deleted is in `gone`, for those who look from outside and want to know all that was."""
+
+    def __init__(self, *, remembers: bool = False) -> None:
         self.data: dict[str, bytes] = {}
         self.names: list[str] = []  # sorted
+        self.gone: dict[str, bytes] = {}
+        self._remembers = remembers
 
     def create(self, name: str, data: bytes) -> Created:
         if name in self.data:
@@ -35,7 +39,10 @@ class MemoryObjects:
         return self.names[first:last]
 
     def delete(self, name: str) -> None:
-        if self.data.pop(name, None) is not None:
+        data = self.data.pop(name, None)
+        if data is not None:
+            if self._remembers:
+                self.gone.setdefault(name, data)
             del self.names[bisect.bisect_left(self.names, name)]
 
 

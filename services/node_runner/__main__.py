@@ -23,6 +23,7 @@ from services.entry import (
 from services.machine_agent.launchers.in_process import InProcessLauncher
 from services.machine_agent.machine import this_machine
 from services.machine_agent.service import AgentService
+from services.node_runner.sequencer_events import SequencerOptions
 from services.node_runner.service import RunnerService
 from services.progress import Watched
 
@@ -88,6 +89,7 @@ async def _run_runner(process: Process, store: Store, machine: str, runner: str,
         store=store,
         clock=process.clock,
         log=process.log,
+        options=SequencerOptions(collects=not settings.keep_log),
     )
     inbox = runner_inbox(settings.system, runner, incarnation)
     with process.watching(lambda: Watched(service.post, inbox)):

@@ -42,6 +42,7 @@ from dist_zero_common.log import Logger
 from dist_zero_common.protocol.codec import decode, encode, unseal
 from dist_zero_common.protocol.messages import (
     BatchBlob,
+    CheckpointId,
     CheckpointManifest,
     CheckpointPart,
     CheckpointPiece,
@@ -49,7 +50,6 @@ from dist_zero_common.protocol.messages import (
 )
 from dist_zero_common.store.base import Created, Store
 from dist_zero_common.store.layout import (
-    CheckpointId,
     aside_name,
     checkpoint_name,
     checkpoint_part_name,

@@ -25,12 +25,13 @@ from dataclasses import dataclass
 
 from dist_zero_common.errors import InternalError
 from dist_zero_common.log import Logger
+from dist_zero_common.protocol.messages import CheckpointId
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.layout import (
-    CheckpointId,
     bases_prefix,
     checkpoint_of_name,
     checkpoints_prefix,
+    generation_and_epoch_of,
     number_of,
     records_prefix,
 )
@@ -137,7 +138,7 @@ def unreached(
     whole = {found[0]: None for name in names if (found := checkpoint_of_name(program, name)) and found[1]}
     for name in names:
         if name.startswith(bases_prefix(program)):
-            if number_of(name) < older.epoch:
+            if generation_and_epoch_of(name)[1] < older.epoch:
                 bases.append(name)
         elif name.startswith(records_prefix(program)):
             if number_of(name) <= older.epoch:

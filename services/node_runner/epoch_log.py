@@ -1,52 +1,156 @@
-"""A program's log and bases in the store: loading, and the append that decides what an epoch is."""
+"""A program's log and bases in the store: loading, and the appends that decide what an epoch is.
+
+**Bases and generations.** A base belongs to a generation, and the nodes of a generation begin at its newest base. A
+generation is opened by a record of the log that names the base of an earlier one; after that record a copy of that base
+is written under the new generation, which is what nodes wait for. So whoever opens a generation, and may be told late
+that he is deposed, cannot make anybody begin at his base unless the log has his record.
+
+An older sequencer that does not know of the opening yet may still write a base of its own generation, and may have
+collected what the base before it reached. So the opening counts only if the base that it names is still the newest of
+all earlier generations when the record is there; else it is opened again, at the newer one. From then on nothing is
+collected that this base reaches: a sequencer collects only what its two newest bases do not reach, and only after it
+has seen that there is no record behind its own newest one (`collecting.py`).
+
+**Damage.** A base that cannot be read, or refers to what cannot be read, gets a mark in the store, with the reason.
+Nobody begins at a marked base, nor at one of the same epoch in an earlier generation, of which it may be a copy; a new
+generation begins at the newest of the others, and when it comes to that epoch, it saves it anew.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from dist_zero_common.errors import LogDamaged, MalformedMessage, StoreError
+from dist_zero_common.errors import BaseDamaged, LogDamaged, MalformedMessage, StoreError
 from dist_zero_common.log import Logger
 from dist_zero_common.protocol.codec import decode, encode
-from dist_zero_common.protocol.messages import Base, LogRecord
+from dist_zero_common.protocol.messages import Base, BaseId, CheckpointId, LogRecord
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.layout import (
     base_name,
     bases_prefix,
+    damaged_name,
+    damaged_prefix,
+    generation_and_epoch_of,
     number_of,
     record_name,
     records_prefix,
 )
+from services.node_runner.collection import BaseReach, collect
 
 _RETRY_SECONDS_FIRST, _RETRY_SECONDS_MAX = 0.1, 5.0
 
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a sequencer begins with. `base` is under its own generation. `opened`: the log has the record that opens the
+    generation; `based`: the store has its base. `later`: the newest generation there is, if that is a later one."""
+
+    base: Base
+    origin: BaseId
+    records: list[LogRecord]
+    opened: bool
+    based: bool
+    later: int = 0
+
+
 class EpochLog:
-    """The log of one program. Reading trusts nothing: a damaged or missing record is `LogDamaged`, which names it."""
+    """The log of one program. Reading trusts nothing: a damaged or missing object is `LogDamaged`, which names it."""
 
     def __init__(self, store: Store, program: str, log: Logger) -> None:
         self._store, self._program, self._log = store, program, log
+        self._links: dict[CheckpointId, CheckpointId | None] = {}
 
-    async def newest_base(self) -> int:
-        """The epoch of the newest base."""
+    # -- reading -----------------------------------------------------------------------------------------------
+
+    async def bases(self) -> list[BaseId]:
+        """All bases, those of later generations behind those of earlier ones."""
         names = await self._store.list(bases_prefix(self._program))
         if not names:
             raise StoreError(
                 f"the store has no base of the program {self._program!r}: it was never created there"
             )
-        return number_of(names[-1])
+        return [BaseId(*generation_and_epoch_of(name)) for name in names]
 
-    async def load(self) -> tuple[Base, list[LogRecord]]:
-        """The newest base and the records behind it, in order. The newest one is the end of the log: a record that is
-        missing before it is lost, and must not be taken for the end."""
-        epoch = await self.newest_base()
-        base = await self._read(Base, base_name(self._program, epoch))
-        if base is None:
-            raise LogDamaged(
-                f"the object {base_name(self._program, epoch)} was listed and is not there: the store loses what it has"
+    async def usable_bases(self) -> list[BaseId]:
+        """`bases` without those that are marked as damaged, and those of which they may be copies."""
+        marked: dict[int, int] = {}
+        for name in await self._store.list(damaged_prefix(self._program)):
+            generation, epoch = generation_and_epoch_of(name)
+            marked[epoch] = max(generation, marked.get(epoch, -1))
+        return [each for each in await self.bases() if each.generation > marked.get(each.epoch, -1)]
+
+    async def newest_base_of(self, generation: int) -> Base | None:
+        """The base at which a node of this generation begins; None as long as there is none."""
+        own = [each for each in await self.usable_bases() if each.generation == generation]
+        return await self.read_base(own[-1]) if own else None
+
+    async def load(self, generation: int) -> Loaded:
+        """What the sequencer of a generation begins with. Of the records, the newest one is the end of the log: one
+        that is missing before it is lost, and must not be taken for the end."""
+        usable = await self.usable_bases()
+        own = [each for each in usable if each.generation == generation]
+        if own:
+            base = await self.read_base(own[-1])
+            records = await self._records_behind(base.epoch)
+            return Loaded(
+                base, own[-1], records, opened=True, based=True, later=_later(records, usable, generation)
             )
+        earlier = [each for each in usable if each.generation < generation]
+        if not earlier:
+            raise LogDamaged(
+                f"every base of {self._program!r} is damaged; the marks under {damaged_prefix(self._program)} say why."
+                " Bring the objects that they name back from a copy of the store, and remove the marks"
+            )
+        newest = earlier[-1]
+        base = await self.read_base(newest)
+        records = await self._records_behind(base.epoch)
+        opened = any(each.generation == generation and each.begins == newest for each in records)
+        return Loaded(
+            replace(base, generation=generation),
+            newest,
+            records,
+            opened=opened,
+            based=False,
+            later=_later(records, usable, generation),
+        )
+
+    async def read_base(self, wanted: BaseId) -> Base:
+        """A base that was listed. Raises `BaseDamaged`, after marking it; or `LogDamaged`, if it is not there any
+        more."""
+        name = base_name(self._program, wanted.epoch, wanted.generation)
+        try:
+            base = await self._read(Base, name)
+            if base is None:
+                raise LogDamaged(f"the object {name} was listed and is not there")
+            if (base.generation, base.epoch) != (wanted.generation, wanted.epoch):
+                raise LogDamaged(
+                    f"the object {name} says that it is epoch {base.epoch} of generation {base.generation}"
+                )
+        except LogDamaged as damaged:
+            if wanted not in await self.bases():  # it was collected meanwhile
+                raise
+            await self.mark_damaged(wanted, str(damaged))
+            raise BaseDamaged(str(damaged)) from damaged
+        return base
+
+    async def mark_damaged(self, base: BaseId, reason: str) -> None:
+        """Let nobody begin at this base any more."""
+        self._log.error("base_damaged", epoch=base.epoch, base_generation=base.generation, reason=reason)
+        await self._store.create(damaged_name(self._program, base.epoch, base.generation), reason.encode())
+
+    async def read(self, epoch: int) -> LogRecord | None:
+        """The record of `epoch`, or None when there is none."""
+        record = await self._read(LogRecord, record_name(self._program, epoch))
+        if record is not None:
+            self._check_epoch(record, epoch)
+        return record
+
+    async def _records_behind(self, epoch: int) -> list[LogRecord]:
         listed = await self._store.list(records_prefix(self._program))
         newest = number_of(listed[-1]) if listed else epoch
         records: list[LogRecord] = []
@@ -59,44 +163,84 @@ class EpochLog:
                 f" up to epoch {newest}: the log of {self._program!r} cannot be read beyond epoch {epoch}. Bring the"
                 " object back from a copy of the store"
             )
-        return base, records
-
-    async def read(self, epoch: int) -> LogRecord | None:
-        """The record of `epoch`, or None when there is none."""
-        record = await self._read(LogRecord, record_name(self._program, epoch))
-        if record is not None and record.epoch != epoch:
-            raise LogDamaged(
-                f"the object {record_name(self._program, epoch)} says that it is of epoch {record.epoch}"
-            )
-        return record
-
-    async def append(self, record: LogRecord) -> tuple[LogRecord, int]:
-        """Create `record`; returns the record that is there afterwards, and the newest base.
-
-        What the store answers to the write is not believed: the record is read back, for as long as it takes the
-        store to say what is there; each failure is logged with its reason. Raises `LogDamaged` if what is there is no
-        record.
-        """
-        name, data = record_name(self._program, record.epoch), encode(record)
-        delay = _RETRY_SECONDS_FIRST
-        while True:
-            try:
-                await self._store.create(name, data)
-                there = await self.read(record.epoch)
-                if there is not None:
-                    return there, await self.newest_base()
-            except LogDamaged:
-                raise
-            except StoreError as failed:  # the outcome is unknown; the next round looks again
-                self._log.warning("store_failed", epoch=record.epoch, reason=str(failed), retry_seconds=delay)
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, _RETRY_SECONDS_MAX)
+        return records
 
     async def _read(self, kind: type[T], name: str) -> T | None:
         data = await self._store.read(name)
-        if data is None:
-            return None
+        return None if data is None else self._decoded(kind, name, data)
+
+    def _check_epoch(self, record: LogRecord, epoch: int) -> None:
+        if record.epoch != epoch:
+            raise LogDamaged(
+                f"the object {record_name(self._program, epoch)} says that it is of epoch {record.epoch}"
+            )
+
+    def _decoded(self, kind: type[T], name: str, data: bytes) -> T:
         try:
             return decode(kind, data)
         except MalformedMessage as damaged:
             raise LogDamaged(f"the object {name} in the store is damaged: {damaged}") from damaged
+
+    # -- writing -----------------------------------------------------------------------------------------------
+
+    async def append(self, record: LogRecord) -> tuple[LogRecord, list[BaseId]]:
+        """Create `record`; returns the record that is there afterwards, and the bases; of them the usable ones alone,
+        if the record opens a generation.
+
+        What the store answers to the write is not believed: the record is read back, for as long as it takes the
+        store to say what is there; each failure is logged with its reason. What has all bytes of `record` is
+        `record`, and need not be decoded. Raises `LogDamaged` if what is there is no record.
+        """
+        name, data = record_name(self._program, record.epoch), encode(record)
+
+        async def attempt() -> tuple[LogRecord, list[BaseId]] | None:
+            await self._store.create(name, data)
+            found = await self._store.read(name)
+            if found is None:
+                return None
+            there = record if found == data else self._decoded(LogRecord, name, found)
+            self._check_epoch(there, record.epoch)
+            return there, await (self.bases() if record.begins is None else self.usable_bases())
+
+        return await self._insist(attempt, record.epoch)
+
+    async def write_base(self, base: Base) -> None:
+        """Create a base, for as long as it takes; one that is there already is as good."""
+        name, data = base_name(self._program, base.epoch, base.generation), encode(base)
+
+        async def attempt() -> bool | None:
+            await self._store.create(name, data)
+            return await self._read(Base, name) is not None or None
+
+        await self._insist(attempt, base.epoch)
+
+    async def collect(self, newest: Base, older: Base) -> int:
+        """Delete what neither of these bases reaches; returns how many objects that were. Raises `StoreError`."""
+        return await collect(
+            self._store, self._program, _reach(newest), _reach(older), self._links, self._log
+        )
+
+    async def _insist(self, attempt: Callable[[], Awaitable[T | None]], epoch: int) -> T:
+        """Try until the store has said what is there."""
+        delay = _RETRY_SECONDS_FIRST
+        while True:
+            try:
+                outcome = await attempt()
+                if outcome is not None:
+                    return outcome
+            except LogDamaged:
+                raise
+            except StoreError as failed:  # the outcome is unknown; the next round looks again
+                self._log.warning("store_failed", epoch=epoch, reason=str(failed), retry_seconds=delay)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _RETRY_SECONDS_MAX)
+
+
+def _later(records: list[LogRecord], bases: list[BaseId], generation: int) -> int:
+    """The newest generation that was opened, if it is later than this one, else 0."""
+    newest = max([each.generation for each in records] + [each.generation for each in bases])
+    return newest if newest > generation else 0
+
+
+def _reach(base: Base) -> BaseReach:
+    return BaseReach(base.epoch, base.generation, base.checkpoints)

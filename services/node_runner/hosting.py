@@ -7,13 +7,11 @@ had come in is handled: empty `Rows` become bits, and of several `Done` the last
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from dist_zero.compiler import compile
 from dist_zero.compiler.plan import Plan
-from dist_zero.executor import Executor
 from dist_zero.expr.graph import decode_graph
 from dist_zero_common.errors import MalformedMessage, UserError
 from dist_zero_common.log import Logger
@@ -22,47 +20,45 @@ from dist_zero_common.protocol.messages import (
     AskChanges,
     AskDone,
     AskRows,
-    Done,
+    Begun,
     EmptyRows,
     Get,
     HandOut,
     Message,
     NodeStatus,
+    Placement,
+    RowsGone,
     ShardMap,
     StageRows,
 )
 from services.node_runner import wire
+from services.node_runner.hosted import HostedNode, is_far_ahead, token_of
+from services.node_runner.keeping import Beginning, NodeKeeper, NodeKeeping, SavedState
 from services.node_runner.kernel import NodeKernel
 from services.node_runner.kernel_events import (
     AskChangesEvent,
     AskForRows,
     AskRowsEvent,
+    BeginAgain,
     Finished,
     GetEvent,
+    GoneEvent,
     Halted,
     HandOutEvent,
     Look,
     NodeEffect,
     NodeEvent,
+    PeerBegun,
     ReaderGone,
     Reply,
     RowsEvent,
+    SaveState,
     SendRows,
     Settle,
+    TellGone,
 )
 from services.node_runner.sequencer_events import HandOutEpoch
-
-MakeExecutor = Callable[[Plan], Executor]
-"""Makes the executor of a node."""
-
-
-@dataclass(slots=True)
-class HostedNode:
-    """A node on this runner."""
-
-    kernel: NodeKernel
-    generation: int
-    incarnation: int
+from services.node_runner.telling import Telling
 
 
 class ProgramHost:
@@ -75,7 +71,8 @@ class ProgramHost:
         shard_map: ShardMap,
         *,
         post: Mailbox,
-        make_executor: MakeExecutor,
+        keeper: NodeKeeper,
+        tasks: asyncio.TaskGroup,
         log: Logger,
     ) -> None:
         """Compiles the program. Raises `MalformedMessage` if the graph is no program."""
@@ -85,21 +82,15 @@ class ProgramHost:
         self.located_generation = -1
         """The generation of which `inboxes` are: nodes of a later one wait with what they send, and nobody waits for
         what nodes of an earlier one send."""
-        self.nodes_inbox = ""
+        self.telling = Telling(program, shard_map.version, post)
         self.counters: Counter[str] = Counter()
-        self.on_finished: Callable[[int, int, int], None] | None = None
-        """What the sequencer on this runner, if there is one, wants to be called with: shard, generation, epoch."""
-        self.own_nodes_inbox = ""
-        """Where it listens to nodes elsewhere."""
-        self._post, self._make_executor, self._log = post, make_executor, log
+        self._post, self._keeper, self._tasks, self._log = post, keeper, tasks, log
         self._work: deque[tuple[int, NodeEvent]] = deque()
         self._working = False
         self._empties: dict[tuple[str, int, int, int], list[tuple[int, int]]] = {}
-        self._done: dict[int, int] = {}
-        self._untold = False
         self._handed_out = (0, 0)
         """A generation, and what the sequencer says that it has handed out of it."""
-        self._held: list[tuple[int, int, NodeEffect]] = []
+        self._held: list[tuple[int, int, SendRows]] = []
 
     # -- hosting -----------------------------------------------------------------------------------------------
 
@@ -111,11 +102,88 @@ class ProgramHost:
             return False
         if here is not None:
             self._abandon(here)
-        kernel = NodeKernel(self.plan, self._make_executor(self.plan), self.shard_map, shard)
-        self.nodes[shard] = HostedNode(kernel, generation, incarnation)
-        self._done.pop(shard, None)  # what the one before it has finished, this one has not
+        self._begin(shard, generation, incarnation)
         self._log_of(shard).info("node_started")
         return True
+
+    def _begin(self, shard: int, generation: int, incarnation: int, behind: int = -1) -> None:
+        """Let a node load what it begins with, and save what it becomes."""
+        self.telling.forget(shard)
+        log = self._log.bind(node=self.shard_map.nodes[shard], incarnation=incarnation, generation=generation)
+        keeping = NodeKeeping(
+            self._keeper,
+            self.plan,
+            self.shard_map,
+            shard,
+            generation,
+            log=log,
+            on_begun=lambda beginning: self._on_begun(shard, node, beginning),
+            on_saved=lambda saved: self._on_saved(shard, node, saved),
+            on_failed=lambda reason, rewind: self._on_failed(shard, node, reason, rewind),
+            behind=behind,
+        )
+        task = self._tasks.create_task(keeping.run(), name=f"keeping {self.program} {shard} {incarnation}")
+        node = self.nodes[shard] = HostedNode(generation, incarnation, keeping, task)
+
+    def _on_begun(self, shard: int, node: HostedNode, beginning: Beginning) -> None:
+        """A node has its state: it takes what came meanwhile, and asks everybody for what is behind it."""
+        if self.nodes.get(shard) is not node:
+            return
+        node.kernel = NodeKernel(
+            self.plan, beginning.executor, self.shard_map, shard, beginning.epoch, beginning.subscriptions
+        )
+        node.begun_at = beginning.epoch
+        self._log_of(shard).info("node_begun", epoch=beginning.epoch, entries=beginning.entries)
+        for event in node.take_early():
+            if is_far_ahead(event, node.begun_at):
+                self._post.settle(token_of(event))
+            else:
+                self._work.append((shard, event))
+        self._tell_begun(shard, node)
+        self.work()
+        self.flush()
+
+    def _tell_begun(self, shard: int, node: HostedNode) -> None:
+        if node.generation != self.located_generation:
+            return  # told when it is known where the others are
+        begun = Begun(self.program, node.generation, self.shard_map.version, shard, node.begun_at)
+        inboxes = dict.fromkeys(
+            self.inboxes[peer]
+            for peer in range(len(self.inboxes))
+            if peer != shard and not self._is_here(peer, node.generation)
+        )
+        for inbox in inboxes:
+            self._post.send(inbox, begun)
+        self._on_peer_begun(begun)
+        self.telling.begun(begun)
+
+    def _on_peer_begun(self, begun: Begun) -> None:
+        for shard in self.nodes:
+            if shard != begun.shard and self._is_here(shard, begun.generation):
+                self._work.append((shard, PeerBegun(begun.shard, begun.epoch)))
+
+    def _on_saved(self, shard: int, node: HostedNode, saved: SavedState) -> None:
+        if self.nodes.get(shard) is node:
+            node.saved = saved
+            if (
+                node.generation == self.located_generation
+            ):  # else told when it is known where the sequencer is
+                self.telling.saved(shard, node)
+
+    def _on_failed(self, shard: int, node: HostedNode, reason: str, rewind: bool) -> None:
+        """A node's state cannot be read or written: it stands still."""
+        if self.nodes.get(shard) is node:
+            self.counters["halted"] += 1
+            node.failed, node.rewind = reason, rewind
+            if node.kernel is not None:
+                node.kernel.halted = reason
+            self._log_of(shard).error("node_halted", epoch=node.finished, reason=reason)
+
+    def _begin_again(self, shard: int, node: HostedNode, reason: str) -> None:
+        self.counters["begun_again"] += 1
+        self._log_of(shard).warning("node_begins_again", epoch=node.finished, reason=reason)
+        self._abandon(node)
+        self._begin(shard, node.generation, node.incarnation, behind=node.begun_at)
 
     def _log_of(self, shard: int) -> Logger:
         node = self.nodes[shard]
@@ -129,10 +197,9 @@ class ProgramHost:
             if node.incarnation <= incarnation:
                 self._abandon(node)
         self.nodes = {shard: node for shard, node in self.nodes.items() if node.incarnation > incarnation}
-        self._work = deque((shard, event) for shard, event in self._work if shard in self.nodes)
 
     def _abandon(self, node: HostedNode) -> None:
-        for token in node.kernel.abandon():
+        for token in node.end():
             self._post.settle(token)
 
     def locate(self, generation: int, inboxes: tuple[str, ...], nodes_inbox: str) -> None:
@@ -140,13 +207,25 @@ class ProgramHost:
         `nodes_inbox`: the sequencer is to be told where it was."""
         if generation < self.located_generation:
             return
+        before = self.located_generation
         self.located_generation, self.inboxes = generation, inboxes
-        if nodes_inbox and nodes_inbox != self.nodes_inbox:
-            self.nodes_inbox = nodes_inbox
-            self.tell_finished()
+        if nodes_inbox and nodes_inbox != self.telling.nodes_inbox:
+            self.telling.nodes_inbox = nodes_inbox
+            self.tell_progress()
+        for shard, node in self.nodes.items():
+            if node.generation == generation and node.kernel is not None and generation != before:
+                self._tell_begun(shard, node)
         held, self._held = self._held, []
         for shard, generation, effect in held:
-            self._perform(shard, generation, effect)
+            self._deliver_rows(shard, generation, effect)
+
+    def drop_elsewhere(self, placement: Placement, own_inbox: str) -> None:
+        """Stop the nodes here that by this placement are elsewhere."""
+        for shard, node in list(self.nodes.items()):
+            if node.incarnation < placement.version and placement.inboxes[shard] != own_inbox:
+                self._abandon(node)
+                del self.nodes[shard]
+                self._log.info("node_moved", node=self.shard_map.nodes[shard], inbox=placement.inboxes[shard])
 
     def check_same_map(self, shard_map: ShardMap) -> None:
         """Raises `MalformedMessage` unless this is the map by which the program runs here."""
@@ -164,8 +243,9 @@ class ProgramHost:
                 map_version=self.shard_map.version,
                 shard=shard,
                 incarnation=node.incarnation,
-                finished_epoch=node.kernel.finished,
-                halted=node.kernel.halted,
+                finished_epoch=node.finished,
+                halted=node.halted,
+                rewind=node.rewind,
             )
             for shard, node in sorted(self.nodes.items())
         ]
@@ -195,6 +275,17 @@ class ProgramHost:
                     event_of = AskRowsEvent(message.epoch, message.stage, message.asker)
                     self._work.append((message.sender, event_of))
                 self._post.settle(token)
+            case Begun():
+                wire.check_map(self.shard_map, message.map_version)
+                wire.check_shard(self.shard_map, message.shard)
+                self._on_peer_begun(message)
+                self._post.settle(token)
+            case RowsGone():
+                wire.check_map(self.shard_map, message.map_version)
+                wire.check_shard(self.shard_map, message.asker)
+                if self._is_here(message.asker, message.generation):
+                    self._work.append((message.asker, GoneEvent(message.epoch)))
+                self._post.settle(token)
             case AskDone():
                 wire.check_map(self.shard_map, message.map_version)
                 self._on_ask_done(message)
@@ -217,12 +308,13 @@ class ProgramHost:
             event = HandOutEvent(
                 epoch=record.epoch,
                 save=record.save,
+                everything=record.everything,
                 writes=effect.writes[target],
                 snapshots=record.snapshots,
                 subscriptions=record.subscriptions,
                 unsubscriptions=record.unsubscriptions,
                 again=effect.again,
-                finished=effect.finished,
+                base=effect.base,
                 token=NO_TOKEN,
             )
             self._work.append((target, event))
@@ -244,8 +336,9 @@ class ProgramHost:
     def _on_ask_done(self, ask: AskDone) -> None:
         self._handed_out = ask.generation, ask.handed_out
         for shard, node in self.nodes.items():
-            if node.generation == ask.generation and node.kernel.finished:
-                self._tell_finished(shard, node.kernel.finished)
+            if node.generation == ask.generation and node.kernel is not None:
+                self.telling.finished(shard, node, node.finished)
+                self.telling.saved(shard, node)
 
     def look(self, now: float) -> None:
         """Let the nodes here ask for what is overdue. `now` is in seconds."""
@@ -254,32 +347,26 @@ class ProgramHost:
             self._work.append((shard, Look(now, handed_out if generation == node.generation else 0)))
         self.work()
 
-    def tell_finished(self) -> None:
+    def tell_progress(self) -> None:
         """Tell whichever sequencer there is now how far the nodes are: it may have come later than they."""
         for shard, node in self.nodes.items():
-            if node.kernel.finished:
-                self._tell_finished(shard, node.kernel.finished)
+            if node.finished:
+                self.telling.finished(shard, node, node.finished)
+                self.telling.saved(shard, node)
 
     def tell_again(self) -> None:
         """Try again to tell a sequencer that did not listen when it was told last."""
-        if self._untold:
-            self._untold = False
-            self.tell_finished()
+        if self.telling.is_to_be_told_again():
+            self.tell_progress()
             self.flush()
-
-    def _tell_finished(self, shard: int, epoch: int) -> None:
-        if self.on_finished is not None:
-            self.on_finished(shard, self.nodes[shard].generation, epoch)
-        if self.on_finished is None or self.nodes_inbox not in ("", self.own_nodes_inbox):
-            self._done[shard] = epoch  # the sequencer here may be deposed and not know it yet
 
     def reader_gone(self, inbox: str) -> None:
         """An inbox does not exist: of a client that is gone, or of a sequencer that is not there yet."""
-        if inbox == self.nodes_inbox:
-            self._untold = True
+        if self.telling.was_deaf(inbox):
             return
         for shard in self.nodes:
             self._work.append((shard, ReaderGone(inbox)))
+        self.telling.reader_gone(self.located_generation, inbox)
         self.work()
 
     def work(self) -> None:
@@ -290,9 +377,16 @@ class ProgramHost:
         try:
             while self._work:
                 shard, event = self._work.popleft()
-                node = self.nodes[shard]
+                node = self.nodes.get(shard)
+                if node is None:
+                    self._post.settle(token_of(event))
+                    continue
+                if node.kernel is None:
+                    if not isinstance(event, Look):
+                        node.early.append(event)
+                    continue
                 for effect in node.kernel.handle(event):
-                    self._perform(shard, node.generation, effect)
+                    self._perform(shard, node, effect)
         finally:
             self._working = False
 
@@ -310,7 +404,8 @@ class ProgramHost:
         here = [(shard, event) for shard, event in events if self._is_here(shard, message.generation)]
         self.counters["not_here"] += len(events) - len(here)
         for shard, _ in here:
-            wire.check_epoch(self.nodes[shard].kernel.finished, message.epoch)
+            if self.nodes[shard].kernel is not None:
+                wire.check_epoch(self.nodes[shard].finished, message.epoch)
         for (shard, event), its in zip(here, self._post.share(token, len(here)), strict=True):
             self._work.append((shard, event(its)))
 
@@ -319,8 +414,8 @@ class ProgramHost:
         wire.check_shard(self.shard_map, shard)
         node = self.nodes.get(shard)
         if node is not None:
-            if isinstance(event, GetEvent):
-                wire.check_at_least(node.kernel.finished, event.at_least)
+            if isinstance(event, GetEvent) and node.kernel is not None:
+                wire.check_at_least(node.finished, event.at_least)
             self._work.append((shard, event))
         else:
             self.counters["not_here"] += 1
@@ -328,7 +423,38 @@ class ProgramHost:
 
     # -- out ---------------------------------------------------------------------------------------------------
 
-    def _perform(self, shard: int, generation: int, effect: NodeEffect) -> None:
+    def _perform(self, shard: int, node: HostedNode, effect: NodeEffect) -> None:
+        match effect:
+            case SendRows():
+                self._deliver_rows(shard, node.generation, effect)
+            case AskForRows():
+                self._ask_for_rows(shard, node.generation, effect)
+            case TellGone():
+                self.tell_gone(effect.asker, node.generation, effect.epoch)
+            case Finished():
+                self.telling.finished(shard, node, effect.epoch)
+            case SaveState():
+                node.keeping.save(effect)
+            case BeginAgain():
+                self._begin_again(shard, node, effect.reason)
+            case Reply():
+                self._post.send(effect.inbox, effect.message)
+            case Settle():
+                for token in effect.tokens:
+                    self._post.settle(token)
+            case Halted():
+                self.counters["halted"] += 1
+                self._log_of(shard).error("node_halted", epoch=node.finished, reason=effect.reason)
+
+    def tell_gone(self, shard: int, generation: int, epoch: int) -> None:
+        """Tell a node that nobody keeps rows of this epoch for it any more."""
+        if self._is_here(shard, generation):
+            self._work.append((shard, GoneEvent(epoch)))
+        elif generation == self.located_generation:
+            gone = RowsGone(self.program, generation, self.shard_map.version, epoch, shard)
+            self._post.send(self.inboxes[shard], gone)
+
+    def _deliver_rows(self, shard: int, generation: int, effect: SendRows) -> None:
         match effect:
             case SendRows() if self._is_here(effect.target, generation):
                 event = RowsEvent(effect.epoch, effect.stage, shard, 0, 1, effect.batches, NO_TOKEN)
@@ -339,19 +465,6 @@ class ProgramHost:
                 self._held.append((shard, generation, effect))
             case SendRows():
                 self._send_rows(shard, generation, effect)
-            case AskForRows():
-                self._ask_for_rows(shard, generation, effect)
-            case Finished():
-                self._tell_finished(shard, effect.epoch)
-            case Reply():
-                self._post.send(effect.inbox, effect.message)
-            case Settle():
-                for token in effect.tokens:
-                    self._post.settle(token)
-            case Halted():
-                self.counters["halted"] += 1
-                epoch = self.nodes[shard].kernel.finished
-                self._log_of(shard).error("node_halted", epoch=epoch, reason=effect.reason)
 
     def _ask_for_rows(self, shard: int, generation: int, effect: AskForRows) -> None:
         ask = AskRows(
@@ -367,8 +480,8 @@ class ProgramHost:
         if generation != self.located_generation:
             return
         if effect.stage == 1:
-            if self.nodes_inbox:
-                self._post.send(self.nodes_inbox, ask)
+            if self.telling.nodes_inbox:
+                self._post.send(self.telling.nodes_inbox, ask)
         elif self._is_here(effect.sender, generation):
             self._work.append((effect.sender, AskRowsEvent(effect.epoch, effect.stage, shard)))
         else:
@@ -389,14 +502,7 @@ class ProgramHost:
             message = wire.empty_rows(self.program, generation, self.shard_map, epoch, stage, pairs)
             self._post.send(inbox, message)
         self._empties.clear()
-        if self.nodes_inbox:
-            for shard, epoch in self._done.items():
-                if shard not in self.nodes:
-                    continue
-                generation = self.nodes[shard].generation
-                done = Done(self.program, generation, self.shard_map.version, shard, epoch)
-                self._post.send(self.nodes_inbox, done)
-            self._done.clear()
+        self.telling.flush()
 
 
 def _compiled(program: str, graph: bytes) -> Plan:

@@ -5,6 +5,10 @@ sequencer's hand-out of e is here; stage s + 1 when `Rows(s + 1, e)` has come fr
 included. Epochs pipeline: stage 1 may be ahead of stage 3. But no stage runs past an epoch flagged `save` before the
 last stage has finished it, because the saved state has to be that of one epoch. docs/protocol.md has the whole.
 
+A node begins at a base, with the state that was saved for it there, and computes what is behind it, again if need be:
+it sends the same rows as whoever computed it before, and receivers drop what they have. So everybody keeps what he sent
+until a base has passed it, and nobody needs anything of what was before.
+
 What arrives is a set: the first copy of a `Rows` counts, an equal second one is dropped, and a second one that says
 something else means that two computations of the same thing differ. Then the node stops with the evidence, because
 nothing that it could do on its own is right.
@@ -39,18 +43,23 @@ from services.node_runner.kernel_events import (
     AskForRows,
     AskRowsEvent,
     Batches,
+    BeginAgain,
     Finished,
     GetEvent,
+    GoneEvent,
     Halted,
     HandOutEvent,
     Look,
     NodeEffect,
     NodeEvent,
+    PeerBegun,
     ReaderGone,
     Reply,
     RowsEvent,
+    SaveState,
     SendRows,
     Settle,
+    TellGone,
 )
 from services.node_runner.patience import Patience
 
@@ -91,17 +100,27 @@ class _EpochChanges:
 class NodeKernel:
     """One node: an executor, and what is known of each epoch that is not finished."""
 
-    def __init__(self, plan: Plan, executor: Executor, shard_map: ShardMap, shard: int) -> None:
-        self.finished = 0
+    def __init__(
+        self,
+        plan: Plan,
+        executor: Executor,
+        shard_map: ShardMap,
+        shard: int,
+        base: int = 0,
+        subscriptions: Sequence[SubscriptionWanted] = (),
+    ) -> None:
+        """`base`: the epoch as of which the executor's state is; `subscriptions`: those that there were then."""
+        self.finished = base
         self.halted = ""
         self._plan, self._executor = plan, executor
         self._map, self._shard, self._shards = shard_map, shard, len(shard_map.nodes)
-        self._reached = [0] * (plan.stages + 1)
+        self._reached = [base] * (plan.stages + 1)
         self._save_at = 0
+        self._base = base
         self._epochs: dict[int, _EpochInput] = {}
-        self._subscriptions: dict[int, SubscriptionWanted] = {}
+        self._subscriptions = {each.subscription: each for each in subscriptions}
         self._sent: dict[tuple[int, int], dict[int, Batches]] = {}
-        """What was sent to peers, by epoch and stage, of epochs that not all nodes have finished."""
+        """What was sent to peers, by epoch and stage, of epochs that no base has passed."""
         self._handed_out = 0
         self._patience: dict[int, Patience] = {}
         self._waiting: dict[tuple[str, int], GetEvent] = {}
@@ -120,6 +139,12 @@ class NodeKernel:
                 self._forget_reader(event.inbox, effects)
             case AskRowsEvent():
                 self._on_ask_rows(event, effects)
+            case PeerBegun():
+                self._on_peer_begun(event, effects)
+            case GoneEvent() if event.epoch > self.finished:
+                effects.append(BeginAgain(f"rows of epoch {event.epoch} are not kept any more"))
+            case GoneEvent():
+                pass  # they have come since
             case Look():
                 self._look(event, effects)
             case HandOutEvent() | RowsEvent() if self.halted:
@@ -143,7 +168,7 @@ class NodeKernel:
     # -- epochs ------------------------------------------------------------------------------------------------
 
     def _on_hand_out(self, event: HandOutEvent, effects: list[NodeEffect]) -> None:
-        self._forget_sent(event.finished)
+        self._forget_sent(event.base)
         if event.epoch <= self.finished:
             effects.append(Settle((event.token,)))
             return
@@ -154,15 +179,27 @@ class NodeKernel:
             self._halt(f"epoch {event.epoch} was handed out twice with different rows", effects)
         epoch.tokens.append(event.token)
 
-    def _forget_sent(self, finished: int) -> None:
-        for key in [key for key in self._sent if key[0] <= finished]:
-            del self._sent[key]
+    def _forget_sent(self, base: int) -> None:
+        if base > self._base:
+            self._base = base
+            for key in [key for key in self._sent if key[0] <= base]:
+                del self._sent[key]
 
     def _on_ask_rows(self, event: AskRowsEvent, effects: list[NodeEffect]) -> None:
         """Send again what was sent; what we have not come to yet the peer will get then."""
         batches = self._sent.get((event.epoch, event.stage), {}).get(event.asker)
         if batches is not None:
             effects.append(SendRows(event.asker, event.epoch, event.stage, batches))
+        elif event.epoch <= self._base:
+            effects.append(TellGone(event.asker, event.epoch))
+
+    def _on_peer_begun(self, event: PeerBegun, effects: list[NodeEffect]) -> None:
+        if event.epoch < self._base:
+            effects.append(TellGone(event.shard, self._base))
+            return
+        for (epoch, stage), by_target in self._sent.items():
+            if epoch > event.epoch:
+                effects.append(SendRows(event.shard, epoch, stage, by_target[event.shard]))
 
     def _look(self, event: Look, effects: list[NodeEffect]) -> None:
         """Ask for what has been waited for too long, of all epochs at once: they may have been lost together."""
@@ -245,6 +282,7 @@ class NodeKernel:
         try:
             parcels = self._executor.step(e, stage, writes, arrived, self._map, self._shard)
             changes = self._executor.finish(e) if stage == self._plan.stages else {}
+            saved = self._saved(epoch.hand_out) if stage == self._plan.stages else None
         except Exception as error:  # whatever it is, it would come again: keep it as evidence and stand still
             self._halt(
                 f"epoch {e}, stage {stage}: the executor failed: {type(error).__name__}: {error}", effects
@@ -268,7 +306,14 @@ class NodeKernel:
             for target, batches in by_target.items():
                 self._send(target, e, stage + 1, tuple(batches), epoch, effects)
         else:
-            self._finish(e, changes, effects)
+            self._finish(e, changes, saved, effects)
+
+    def _saved(self, hand_out: HandOutEvent) -> SaveState | None:
+        """What is to be saved as of the epoch that was just finished: taken now, before anything goes on."""
+        if not hand_out.save:
+            return None
+        changes = tuple(self._executor.save(hand_out.everything))
+        return SaveState(hand_out.epoch, hand_out.everything, changes)
 
     def _send(
         self,
@@ -285,7 +330,9 @@ class NodeKernel:
             self._sent.setdefault((e, stage), {})[target] = batches
             effects.append(SendRows(target, e, stage, batches))
 
-    def _finish(self, e: int, changes: dict[int, Batch], effects: list[NodeEffect]) -> None:
+    def _finish(
+        self, e: int, changes: dict[int, Batch], saved: SaveState | None, effects: list[NodeEffect]
+    ) -> None:
         epoch = self._epochs.pop(e)
         self.finished = e
         self._remember(_EpochChanges(e, changes, sum(b.size_bytes for b in changes.values())))
@@ -295,6 +342,8 @@ class NodeKernel:
         for get in waiting.values():
             self._on_get(get, effects)
         effects.append(Finished(e))
+        if saved is not None:
+            effects.append(saved)
         effects.append(Settle(tuple(token for token in epoch.tokens if token)))
 
     def _halt(self, reason: str, effects: list[NodeEffect]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dist_zero.batch import Batch, Writes
+from dist_zero.state import TableChange
 from dist_zero.types import Row
 from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages import Message, SnapshotWanted, SubscriptionWanted
@@ -21,12 +22,13 @@ class HandOutEvent:
 
     epoch: int
     save: bool
+    everything: bool
     writes: tuple[Writes, ...]
     snapshots: tuple[SnapshotWanted, ...]
     subscriptions: tuple[SubscriptionWanted, ...]
     unsubscriptions: tuple[int, ...]
     again: bool
-    finished: int
+    base: int
     token: Token
 
 
@@ -75,6 +77,21 @@ class AskRowsEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerBegun:
+    """A peer has begun, perhaps again, at this epoch: it needs our `Rows` of all later ones."""
+
+    shard: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class GoneEvent:
+    """Nobody keeps rows of this epoch any more, which this node has asked for."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """Time has passed (`now` is in seconds): is anything overdue? The sequencer has handed out up to `handed_out`, as
     far as is known here."""
@@ -90,7 +107,17 @@ class ReaderGone:
     inbox: str
 
 
-NodeEvent = HandOutEvent | RowsEvent | GetEvent | AskChangesEvent | AskRowsEvent | Look | ReaderGone
+NodeEvent = (
+    HandOutEvent
+    | RowsEvent
+    | GetEvent
+    | AskChangesEvent
+    | AskRowsEvent
+    | PeerBegun
+    | GoneEvent
+    | Look
+    | ReaderGone
+)
 
 # ---- effects -------------------------------------------------------------------------------------------------
 
@@ -122,6 +149,30 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveState:
+    """Put this into the store: the state as of this epoch, all of it, or what changed since the last one."""
+
+    epoch: int
+    everything: bool
+    changes: tuple[TableChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TellGone:
+    """Tell a peer that its rows of this epoch are not kept any more."""
+
+    asker: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class BeginAgain:
+    """This node cannot go on from where it is: it has to begin again, at the newest base."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """Send a message to a client's inbox."""
 
@@ -143,4 +194,4 @@ class Halted:
     reason: str
 
 
-NodeEffect = SendRows | AskForRows | Finished | Reply | Settle | Halted
+NodeEffect = SendRows | AskForRows | Finished | SaveState | TellGone | BeginAgain | Reply | Settle | Halted

@@ -8,9 +8,10 @@ follow the rules of this file:
   newest base; if that is at or beyond the record's epoch, the slot had been collected and this sequencer is deposed.
 - A record by another incarnation deposes this one. A record of its own may be an older attempt that says less than
   was meant now: what it says is taken, what it does not say stays pending.
-- The first thing that a new sequencer writes is an empty record: the fence. Until it is there, nothing happens. It
-  also opens the generation that the sequencer was started for: nodes of that generation begin at the base, and the log
-  behind it is handed out to them again.
+- The first thing that a new sequencer writes is an empty record: the fence. Until it is there, nothing happens. Where
+  nobody has done so yet, it also opens the generation that the sequencer was started for, naming the base at which the
+  nodes of that generation begin; a copy of the base under the new generation is written next (`epoch_log.py` says why).
+  The log behind the base is handed out to whoever begins there.
 - At most one record is being created at any time; what comes in meanwhile waits, so epochs grow with the load and with
   the latency of the store by themselves.
 
@@ -18,7 +19,10 @@ Every transaction is checked against the row types when it arrives (`sessions.py
 Hand-out is separate from recording: records may run ahead of it by some bytes, and it stays within a window of
 unfinished epochs.
 
-Before it goes idle, a sequencer writes one empty epoch flagged `save`; then nothing moves until somebody writes.
+**Bases.** Every node saves its state as of an epoch flagged `save`. When all have, the base of that epoch is written,
+with what has to be known of the log up to there. What was handed out is kept until a base has passed it, since a node
+that begins there needs all that is behind. Before it goes idle, a sequencer writes one empty epoch flagged `save`; then
+nothing moves until somebody writes.
 """
 
 from __future__ import annotations
@@ -34,12 +38,13 @@ from dist_zero_common.mailbox import NO_TOKEN, Token
 from dist_zero_common.protocol.messages import (
     EPOCHS_AHEAD_MAX,
     AwaitEpoch,
+    Base,
+    BaseId,
     EpochFinished,
     LogRecord,
     Message,
     OpenSession,
     RequestRefused,
-    ShardMap,
     SnapshotRequest,
     SnapshotWanted,
     Subscribe,
@@ -51,24 +56,32 @@ from dist_zero_common.protocol.messages import (
     place_in_log,
 )
 from services.node_runner.patience import Patience
+from services.node_runner.saving import Saving
 from services.node_runner.sequencer_events import (
     Answer,
     Append,
     AskNodes,
+    BaseThere,
     Deposed,
     FromClient,
     HandOutEpoch,
+    LoadAgain,
     Look,
     Now,
+    ReaderGone,
     RecordThere,
     RowsMissing,
     SequencerEffect,
     SequencerEvent,
     SequencerOptions,
     SettleMessages,
+    ShardBegun,
     ShardFinished,
+    ShardSaved,
+    TellGone,
     Tick,
     WakeAfter,
+    WriteBase,
 )
 from services.node_runner.sessions import RETRY_AFTER_MS, Sessions
 
@@ -94,26 +107,31 @@ class Sequencer:
         self,
         *,
         plan: Plan,
-        shard_map: ShardMap,
         incarnation: int,
-        generation: int,
-        base_epoch: int,
+        base: Base,
+        origin: BaseId,
+        opened: bool,
+        based: bool,
         records: list[LogRecord],
         options: SequencerOptions,
     ) -> None:
-        """`records` are those behind the base, in order, without a gap. All of them are handed out to the nodes of
-        `generation`, whoever had them before."""
-        self.epoch = base_epoch
-        self.finished = base_epoch
+        """`records` are those behind the base, in order, without a gap. All of them are handed out to the nodes of the
+        base's generation, whoever had them before. `origin`: of which base this one is a copy; for it, `opened` and
+        `based` see `epoch_log.Loaded`."""
+        self.epoch = base.epoch
+        self.finished = base.epoch
         self.deposed = ""
         self.fenced = False
         """Whether a record of its own is there, from which on nobody else's may be."""
-        self._plan, self._map, self._incarnation = plan, shard_map, incarnation
-        self._generation, self._options = generation, options
-        self._handed_out = base_epoch
-        self._shard_finished = [base_epoch] * len(shard_map.nodes)
-        self._time_us = 0
-        self._sessions = Sessions(plan, options)
+        self._plan, self._map, self._incarnation = plan, base.shard_map, incarnation
+        self._generation, self._options = base.generation, options
+        self._base, self._origin, self._opened, self._based = base, origin, opened, based
+        self._saving = Saving(base, options)
+        self._handed_out = base.epoch
+        self._shard_finished = [base.epoch] * len(base.shard_map.nodes)
+        self._time_us = base.time_us
+        self._sessions = Sessions(plan, options, base.sessions)
+        self._subscriptions = {each.subscription: each for each in base.subscriptions}
         self._snapshots: dict[SnapshotWanted, Token] = {}
         # As subscription 0: a subscription's id comes with its record.
         self._subscribes: dict[SubscriptionWanted, Token] = {}
@@ -123,9 +141,10 @@ class Sequencer:
         self._creating = False
         self._to_hand_out: deque[_HandOut] = deque()
         self._kept: dict[int, HandOutEpoch] = {}
-        """What was handed out and not every node has finished, by epoch: it may have to be sent again."""
+        """What was handed out behind the base, by epoch: it may have to be sent again."""
         self._patience = Patience()
         self._ahead_bytes = 0
+        self._kept_bytes = 0
         self._last_saved_at = 0.0
         self._last_active_at = 0.0
         self._last_was_save = False
@@ -133,6 +152,11 @@ class Sequencer:
         self._older_than = max((record.incarnation for record in records), default=0)
         for record in records:
             self._take(record, [])
+
+    @property
+    def base(self) -> int:
+        """The epoch of the newest base."""
+        return self._saving.base_epoch
 
     def start(self, now: Now) -> list[SequencerEffect]:
         """The first thing to do: write the fence. Not where a later sequencer has been already: this one was told late
@@ -157,6 +181,14 @@ class Sequencer:
                 self._on_client(event.message, event.token, now, effects)
             case ShardFinished():
                 self._on_finished(event, effects)
+            case ShardSaved():
+                self._saving.on_saved(event)
+            case ShardBegun():
+                self._on_begun(event, effects)
+            case BaseThere():
+                self._on_base(event)
+            case ReaderGone():
+                self._on_reader_gone(event)
             case RecordThere():
                 self._on_record(event, effects)
             case RowsMissing():
@@ -168,6 +200,7 @@ class Sequencer:
         if not self.deposed:
             self._hand_out(effects)
             self._propose(now, effects)
+            self._write_base(effects)
         return effects
 
     # -- from clients ------------------------------------------------------------------------------------------
@@ -250,9 +283,8 @@ class Sequencer:
             return
         if self._ahead_bytes > self._options.ahead_bytes:
             return
-        record = self._record(
-            now, save=now.monotonic - self._last_saved_at >= self._options.save_interval_seconds
-        )
+        due = now.monotonic - self._last_saved_at >= self._options.save_interval_seconds
+        record = self._record(now, save=due or self._saving.has_enough)
         idle = not _says_something(record)
         if not idle:
             self._last_active_at = now.monotonic
@@ -265,7 +297,7 @@ class Sequencer:
                     self._waking = True
                     effects.append(WakeAfter(rest))
                 return
-            record = replace(record, save=True)
+            record = self._record(now, save=True)
         if record.save:
             self._last_saved_at = now.monotonic
         self._creating = True
@@ -284,6 +316,8 @@ class Sequencer:
             incarnation=self._incarnation,
             map_version=self._map.version,
             save=save,
+            everything=save and self._saving.wants_everything,
+            begins=None if self._opened else self._origin,
             expired=tuple(self._sessions.expired(time_us)),
             opens=self._sessions.wanted_opens(),
             transactions=tuple(self._sessions.next_transactions()),
@@ -296,8 +330,9 @@ class Sequencer:
         record = event.record
         if record.epoch != self.epoch + 1:
             raise InternalError(f"record {record.epoch} came where {self.epoch + 1} was created")
-        if event.newest_base >= record.epoch:
-            self._depose(f"base {event.newest_base} is beyond epoch {record.epoch}", effects)
+        newest_base = max(base.epoch for base in event.bases)
+        if newest_base >= record.epoch:
+            self._depose(f"base {newest_base} is beyond epoch {record.epoch}", effects)
         elif record.incarnation < self._incarnation and not self.fenced:
             # An older one has gone on since the log was read: the fence comes behind it.
             self._creating = False
@@ -308,6 +343,19 @@ class Sequencer:
             self._creating, self.fenced = False, True
             self._take(record, effects)
             self._answer_awaiting(effects)
+            self._check_opening(record, event.bases, effects)
+
+    def _check_opening(
+        self, record: LogRecord, bases: tuple[BaseId, ...], effects: list[SequencerEffect]
+    ) -> None:
+        """Our generation is open now, at the base that the record names, unless there is a newer one by now."""
+        if record.begins is None:
+            return
+        self._opened = True
+        newest = [base for base in bases if base.generation < self._generation][-1:]
+        if newest != [self._origin]:
+            self.deposed = f"there is a newer base than epoch {self._origin.epoch}"
+            effects.append(LoadAgain(self.deposed))
 
     def _take(self, record: LogRecord, effects: list[SequencerEffect]) -> None:
         """Make a record of the log part of the state, in the order that defines it: expiries, transactions, opens."""
@@ -320,10 +368,17 @@ class Sequencer:
             self._sessions.take_open(record, index, opened, effects)
         self._take_requests(record, effects)
         size = sum(len(t.payload) for t in record.transactions)
+        self._saving.on_record(record, size)
+        if record.save:
+            subscriptions = tuple(self._subscriptions.values())
+            self._saving.freeze(record, self._sessions.as_of_now(), subscriptions)
         self._to_hand_out.append(_HandOut(record, writes, size, again=not self.fenced))
         self._ahead_bytes += size
 
     def _take_requests(self, record: LogRecord, effects: list[SequencerEffect]) -> None:
+        self._subscriptions.update((wanted.subscription, wanted) for wanted in record.subscriptions)
+        for gone in record.unsubscriptions:
+            self._subscriptions.pop(gone, None)
         tokens = [self._snapshots.pop(wanted, NO_TOKEN) for wanted in record.snapshots]
         tokens += [self._subscribes.pop(replace(s, subscription=0), NO_TOKEN) for s in record.subscriptions]
         tokens += [self._unsubscribes.pop(gone, NO_TOKEN) for gone in record.unsubscriptions]
@@ -338,17 +393,22 @@ class Sequencer:
     # -- hand-out ----------------------------------------------------------------------------------------------
 
     def _hand_out(self, effects: list[SequencerEffect]) -> None:
-        """Give the next epochs to the nodes, as far as the window goes; never before the fence is there."""
-        if not self.fenced:
+        """Give the next epochs to the nodes, as far as the window goes; never before fence and base are there."""
+        if not self.fenced or not self._based:
             return
-        while self._to_hand_out and self._handed_out - self.finished < self._options.window_epochs:
+        while (
+            self._to_hand_out
+            and self._handed_out - self.finished < self._options.window_epochs
+            and self._kept_bytes <= self._options.behind_bytes
+        ):
             ready = self._to_hand_out.popleft()
             self._handed_out = ready.record.epoch
             self._ahead_bytes -= ready.size_bytes
             shards = tuple(range(len(self._map.nodes)))
             writes = self._route(ready)
-            epoch = HandOutEpoch(ready.record, writes, self._generation, ready.again, self.finished, shards)
+            epoch = HandOutEpoch(ready.record, writes, self._generation, ready.again, self.base, shards)
             self._kept[self._handed_out] = epoch
+            self._kept_bytes += ready.size_bytes
             effects.append(epoch)
 
     def _route(self, ready: _HandOut) -> tuple[tuple[Writes, ...], ...]:
@@ -363,7 +423,24 @@ class Sequencer:
     def _hand_out_again(self, missing: RowsMissing, effects: list[SequencerEffect]) -> None:
         kept = self._kept.get(missing.epoch)
         if kept is not None:
-            effects.append(replace(kept, targets=(missing.shard,)))
+            effects.append(self._repeated(kept, missing.shard))
+        elif missing.epoch <= self.base:
+            effects.append(TellGone(missing.shard, missing.epoch))
+
+    def _repeated(self, kept: HandOutEpoch, shard: int) -> HandOutEpoch:
+        """A hand-out once more. What all have finished, readers may have heard of."""
+        again = kept.again or kept.record.epoch <= self.finished
+        return replace(kept, targets=(shard,), again=again, base=self.base)
+
+    def _on_begun(self, event: ShardBegun, effects: list[SequencerEffect]) -> None:
+        """A node has begun at a base, perhaps again: it needs all that was handed out behind that."""
+        if event.epoch < self.base:
+            effects.append(TellGone(event.shard, self.base))
+            return
+        self._shard_finished[event.shard] = event.epoch
+        effects.extend(
+            self._repeated(kept, event.shard) for epoch, kept in self._kept.items() if epoch > event.epoch
+        )
 
     def _look(self, now: Now, effects: list[SequencerEffect]) -> None:
         """Ask nodes where they are that have not moved for a while: what they said may be lost, or what was said to
@@ -378,10 +455,31 @@ class Sequencer:
         self._answer_awaiting(effects)
 
     def _count_finished(self) -> None:
-        """The newest epoch that all have finished; nodes may know later ones by another sequencer, which deposes us."""
-        self.finished = min(self.epoch, *self._shard_finished)
-        for epoch in [epoch for epoch in self._kept if epoch <= self.finished]:
-            del self._kept[epoch]
+        """The newest epoch that all have finished, or had, before one of them began again. Nodes may know later ones by
+        another sequencer, which deposes us."""
+        self.finished = max(self.finished, min(self.epoch, *self._shard_finished))
+
+    # -- bases -------------------------------------------------------------------------------------------------
+
+    def _write_base(self, effects: list[SequencerEffect]) -> None:
+        """Write the first base of the generation, or the next one, if it can be told by now."""
+        if not self.fenced:
+            return
+        base = self._saving.next_base() if self._based else self._saving.first_base()
+        if base is not None:
+            effects.append(WriteBase(base))
+
+    def _on_base(self, event: BaseThere) -> None:
+        self._based = True
+        self._saving.on_base(event.epoch)
+        for epoch in [epoch for epoch in self._kept if epoch <= self.base]:
+            kept = self._kept.pop(epoch)
+            self._kept_bytes -= sum(len(t.payload) for t in kept.record.transactions)
+
+    def _on_reader_gone(self, event: ReaderGone) -> None:
+        for subscription, wanted in self._subscriptions.items():
+            if wanted.reply_to == event.inbox:
+                self._unsubscribes.setdefault(subscription, NO_TOKEN)
 
     def _answer_awaiting(self, effects: list[SequencerEffect]) -> None:
         ready = [a for a in self._awaiting if a.epoch <= self.finished]

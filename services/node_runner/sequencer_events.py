@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dist_zero.batch import Writes
 from dist_zero_common.mailbox import Token
-from dist_zero_common.protocol.messages import LogRecord, Message
+from dist_zero_common.protocol.messages import Base, BaseId, LogRecord, Message
 
 DAY_US = 24 * 3600 * 1_000_000
 
@@ -26,6 +26,11 @@ class SequencerOptions:
     """Beyond this, clients are told to wait and nothing is kept of what they send."""
     save_interval_seconds: float = 1.0
     """An epoch is flagged `save` when this much time has passed since the last one that was."""
+    behind_bytes: int = 128 * 2**20
+    """No hand-out while what was handed out behind the base holds more than this; an epoch is flagged `save` whenever a
+    quarter of it has come."""
+    collects: bool = True
+    """Whether what no base reaches any more is deleted; else the log is kept whole."""
     session_idle_us: int = DAY_US
     """A session that wrote nothing for this long, by record time, is forgotten."""
 
@@ -59,10 +64,43 @@ class ShardFinished:
 
 @dataclass(frozen=True, slots=True)
 class RecordThere:
-    """The record that is in the log at this epoch, as read back, and the newest base in the store."""
+    """The record that is in the log at this epoch, as read back, and the bases that are in the store, in the order of
+    `EpochLog.bases`."""
 
     record: LogRecord
-    newest_base: int
+    bases: tuple[BaseId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSaved:
+    """A node's state as of this epoch is in the store. For the bytes see `Saved`."""
+
+    shard: int
+    epoch: int
+    changed_bytes: int
+    state_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardBegun:
+    """A node has begun, perhaps again, at this epoch."""
+
+    shard: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class BaseThere:
+    """A base that was to be written is in the store."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderGone:
+    """Nobody reads this inbox of a client's any more."""
+
+    inbox: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +121,18 @@ class Tick:
     """Time has passed that `WakeAfter` asked for."""
 
 
-SequencerEvent = FromClient | ShardFinished | RecordThere | RowsMissing | Look | Tick
+SequencerEvent = (
+    FromClient
+    | ShardFinished
+    | ShardSaved
+    | ShardBegun
+    | RecordThere
+    | BaseThere
+    | RowsMissing
+    | ReaderGone
+    | Look
+    | Tick
+)
 
 # ---- effects -------------------------------------------------------------------------------------------------
 
@@ -98,14 +147,36 @@ class Append:
 @dataclass(frozen=True, slots=True)
 class HandOutEpoch:
     """`Rows` of stage 1 for `targets`, shards of this generation; `writes[i]` are shard i's. See `HandOut` for `again`
-    and `finished`."""
+    and `base`."""
 
     record: LogRecord
     writes: tuple[tuple[Writes, ...], ...]
     generation: int
     again: bool
-    finished: int
+    base: int
     targets: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteBase:
+    """Create this base, then say `BaseThere`."""
+
+    base: Base
+
+
+@dataclass(frozen=True, slots=True)
+class TellGone:
+    """Tell a shard that nobody has rows of this epoch for it any more."""
+
+    shard: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadAgain:
+    """What this sequencer was loaded from is not the right base any more: load it again."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,4 +216,15 @@ class Deposed:
     reason: str
 
 
-SequencerEffect = Append | HandOutEpoch | AskNodes | Answer | SettleMessages | WakeAfter | Deposed
+SequencerEffect = (
+    Append
+    | WriteBase
+    | HandOutEpoch
+    | AskNodes
+    | TellGone
+    | Answer
+    | SettleMessages
+    | WakeAfter
+    | LoadAgain
+    | Deposed
+)

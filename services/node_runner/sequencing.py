@@ -16,16 +16,20 @@ from dist_zero_common.broker.topology import (
     sequencer_nodes_inbox,
 )
 from dist_zero_common.clock import Clock
-from dist_zero_common.errors import LogDamaged, MalformedMessage
+from dist_zero_common.errors import BaseDamaged, LogDamaged, MalformedMessage, StoreError
 from dist_zero_common.ids import checked_name
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token
 from dist_zero_common.protocol.messages import (
     AskRows,
     AwaitEpoch,
+    Base,
+    Begun,
     Done,
     Message,
     OpenSession,
+    ReaderLost,
+    Saved,
     SequencerStatus,
     SnapshotRequest,
     Subscribe,
@@ -34,25 +38,33 @@ from dist_zero_common.protocol.messages import (
 from services.node_runner import wire
 from services.node_runner.epoch_log import EpochLog
 from services.node_runner.hosting import ProgramHost
+from services.node_runner.keeping import SavedState
 from services.node_runner.sequencer import Sequencer
 from services.node_runner.sequencer_events import (
     Answer,
     Append,
     AskNodes,
+    BaseThere,
     Deposed,
     FromClient,
     HandOutEpoch,
+    LoadAgain,
     Look,
     Now,
+    ReaderGone,
     RecordThere,
     RowsMissing,
     SequencerEffect,
     SequencerEvent,
     SequencerOptions,
     SettleMessages,
+    ShardBegun,
     ShardFinished,
+    ShardSaved,
+    TellGone,
     Tick,
     WakeAfter,
+    WriteBase,
 )
 
 
@@ -82,6 +94,8 @@ class HostedSequencer:
         self._sequencer: Sequencer | None = None
         self._generation = generation
         self._damaged = ""
+        self._rewind = False
+        self._newest_base: Base | None = None
         self.stopped = False
         self._starting = asyncio.Lock()
 
@@ -94,37 +108,56 @@ class HostedSequencer:
 
     async def _start(self) -> None:
         try:
-            base, records = await self._log_of_epochs.load()
-        except LogDamaged as damaged:
-            self._halt(damaged)
+            loaded = await self._log_of_epochs.load(self._generation)
+            if loaded.later:
+                raise BaseDamaged(f"generation {loaded.later} has begun, and this is {self._generation}")
+            self._sequencer = Sequencer(
+                plan=self._host.plan,
+                incarnation=self.incarnation,
+                base=loaded.base,
+                origin=loaded.origin,
+                opened=loaded.opened,
+                based=loaded.based,
+                records=loaded.records,
+                options=self._options,
+            )
+        except (LogDamaged, MalformedMessage) as damaged:
+            self._halt(str(damaged), rewind=isinstance(damaged, BaseDamaged))
             return
-        self._sequencer = Sequencer(
-            plan=self._host.plan,
-            shard_map=base.shard_map,
-            incarnation=self.incarnation,
-            generation=self._generation,
-            base_epoch=base.epoch,
-            records=records,
-            options=self._options,
-        )
         await self._post.listen(
             Queue(self.nodes_inbox), self._on_node_message
         )  # before anything can be finished
-        self._host.on_finished, self._host.own_nodes_inbox = self._on_local_finished, self.nodes_inbox
-        self._log.info("sequencer_started", epoch=self._sequencer.epoch, records=len(records))
+        self._newest_base = loaded.base if loaded.based else None
+        self._host.telling.sequencer = self
+        self._log.info(
+            "sequencer_started",
+            epoch=self._sequencer.epoch,
+            records=len(loaded.records),
+            base=loaded.base.epoch,
+        )
         self._perform(self._sequencer.start(self._now()))
-        self._host.tell_finished()
+        self._host.tell_progress()
         await self._post.listen(Queue(self.clients_inbox), self._on_client_message)
+
+    async def _load_again(self) -> None:
+        """Begin anew with what is in the store now; what clients have sent meanwhile comes again."""
+        async with self._starting:
+            if not self.stopped:
+                await self._stop_listening()
+                await self._start()
 
     async def stop(self) -> None:
         """Stop listening; what is not recorded stays in the clients' inbox for whoever comes next."""
         self.stopped = True
         async with self._starting:
-            if self._host.on_finished == self._on_local_finished:
-                self._host.on_finished = None
-                self._host.tell_finished()
-            await self._post.stop_listening(self.clients_inbox, self._on_client_message)
-            await self._post.stop_listening(self.nodes_inbox, self._on_node_message)
+            if self._host.telling.sequencer is self:
+                self._host.telling.sequencer = None
+                self._host.tell_progress()
+            await self._stop_listening()
+
+    async def _stop_listening(self) -> None:
+        await self._post.stop_listening(self.clients_inbox, self._on_client_message)
+        await self._post.stop_listening(self.nodes_inbox, self._on_node_message)
 
     def status(self) -> SequencerStatus | None:
         """What the runner reports; None while the log is being loaded."""
@@ -137,8 +170,20 @@ class HostedSequencer:
             nodes_inbox=self.nodes_inbox,
             epoch=self._sequencer.epoch if self._sequencer is not None else 0,
             finished_epoch=self._sequencer.finished if self._sequencer is not None else 0,
-            halted=self._damaged or (self._sequencer.deposed if self._sequencer is not None else ""),
+            halted=self._why_halted(),
+            rewind=self._rewind or self._is_deposed(),
+            base=self._sequencer.base if self._sequencer is not None else 0,
         )
+
+    def _why_halted(self) -> str:
+        if self._damaged:
+            return self._damaged
+        if self._sequencer is not None and self._sequencer.deposed:
+            return self._sequencer.deposed
+        return "a later one took its place" if self.stopped else ""
+
+    def _is_deposed(self) -> bool:
+        return self._sequencer is not None and self._sequencer.deposed != ""
 
     def _handle(self, event: SequencerEvent) -> None:
         if self.stopped:
@@ -154,50 +199,73 @@ class HostedSequencer:
         self._handle(FromClient(message, token))
 
     def _on_node_message(self, message: Message, token: Token) -> None:
-        if isinstance(message, AskRows):
-            self._on_ask_rows(message, token)
-            return
-        if not isinstance(message, Done):
+        if not isinstance(message, AskRows | Done | Saved | Begun | ReaderLost):
             raise MalformedMessage(f"{type(message).__name__} is not for the nodes' inbox of a sequencer")
         if message.program != self._host.program:
             raise MalformedMessage(f"epochs of {message.program!r} are not told to {self._host.program!r}")
-        wire.check_map(self._host.shard_map, message.map_version)
+        if not isinstance(message, ReaderLost):
+            wire.check_map(self._host.shard_map, message.map_version)
+        match message:
+            case AskRows():
+                self._check_asked(message)
+            case Done() | Saved() | Begun():
+                self._check_told(message)
+            case ReaderLost():
+                check_inbox(self._system, CLIENT_REPLIES, message.inbox)
+        if message.generation == self._generation:
+            self._handle(_node_event(message))
+            self._host.flush()
+        self._post.settle(token)
+
+    def _check_told(self, message: Done | Saved | Begun) -> None:
         wire.check_shard(self._host.shard_map, message.shard)
         assert self._sequencer is not None
         if self._sequencer.fenced and message.epoch > self._sequencer.epoch:
             raise MalformedMessage(
-                f"shard {message.shard} finished epoch {message.epoch}, which does not exist yet"
+                f"shard {message.shard} is at epoch {message.epoch}, which does not exist yet"
             )
-        if message.generation == self._generation:
-            self._handle(ShardFinished(message.shard, message.epoch))
-        self._post.settle(token)
 
-    def _on_ask_rows(self, message: AskRows, token: Token) -> None:
-        wire.check_map(self._host.shard_map, message.map_version)
+    def _check_asked(self, message: AskRows) -> None:
         wire.check_shard(self._host.shard_map, message.asker)
-        if message.program != self._host.program or message.stage != 1:
-            raise MalformedMessage(
-                f"stage {message.stage} of {message.program!r} is not asked of a sequencer here"
-            )
-        if message.generation == self._generation:
-            self._handle(RowsMissing(message.asker, message.epoch))
-            self._host.flush()
-        self._post.settle(token)
+        if message.stage != 1:
+            raise MalformedMessage(f"stage {message.stage} is not asked of a sequencer")
 
     def look(self) -> None:
         """Ask for what is overdue."""
         if self._sequencer is not None and not self.stopped:
             self._handle(Look())
 
-    def _on_local_finished(self, shard: int, generation: int, epoch: int) -> None:
+    # -- from nodes on this runner ---------------------------------------------------------------------------
+
+    def on_finished(self, shard: int, generation: int, epoch: int) -> None:
+        """A node here has finished an epoch."""
         if generation == self._generation:
             self._handle(ShardFinished(shard, epoch))
+
+    def on_saved(self, shard: int, generation: int, saved: SavedState) -> None:
+        """A node here has saved its state."""
+        if generation == self._generation:
+            self._handle(ShardSaved(shard, saved.epoch, saved.changed_bytes, saved.state_bytes))
+
+    def on_begun(self, shard: int, generation: int, epoch: int) -> None:
+        """A node here has begun at a base."""
+        if generation == self._generation:
+            self._handle(ShardBegun(shard, epoch))
+
+    def on_reader_gone(self, generation: int, inbox: str) -> None:
+        """Nobody reads this inbox of a client's any more."""
+        if generation == self._generation:
+            self._handle(ReaderGone(inbox))
 
     def _perform(self, effects: list[SequencerEffect]) -> None:
         for effect in effects:
             match effect:
                 case Append():
                     self._tasks.create_task(self._append(effect))
+                case WriteBase():
+                    self._tasks.create_task(self._write_base(effect))
+                case TellGone():
+                    self._host.tell_gone(effect.shard, self._generation, effect.epoch)
                 case HandOutEpoch():
                     self._host.hand_out(effect)
                 case AskNodes():
@@ -209,26 +277,60 @@ class HostedSequencer:
                         self._post.settle(token)
                 case WakeAfter():
                     self._tasks.create_task(self._wake(effect.seconds))
+                case LoadAgain():
+                    self._log.info("sequencer_loads_again", reason=effect.reason)
+                    self._tasks.create_task(self._load_again())
                 case Deposed():
                     self._log.warning("sequencer_deposed", reason=effect.reason)
                     self._tasks.create_task(self.stop())
 
-    def _halt(self, damaged: LogDamaged) -> None:
-        """The log cannot be gone on with: the runner's reports say why, and a person has to act."""
-        self._log.error("log_damaged", reason=str(damaged))
-        self._damaged = str(damaged)
+    def _halt(self, reason: str, *, rewind: bool = False) -> None:
+        """The log cannot be gone on with: the runner's reports say why, and a person has to act, unless a new
+        generation helps."""
+        self._log.error("log_damaged", reason=reason)
+        self._damaged, self._rewind = reason, rewind
 
     async def _append(self, effect: Append) -> None:
+        appending = self._sequencer
         try:
-            there, newest_base = await self._log_of_epochs.append(effect.record)
+            there, bases = await self._log_of_epochs.append(effect.record)
         except LogDamaged as damaged:
-            self._halt(damaged)
+            self._halt(str(damaged))
             return
+        if self._sequencer is not appending:
+            return  # it was loaded again
         self._log.debug(
             "epoch_recorded", epoch=there.epoch, transactions=len(there.transactions), save=there.save
         )
-        self._handle(RecordThere(there, newest_base))
+        self._handle(RecordThere(there, tuple(bases)))
         self._host.flush()
+
+    async def _write_base(self, effect: WriteBase) -> None:
+        writing = self._sequencer
+        try:
+            await self._log_of_epochs.write_base(effect.base)
+        except LogDamaged as damaged:
+            self._halt(str(damaged), rewind=True)
+            return
+        self._log.info("base_written", epoch=effect.base.epoch)
+        if self._sequencer is writing:
+            self._handle(BaseThere(effect.base.epoch))
+            self._host.flush()
+            older, self._newest_base = self._newest_base, effect.base
+            if self._options.collects and older is not None and older.epoch < effect.base.epoch:
+                await self._collect(effect.base, older)
+
+    async def _collect(self, newest: Base, older: Base) -> None:
+        """Delete what these two do not reach. Only if nobody has written a record behind ours since they are there:
+        who opens a generation after that begins at one of them, or at a later one."""
+        assert self._sequencer is not None
+        try:
+            behind = await self._log_of_epochs.read(self._sequencer.epoch + 1)
+            if behind is not None and behind.incarnation != self.incarnation:
+                return
+            await self._log_of_epochs.collect(newest, older)
+        except StoreError as failed:
+            self._log.warning("not_collected", reason=str(failed))
 
     async def _wake(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -242,3 +344,17 @@ def _check_client(system: str, message: Message) -> None:
         check_inbox(system, CLIENT_REPLIES, message.reply_to)
     if isinstance(message, OpenSession):
         checked_name("client", message.client, MalformedMessage)
+
+
+def _node_event(message: AskRows | Done | Saved | Begun | ReaderLost) -> SequencerEvent:
+    match message:
+        case AskRows():
+            return RowsMissing(message.asker, message.epoch)
+        case Done():
+            return ShardFinished(message.shard, message.epoch)
+        case Saved():
+            return ShardSaved(message.shard, message.epoch, message.changed_bytes, message.state_bytes)
+        case Begun():
+            return ShardBegun(message.shard, message.epoch)
+        case ReaderLost():
+            return ReaderGone(message.inbox)

@@ -21,6 +21,7 @@ from dist_zero_common.protocol.messages import (
     AskChanges,
     AskDone,
     AskRows,
+    Begun,
     DropProgram,
     EmptyRows,
     Get,
@@ -29,6 +30,7 @@ from dist_zero_common.protocol.messages import (
     HostSequencer,
     Message,
     Placement,
+    RowsGone,
     RunnerReport,
     ShardMap,
     StageRows,
@@ -36,12 +38,15 @@ from dist_zero_common.protocol.messages import (
 from dist_zero_common.store.base import Store
 from services.node_runner import wire
 from services.node_runner.epoch_log import EpochLog
-from services.node_runner.hosting import MakeExecutor, ProgramHost
+from services.node_runner.hosting import ProgramHost
+from services.node_runner.keeping import MakeExecutor, NodeKeeper
 from services.node_runner.sequencer_events import SequencerOptions
 from services.node_runner.sequencing import HostedSequencer
 
 HEARTBEAT_SECONDS = 1.0
 ROLES = (Role.RUNNER, Role.NODE)
+
+NodeMessage = HandOut | StageRows | EmptyRows | Get | AskChanges | AskRows | AskDone | Begun | RowsGone
 
 
 class RunnerService:
@@ -64,7 +69,7 @@ class RunnerService:
         self._system, self._runner, self._incarnation, self._machine = system, runner, incarnation, machine
         self._store, self._clock = store, clock
         self._log = log.bind(system=system, machine=machine, runner=runner, runner_incarnation=incarnation)
-        self._make_executor, self._options = make_executor, options or SequencerOptions()
+        self._keeper, self._options = NodeKeeper(store, make_executor), options or SequencerOptions()
         self._inbox = runner_inbox(system, runner, incarnation)
         self._programs: dict[str, ProgramHost] = {}
         self._sequencers: dict[str, HostedSequencer] = {}
@@ -94,6 +99,8 @@ class RunnerService:
             AskChanges: self._on_node_message,
             AskRows: self._on_node_message,
             AskDone: self._on_node_message,
+            Begun: self._on_node_message,
+            RowsGone: self._on_node_message,
         }
         check_handlers(ROLES, self._handlers)
 
@@ -141,9 +148,7 @@ class RunnerService:
     def _on_message(self, message: Message, token: Token) -> None:
         dispatch(ROLES, self._handlers, message, token)
 
-    def _on_node_message(
-        self, message: HandOut | StageRows | EmptyRows | Get | AskChanges | AskRows | AskDone, token: Token
-    ) -> None:
+    def _on_node_message(self, message: NodeMessage, token: Token) -> None:
         wire.check_readers(self._system, message)
         host = self._programs.get(message.program)
         if host is None:
@@ -218,6 +223,9 @@ class RunnerService:
         if known is None or known.version < message.version:
             self._placements[message.program] = message
             self._locate(message.program)
+        if known is None or known.version <= message.version:  # what started late hears it again
+            if host is not None:
+                host.drop_elsewhere(message, self._inbox)
             self._stop_sequencer_before(message.program, incarnation)
         self.post.settle(token)
 
@@ -259,7 +267,8 @@ class RunnerService:
                 graph,
                 shard_map,
                 post=self.post,
-                make_executor=self._make_executor,
+                keeper=self._keeper,
+                tasks=self._tasks,
                 log=self._log.bind(program=program),
             )
         else:

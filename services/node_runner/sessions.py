@@ -7,16 +7,17 @@ under the same name takes over the count and ends the older one. The log decides
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dist_zero.batch import Writes
 from dist_zero.compiler.plan import Plan
 from dist_zero.writes import decode_payload, hand_out_size
+from dist_zero_common.checksum import xxh3_128
 from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages import (
+    BaseSession,
     Committed,
     LogRecord,
     Message,
@@ -29,6 +30,7 @@ from dist_zero_common.protocol.messages import (
     Transaction,
     TransactionRefused,
     Wait,
+    epoch_of_place,
     place_in_log,
 )
 from services.node_runner.sequencer_events import Answer, SequencerEffect, SequencerOptions, SettleMessages
@@ -38,6 +40,7 @@ _REMEMBERED_NUMBERS = 256
 _NUMBERS_AHEAD_MAX = 65_536
 """More than any client has unanswered; what a stranger makes up beyond it would wait for ever."""
 _REMEMBERED_OPENS = 1_024
+_HASH_SIZE = 16
 _REPLACED = "a newer session of the same client took its place"
 _EXPIRED = "it was idle for too long and has been forgotten"
 _UNKNOWN = f"the sequencer does not know it: perhaps {_REPLACED}, or {_EXPIRED}"
@@ -59,13 +62,16 @@ class _Pending:
 
 @dataclass(slots=True)
 class _Session:
-    """One client name's current session. `recent` maps committed numbers to (epoch, hash of the payload); up to
-    `followed` no pending number is missing."""
+    """One client name's current session, as `asker` asked for it and was answered. `recent` maps committed numbers to
+    (epoch, hash of the payload); up to `followed` no pending number is missing."""
 
     id: int
     client: str
     committed: int
     used_us: int
+    request: int
+    reply_to: str
+    opened_at: int
     pending: dict[int, _Pending] = field(default_factory=dict)
     recent: dict[int, tuple[int, bytes]] = field(default_factory=dict)
     asked_from: int = 0
@@ -75,7 +81,8 @@ class _Session:
 class Sessions:
     """All sessions that are known as of the newest record, and what their clients have sent since."""
 
-    def __init__(self, plan: Plan, options: SequencerOptions) -> None:
+    def __init__(self, plan: Plan, options: SequencerOptions, known: Iterable[BaseSession] = ()) -> None:
+        """`known`: as of the base behind which the log begins."""
         self._plan, self._options = plan, options
         self._sessions: dict[int, _Session] = {}  # the one used longest ago first
         self._writing: dict[int, _Session] = {}  # those with pending transactions
@@ -83,6 +90,56 @@ class Sessions:
         self._opens: dict[_Asker, tuple[OpenSession, list[Token]]] = {}
         self._opened: dict[_Asker, SessionOpened] = {}
         self._pending_bytes = 0
+        for each in known:
+            self._restore(each)
+
+    # -- bases -------------------------------------------------------------------------------------------------
+
+    def as_of_now(self) -> tuple[BaseSession, ...]:
+        """What a base has to know of the sessions, the one used longest ago first."""
+        return tuple(
+            BaseSession(
+                session=session.id,
+                client=session.client,
+                committed=session.committed,
+                used_us=session.used_us,
+                request=session.request,
+                reply_to=session.reply_to,
+                opened_at=session.opened_at,
+                numbers=tuple(session.recent),
+                epochs=tuple(epoch for epoch, _ in session.recent.values()),
+                hashes=b"".join(payload_hash for _, payload_hash in session.recent.values()),
+            )
+            for session in self._sessions.values()
+        )
+
+    def _restore(self, known: BaseSession) -> None:
+        hashes = [known.hashes[i : i + _HASH_SIZE] for i in range(0, len(known.hashes), _HASH_SIZE)]
+        if not len(known.numbers) == len(known.epochs) == len(hashes):
+            raise MalformedMessage(
+                f"the base remembers session {known.session} of {known.client!r} only in part"
+            )
+        session = _Session(
+            known.session,
+            known.client,
+            known.committed,
+            known.used_us,
+            known.request,
+            known.reply_to,
+            known.opened_at,
+        )
+        session.recent = dict(zip(known.numbers, zip(known.epochs, hashes, strict=True), strict=True))
+        self._sessions[session.id] = self._by_client[session.client] = session
+        self._remember_open(session)
+
+    def _remember_open(self, session: _Session) -> tuple[_Asker, SessionOpened]:
+        """So that whoever asks again for this session gets the same answer."""
+        asker = _asker(OpenSession(session.request, session.client, session.reply_to))
+        epoch = epoch_of_place(session.id)
+        answer = self._opened[asker] = SessionOpened(session.request, session.id, session.opened_at, epoch)
+        if len(self._opened) > _REMEMBERED_OPENS:
+            del self._opened[next(iter(self._opened))]
+        return asker, answer
 
     # -- from clients ------------------------------------------------------------------------------------------
 
@@ -175,7 +232,7 @@ class Sessions:
         """A record has this transaction: it is committed. Returns its writes if they were decoded already."""
         session = self._sessions[transaction.session] = self._sessions.pop(transaction.session)
         session.committed, session.used_us = transaction.number, record.time_us
-        session.recent[transaction.number] = (record.epoch, _hash(transaction.payload))
+        session.recent[transaction.number] = (record.epoch, xxh3_128(transaction.payload))
         if len(session.recent) > _REMEMBERED_NUMBERS:
             del session.recent[next(iter(session.recent))]
         pending = session.pending.pop(transaction.number, None)
@@ -197,18 +254,23 @@ class Sessions:
         self, record: LogRecord, index: int, opened: RecordedOpen, effects: list[SequencerEffect]
     ) -> None:
         """A record opens a session at place `index`; the older one of the same client ends."""
-        session = _Session(place_in_log(record.epoch, index), opened.client, 0, record.time_us)
         older = self._by_client.get(opened.client)
+        committed = older.committed if older is not None else 0
+        session = _Session(
+            place_in_log(record.epoch, index),
+            opened.client,
+            committed,
+            record.time_us,
+            opened.request,
+            opened.reply_to,
+            committed,
+        )
         if older is not None:
-            session.committed, session.recent = older.committed, older.recent
+            session.recent = older.recent
             self._dismiss(older, _REPLACED, effects)
         self._sessions[session.id] = self._by_client[opened.client] = session
-        message = OpenSession(opened.request, opened.client, opened.reply_to)
-        answer = SessionOpened(opened.request, session.id, session.committed, record.epoch)
-        self._opened[_asker(message)] = answer
-        if len(self._opened) > _REMEMBERED_OPENS:
-            del self._opened[next(iter(self._opened))]
-        waiting = self._opens.pop(_asker(message), None)
+        asker, answer = self._remember_open(session)
+        waiting = self._opens.pop(asker, None)
         if waiting is not None:
             newest, tokens = waiting
             effects += (Answer(newest.reply_to, answer), SettleMessages(tuple(tokens)))
@@ -248,7 +310,7 @@ def _repeated(session: _Session, message: Transaction) -> Message:
     known = session.recent.get(message.number)
     if known is None:
         epoch, _ = next(iter(session.recent.values()))
-    elif known[1] != _hash(message.payload):
+    elif known[1] != xxh3_128(message.payload):
         return _refused(message, _USED)
     else:
         epoch = known[0]
@@ -257,7 +319,3 @@ def _repeated(session: _Session, message: Transaction) -> Message:
 
 def _refused(message: Transaction, reason: str) -> TransactionRefused:
     return TransactionRefused(message.session, message.number, reason)
-
-
-def _hash(payload: bytes) -> bytes:
-    return hashlib.blake2b(payload, digest_size=16).digest()

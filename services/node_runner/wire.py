@@ -20,12 +20,11 @@ from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages import (
     EPOCHS_AHEAD_MAX,
     AskChanges,
-    AskDone,
-    AskRows,
     EmptyRows,
     ExchangeBatch,
     Get,
     HandOut,
+    Message,
     NodeWrites,
     ShardMap,
     StageRows,
@@ -45,9 +44,7 @@ PARTS_MAX = 1 << 16
 # ---- in ------------------------------------------------------------------------------------------------------
 
 
-def check_readers(
-    system: str, message: HandOut | StageRows | EmptyRows | Get | AskChanges | AskRows | AskDone
-) -> None:
+def check_readers(system: str, message: Message) -> None:
     """Raises `MalformedMessage` if a message would make a node write to anybody but clients."""
     match message:
         case Get() | AskChanges():
@@ -108,12 +105,13 @@ def hand_out_events(plan: Plan, shard_map: ShardMap, message: HandOut) -> list[t
                 HandOutEvent,
                 message.epoch,
                 message.save,
+                message.everything,
                 writes.get(target, ()),
                 message.snapshots,
                 message.subscriptions,
                 message.unsubscriptions,
                 message.again,
-                message.finished,
+                message.base,
             ),
         )
         for target in message.targets
@@ -241,7 +239,8 @@ def hand_out_message(program: str, effect: HandOutEpoch, targets: tuple[int, ...
         subscriptions=record.subscriptions,
         unsubscriptions=record.unsubscriptions,
         again=effect.again,
-        finished=effect.finished,
+        base=effect.base,
+        everything=record.everything,
     )
 
 

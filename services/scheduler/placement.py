@@ -47,8 +47,8 @@ def feasible(desired: Desired, observed: Observed, now: float) -> list[Candidate
 
 
 MOVE_GAIN = 0.75
-"""A program moves only if the fullest of its runners is then filled to at most this part of what it is now: to move is
-to read the log again."""
+"""A program moves only if the fullest of its runners is then filled to at most this part of what it is now: whatever
+moves has to read its state from the store."""
 
 
 def less_own(candidates: Sequence[Candidate], program: WantedProgram) -> list[Candidate]:
@@ -67,6 +67,18 @@ def has_more_room(program: WantedProgram, assignment: Assignment, candidates: Se
     parts = Counter(each.runner for each in place(list(others.values()), len(assignment.nodes) + 1))
     fullest = max(rank(others[runner], others[runner].parts + own)[0] for runner, own in parts.items())
     return fullest <= MOVE_GAIN * max(here)
+
+
+def moving(assignment: Assignment, program: WantedProgram, candidates: Sequence[Candidate]) -> list[bool]:
+    """Which parts have to move, nodes by shard and the sequencer last, so that every runner has as many as it would
+    have if the whole program were placed now. Of a runner's parts the first ones stay."""
+    parts = [*assignment.nodes, assignment.sequencer]
+    room = Counter(each.runner for each in place(less_own(candidates, program), len(parts)))
+    moves = []
+    for part in reversed(parts):  # the sequencer before all nodes: everybody would have to wait for it
+        moves.append(room[part.runner] <= 0)
+        room[part.runner] -= 1
+    return moves[::-1]
 
 
 def rank(candidate: Candidate, parts: int) -> tuple[float, str]:

@@ -20,7 +20,13 @@ from dist_zero_common.ids import checked_name
 from dist_zero_common.protocol.codec import decode, encode
 from dist_zero_common.protocol.messages import Base
 from dist_zero_common.store.base import Created, Store
-from dist_zero_common.store.layout import base_name, number_of, wanted_program_name, wanted_programs_prefix
+from dist_zero_common.store.layout import (
+    base_name,
+    bases_prefix,
+    number_of,
+    wanted_program_name,
+    wanted_programs_prefix,
+)
 
 RUNS, REMOVED = b"runs", b"removed"
 
@@ -84,30 +90,47 @@ def _compiled(graph: bytes) -> tuple[str, str]:
 
 
 async def stored_base(store: Store, submission: Submission, now_us: int) -> Base:
-    """Base 0 of the program: the one that is there, else one that is made from the submission.
+    """The newest base of the program; if there is none, base 0, which is made from the submission.
 
     Raises `StoreError` when the store does not answer, and then it is not known whether there is a base; and
     `RequestError` when there is one that cannot be used.
     """
-    name = base_name(submission.program, 0)
-    data = await store.read(name)
-    if data is None:
+    base = await _newest_base(store, submission.program)
+    if base is None:
         shard_map = even_map(1, [f"n{number}" for number in range(1, submission.nodes + 1)])
-        base = Base(epoch=0, generation=0, time_us=now_us, shard_map=shard_map, graph=submission.graph)
-        await store.create(name, encode(base))
-        data = await store.read(name)
-    if data is None:
+        first = Base(epoch=0, generation=0, time_us=now_us, shard_map=shard_map, graph=submission.graph)
+        await store.create(base_name(submission.program, 0), encode(first))
+        base = await _newest_base(store, submission.program)
+    if base is None:
+        name = base_name(submission.program, 0)
         raise RequestError(f"the store took {name} and does not have it: it loses what it confirms")
-    return _checked_base(name, data)
+    return base
 
 
 async def known_base(store: Store, program: str) -> Base:
-    """Base 0 of a program that was run before. Raises `StoreError`, and `RequestError` when it cannot be used."""
-    name = base_name(program, 0)
-    data = await store.read(name)
-    if data is None:
-        raise RequestError(f"the program {program!r} shall run, and {name} is not in the store")
-    return _checked_base(name, data)
+    """The newest base of a program that was run before. Raises `StoreError`, and `RequestError` when there is none that
+    can be used."""
+    base = await _newest_base(store, program)
+    if base is None:
+        raise RequestError(f"the program {program!r} shall run, and the store has no base of it")
+    return base
+
+
+async def _newest_base(store: Store, program: str) -> Base | None:
+    """The newest base that can be read: all of them say what the program is. None if there is no base."""
+    names = await store.list(bases_prefix(program))
+    wrong: RequestError | None = None
+    for name in reversed(names):
+        data = await store.read(name)
+        if data is None:
+            continue  # collected meanwhile
+        try:
+            return _checked_base(name, data)
+        except RequestError as damaged:
+            wrong = wrong or damaged
+    if wrong is not None:
+        raise wrong
+    return None
 
 
 def _checked_base(name: str, data: bytes) -> Base:

@@ -13,6 +13,7 @@ not for each report.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
@@ -27,7 +28,7 @@ from dist_zero_common.protocol.messages import (
     RunnerStatus,
     StartRunner,
 )
-from services.scheduler.placement import Candidate, feasible, has_more_room, less_own, place
+from services.scheduler.placement import Candidate, feasible, has_more_room, less_own, moving, place
 from services.scheduler.state import (
     INCARNATIONS_PER_SCHEDULER,
     Assignment,
@@ -44,6 +45,7 @@ from services.scheduler.state import (
     lost_parts,
     progress_of,
     runner_name,
+    why_halted,
 )
 
 RESTART_SECONDS = 10.0
@@ -169,12 +171,21 @@ def _decide_placements(desired: Desired, observed: Observed, now: float) -> Desi
     for known in list(desired.programs.values()):
         program = _with_times(known, candidates, desired, observed, now)
         if program.assignment is None and program.program not in desired.removals:
-            desired, program = _adopted(program, desired, observed, now)
-        if program is not known:
+            program = _adopted(program, candidates, desired, observed, now)
+        if program is not known and program.assignment is not known.assignment:
+            assert program.assignment is not None
+            desired = _with_assignment(program, program.assignment, desired)
+        elif program is not known:
             desired = with_program(desired, program)
         if candidates and _shall_be_placed(program, candidates, desired, observed, now):
-            desired = _placed(program, less_own(candidates, program), desired)
+            desired = _with_assignment(
+                program, _assigned(program, candidates, desired, observed, now), desired
+            )
             candidates = feasible(desired, observed, now)
+    candidates = feasible(desired, observed, now)
+    for known in list(desired.programs.values()):  # of those that were placed just now, too
+        program = _with_times(known, candidates, desired, observed, now)
+        desired = desired if program is known else with_program(desired, program)
     return desired
 
 
@@ -185,22 +196,51 @@ def _with_times(
     if program.assignment is None:
         return program
     lost = bool(lost_parts(program.assignment, desired, observed, now))
-    room = not lost and has_more_room(program, program.assignment, candidates)
-    if lost == (program.lost_since is not None) and room == (program.room_since is not None):
-        return program
-    return replace(
-        program,
-        lost_since=(program.lost_since or now) if lost else None,
-        room_since=(program.room_since or now) if room else None,
+    _, halted = why_halted(program.program, program.assignment, observed)
+    room = not lost and not halted and has_more_room(program, program.assignment, candidates)
+    times = (
+        _since(program.lost_since, lost, now),
+        _since(program.room_since, room, now),
+        _since(program.halted_since, halted, now),
     )
+    if times == (program.lost_since, program.room_since, program.halted_since):
+        return program
+    return replace(program, lost_since=times[0], room_since=times[1], halted_since=times[2])
+
+
+def _since(before: float | None, is_so: bool, now: float) -> float | None:
+    if not is_so:
+        return None
+    return now if before is None else before
 
 
 def _adopted(
-    program: WantedProgram, desired: Desired, observed: Observed, now: float
-) -> tuple[Desired, WantedProgram]:
-    """With the program where it runs already, if all of it does in one generation: an earlier scheduler has placed it,
-    and data went on flowing without one."""
-    parts: dict[int, dict[int, Part]] = {}
+    program: WantedProgram, candidates: list[Candidate], desired: Desired, observed: Observed, now: float
+) -> WantedProgram:
+    """The program where it runs already: an earlier scheduler has placed it, and data went on flowing without one. If
+    not all of it is heard of in time, the rest is placed anew."""
+    nodes, sequencers = _heard_of(program.program, desired, observed, now)
+    own = desired.scheduler * INCARNATIONS_PER_SCHEDULER
+    generation = max((each for each in [*nodes, *sequencers] if each <= own), default=-1)
+    if generation < 0:
+        return program
+    shards = len(program.shard_map.nodes)
+    its_nodes, its_sequencer = nodes.get(generation, {}), sequencers.get(generation)
+    parts = [its_nodes.get(shard) for shard in range(shards)]
+    parts.append(its_sequencer[0] if its_sequencer is not None else None)
+    waited = now - program.since >= desired.options.regain_seconds
+    if None in parts and not (waited and candidates):
+        return program
+    assignment = _assignment(program, parts, generation, candidates, desired)
+    return replace(program, assignment=assignment)
+
+
+def _heard_of(
+    program: str, desired: Desired, observed: Observed, now: float
+) -> tuple[dict[int, dict[int, Part]], dict[int, tuple[Part, str]]]:
+    """The parts of a program that runners report, by generation: nodes by shard, and the sequencer with its inbox. Of
+    several incarnations, the newest."""
+    nodes: dict[int, dict[int, Part]] = {}
     sequencers: dict[int, tuple[Part, str]] = {}
     for name, seen in sorted(observed.runners.items()):
         wanted, report = desired.runners.get(name), seen.report
@@ -211,39 +251,25 @@ def _adopted(
         ):
             continue
         for node in report.nodes:
-            if node.program == program.program:
-                part = Part(report.machine, name, report.incarnation, node.incarnation)
-                parts.setdefault(node.generation, {})[node.shard] = part
+            its = nodes.setdefault(node.generation, {})
+            if node.program == program and _is_newer(node.incarnation, its.get(node.shard)):
+                its[node.shard] = Part(report.machine, name, report.incarnation, node.incarnation)
         for status in report.sequencers:
-            if status.program == program.program:
+            known = sequencers.get(status.generation)
+            if status.program == program and _is_newer(status.incarnation, known[0] if known else None):
                 part = Part(report.machine, name, report.incarnation, status.incarnation)
                 sequencers[status.generation] = (part, status.nodes_inbox)
-    shards = range(len(program.shard_map.nodes))
-    own = desired.scheduler * INCARNATIONS_PER_SCHEDULER
-    newest = max((generation for generation in sequencers if generation <= own), default=-1)
-    if any(shard not in parts.get(newest, {}) for shard in shards):
-        return desired, program
-    sequencer, nodes_inbox = sequencers[newest]
-    nodes = tuple(parts[newest][shard] for shard in shards)
-    incarnation = desired.incarnation + 1
-    placement = Placement(
-        scheduler=desired.scheduler,
-        program=program.program,
-        version=incarnation,
-        generation=newest,
-        shard_map=program.shard_map,
-        inboxes=tuple(inbox_of(desired.system, part) for part in nodes),
-        clients_inbox=sequencer_clients_inbox(desired.system, program.program),
-        nodes_inbox=nodes_inbox,
-    )
-    program = replace(program, assignment=Assignment(nodes, sequencer, placement))
-    return replace(desired, incarnation=incarnation), program
+    return {generation: its for generation, its in nodes.items() if its}, sequencers
+
+
+def _is_newer(incarnation: int, known: Part | None) -> bool:
+    return known is None or incarnation > known.incarnation
 
 
 def _shall_be_placed(
     program: WantedProgram, candidates: list[Candidate], desired: Desired, observed: Observed, now: float
 ) -> bool:
-    """Whether the time has come to place a program, or to place it anew."""
+    """Whether the time has come to place a program, or to place parts of it anew."""
     options = desired.options
     if program.assignment is None:
         if now - program.since < options.regain_seconds and any(
@@ -254,34 +280,86 @@ def _shall_be_placed(
     if program.lost_since is not None:
         had = len(program.assignment.runners())
         return len(candidates) >= had or now - program.lost_since >= options.regain_seconds
+    if program.halted_since is not None:
+        return now - program.halted_since >= options.regain_seconds
     return program.room_since is not None and now - program.room_since >= options.settle_seconds
 
 
-def _placed(program: WantedProgram, candidates: list[Candidate], desired: Desired) -> Desired:
-    """With the program's nodes and its sequencer, the last one, on the runners that rank first, in a new generation:
-    whatever runs of an earlier one ends, and all nodes begin at the base."""
-    placed = place(candidates, len(program.shard_map.nodes) + 1)
-    generation = incarnation = desired.incarnation + 1
-    parts = []
-    for candidate in placed:
-        incarnation += 1
-        parts.append(Part(candidate.machine, candidate.runner, candidate.incarnation, incarnation))
-    nodes, sequencer = tuple(parts[:-1]), parts[-1]
-    incarnation += 1
+def _assigned(
+    program: WantedProgram, candidates: list[Candidate], desired: Desired, observed: Observed, now: float
+) -> Assignment:
+    """Where the parts of a program shall be now. Who runs well stays: a lost part is placed on the runner that ranks
+    first, and where there is more room, only what has too little moves. The generation stays, too, unless the program
+    begins for the first time, or has halted so that only a new one helps."""
+    before = program.assignment
+    shards = len(program.shard_map.nodes)
+    if before is None:
+        return _assignment(program, [None] * (shards + 1), desired.incarnation + 1, candidates, desired)
+    parts: list[Part | None] = [*before.nodes, before.sequencer]
+    lost = lost_parts(before, desired, observed, now)
+    if program.halted_since is not None:
+        here = {each.runner: each for each in candidates}
+        anew = [here.get(part.runner) for part in (*before.nodes, before.sequencer)]
+        kept = [_part_on(each, 0) if each is not None else None for each in anew]
+        return _assignment(program, kept, desired.incarnation + 1, candidates, desired, new_incarnations=True)
+    if lost:
+        stay = [part if part is not None and part.runner not in lost else None for part in parts]
+    else:
+        stay = [
+            None if moves else part
+            for part, moves in zip(parts, moving(before, program, candidates), strict=True)
+        ]
+    return _assignment(program, stay, before.placement.generation, candidates, desired)
+
+
+def _assignment(
+    program: WantedProgram,
+    parts: list[Part | None],
+    generation: int,
+    candidates: list[Candidate],
+    desired: Desired,
+    *,
+    new_incarnations: bool = False,
+) -> Assignment:
+    """The assignment with these parts, the sequencer last; those that are None go to the runners that rank first, in
+    new incarnations. Its placement has the newest incarnation of all, see `_with_assignment`."""
+    own = Counter(part.runner for part in parts if part is not None)
+    room = [replace(each, parts=each.parts + own[each.runner]) for each in less_own(candidates, program)]
+    missing = sum(part is None for part in parts)
+    placed = iter(place(room, missing) if missing else [])
+    incarnation = max(desired.incarnation, generation)
+    decided: list[Part] = []
+    for part in parts:
+        if part is None or new_incarnations:
+            incarnation += 1
+        if part is None:
+            part = _part_on(next(placed), incarnation)
+        elif new_incarnations:
+            part = replace(part, incarnation=incarnation)
+        decided.append(part)
+    nodes, sequencer = tuple(decided[:-1]), decided[-1]
     placement = Placement(
         scheduler=desired.scheduler,
         program=program.program,
-        version=incarnation,
+        version=incarnation + 1,
         generation=generation,
         shard_map=program.shard_map,
         inboxes=tuple(inbox_of(desired.system, part) for part in nodes),
         clients_inbox=sequencer_clients_inbox(desired.system, program.program),
         nodes_inbox=sequencer_nodes_inbox(desired.system, program.program, sequencer.incarnation),
     )
-    program = replace(
-        program, assignment=Assignment(nodes, sequencer, placement), lost_since=None, room_since=None
-    )
-    return replace(desired, incarnation=incarnation, programs={**desired.programs, program.program: program})
+    return Assignment(nodes, sequencer, placement)
+
+
+def _part_on(candidate: Candidate, incarnation: int) -> Part:
+    return Part(candidate.machine, candidate.runner, candidate.incarnation, incarnation)
+
+
+def _with_assignment(program: WantedProgram, assignment: Assignment, desired: Desired) -> Desired:
+    """With the program there; the incarnations that the assignment took are given out."""
+    program = replace(program, assignment=assignment, lost_since=None, room_since=None, halted_since=None)
+    incarnation = max(desired.incarnation, assignment.placement.version)
+    return replace(with_program(desired, program), incarnation=incarnation)
 
 
 def with_program(desired: Desired, program: WantedProgram) -> Desired:
@@ -353,7 +431,7 @@ def reconcile(desired: Desired, observed: Observed, now: float) -> list[Send]:
         for part in _holders(removal, desired, observed, now):
             commands.append(_drop(desired, part, removal.program, removal.incarnation))
     commands += _drop_strays(desired, observed, now)
-    return commands
+    return list({command.key: command for command in commands}.values())
 
 
 def reconcile_machines(desired: Desired, spawned: Collection[str]) -> list[SpawnMachine | ReturnMachine]:
@@ -403,11 +481,7 @@ def _host_program(program: WantedProgram, desired: Desired, observed: Observed, 
     stuck = progress.moved_at is not None and now - progress.moved_at >= STUCK_SECONDS
     if progress.state is ProgramState.STARTING or stuck:
         for part in assignment.runners():
-            yield Send(
-                ("placement", program.program, assignment.placement.version, part.runner),
-                inbox_of(desired.system, part),
-                assignment.placement,
-            )
+            yield _tell_placement(desired, assignment, part)
 
 
 def _host_node(program: WantedProgram, assignment: Assignment, shard: int, desired: Desired) -> Send:
@@ -447,8 +521,8 @@ def _drop(desired: Desired, part: Part, program: str, incarnation: int) -> Send:
 
 
 def _drop_strays(desired: Desired, observed: Observed, now: float) -> Iterator[Send]:
-    """For parts that nobody wants any more and that started late. Only what this scheduler has given out: of
-    the programs of an earlier one it knows too little to stop them."""
+    """For parts that nobody wants any more, or not there. Of programs that are not wanted, only what this scheduler has
+    given out: of those of an earlier one it knows too little to stop them."""
     own = desired.scheduler * INCARNATIONS_PER_SCHEDULER
     for runner, seen in observed.runners.items():
         if is_silent(seen, desired, observed, now):
@@ -456,18 +530,36 @@ def _drop_strays(desired: Desired, observed: Observed, now: float) -> Iterator[S
         part = Part(seen.report.machine, runner, seen.report.incarnation, 0)
         strays: dict[str, int] = {}
         for program, incarnation in _hosted(seen):
-            if own < incarnation < _oldest_wanted(program, desired) and program not in desired.removals:
+            if program not in desired.programs and program not in desired.removals and incarnation > own:
                 strays[program] = max(incarnation, strays.get(program, 0))
         for program, incarnation in strays.items():
             yield _drop(desired, part, program, incarnation)
+        for wanted in desired.programs.values():
+            if wanted.assignment is not None and _has_strays(seen, wanted.program, wanted.assignment):
+                yield _tell_placement(desired, wanted.assignment, part)
 
 
-def _oldest_wanted(program: str, desired: Desired) -> int:
-    """Parts of a program below this incarnation are not wanted."""
-    wanted = desired.programs.get(program)
-    if wanted is None or wanted.assignment is None:
-        return desired.incarnation + 1
-    return wanted.assignment.nodes[0].incarnation
+def _has_strays(seen: RunnerSeen, program: str, assignment: Assignment) -> bool:
+    """Whether a runner has parts of a program that by now are elsewhere; a placement tells it so."""
+    for (of, shard), node in seen.nodes.items():
+        if (
+            of == program
+            and shard < len(assignment.nodes)
+            and node.incarnation < assignment.nodes[shard].incarnation
+        ):
+            return True
+    sequencer = seen.sequencers.get(program)
+    return (
+        sequencer is not None
+        and not sequencer.status.halted
+        and sequencer.status.incarnation < assignment.sequencer.incarnation
+    )
+
+
+def _tell_placement(desired: Desired, assignment: Assignment, part: Part) -> Send:
+    placement = assignment.placement
+    key = ("placement", placement.program, placement.version, part.runner)
+    return Send(key, inbox_of(desired.system, part), placement)
 
 
 class Repeats:

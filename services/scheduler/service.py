@@ -231,10 +231,17 @@ class SchedulerService:
             known = before.programs.get(name)
             if program.assignment is not None and (known is None or known.assignment != program.assignment):
                 runners = [part.runner for part in program.assignment.runners()]
-                generation = program.assignment.placement.generation
-                own = generation > self.desired.scheduler * INCARNATIONS_PER_SCHEDULER
-                event = "program_placed" if own else "program_adopted"
-                self._log.info(event, program=name, generation=generation, runners=runners)
+                placement = program.assignment.placement
+                adopted = (known is None or known.assignment is None) and (
+                    placement.generation <= self.desired.scheduler * INCARNATIONS_PER_SCHEDULER
+                )
+                self._log.info(
+                    "program_adopted" if adopted else "program_placed",
+                    program=name,
+                    generation=placement.generation,
+                    version=placement.version,
+                    runners=runners,
+                )
         for name in before.removals:
             if name not in self.desired.removals:
                 self._log.info("program_removed", program=name)

@@ -97,7 +97,8 @@ class Assignment:
 class WantedProgram:
     """A program that shall run, as its base in the store has it. `since` is when it was submitted. `lost_since` is when
     a runner was found lost that has a part of it, `room_since` when it was found that it would be better placed
-    elsewhere; both are None when that is not so."""
+    elsewhere, `halted_since` when it was found halted so that a new generation helps; each is None when that is not
+    so."""
 
     program: str
     graph: bytes
@@ -107,6 +108,7 @@ class WantedProgram:
     assignment: Assignment | None = None
     lost_since: float | None = None
     room_since: float | None = None
+    halted_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,8 +312,10 @@ def progress_of(program: WantedProgram, desired: Desired, observed: Observed, no
         return Progress(ProgramState.STARTING, note)
     lost = lost_parts(assignment, desired, observed, now)
     if lost:
-        return Progress(ProgramState.STARTING, f"is being placed anew, for it lost {', '.join(lost)}")
-    halted = _why_halted(program.program, assignment, observed)
+        return Progress(ProgramState.STARTING, f"is being mended, for it lost {', '.join(lost)}")
+    halted, rewind = why_halted(program.program, assignment, observed)
+    if rewind:
+        return Progress(ProgramState.STARTING, f"begins again from a base, for {halted}")
     if halted:
         return Progress(ProgramState.HALTED, halted)
     missing = tuple(
@@ -391,19 +395,19 @@ def _sequencer_of(program: str, part: Part, observed: Observed) -> SequencerSeen
     return sequencer if sequencer is not None and sequencer.status.incarnation >= part.incarnation else None
 
 
-def _why_halted(program: str, assignment: Assignment, observed: Observed) -> str:
-    """The first reason why a placed program stands still, or the empty text."""
+def why_halted(program: str, assignment: Assignment, observed: Observed) -> tuple[str, bool]:
+    """The first reason why a placed program stands still, or the empty text; and whether a new generation helps."""
     for shard, part in enumerate(assignment.nodes):
         seen = observed.runners.get(part.runner)
         status = seen.nodes.get((program, shard)) if seen is not None else None
         if status is not None and status.incarnation == part.incarnation and status.halted:
-            return f"shard {shard} on machine {part.machine} has halted: {status.halted}"
+            return f"shard {shard} on machine {part.machine} has halted: {status.halted}", status.rewind
     sequencer = _sequencer_of(program, assignment.sequencer, observed)
     if sequencer is not None and sequencer.status.halted:
-        return (
-            f"the sequencer on machine {assignment.sequencer.machine} has halted: {sequencer.status.halted}"
-        )
-    return ""
+        machine = assignment.sequencer.machine
+        reason = f"the sequencer on machine {machine} has halted: {sequencer.status.halted}"
+        return reason, sequencer.status.rewind
+    return "", False
 
 
 def silent(observed: Observed, now: float, seconds: float) -> list[str]:

@@ -15,8 +15,8 @@ from dist_zero.system import System
 from dist_zero_common.broker.memory import MemoryBroker
 from dist_zero_common.clock import RealClock
 from dist_zero_common.errors import StoreError
+from dist_zero_common.protocol.messages import CheckpointId
 from dist_zero_common.settings import Settings
-from dist_zero_common.store.layout import CheckpointId
 from dist_zero_common.store.obstore import ObjectStore
 from services.entry import Process, opened_store
 from services.node_runner.checkpoints import read_checkpoint

@@ -20,6 +20,7 @@ from dist_zero.hashing import hasher
 from dist_zero.reference.evaluate import Evaluated, LeftOut, Oracle
 from dist_zero.reference.history import Datasets
 from dist_zero.reference.interpreter import Interpreter
+from dist_zero.reference.kept import Kept
 from dist_zero.reference.operators import Context, Delta, OperatorState
 from dist_zero.reference.scalar import compile_tuple
 from dist_zero.shards import even_map, owner
@@ -255,3 +256,11 @@ class WatchedState:
                     "a row is where it is not believed"
                 )
         return changes
+
+    def kept(self) -> dict[str, Kept]:
+        """What the operator keeps."""
+        return self._state.kept()
+
+    def settle(self) -> bool:
+        """What the operator does."""
+        return self._state.settle()

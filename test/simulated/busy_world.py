@@ -47,7 +47,7 @@ async def _peer(name: str, world: SimWorld, broker: MemoryBroker, objects: Memor
 
 
 async def _main(world: SimWorld) -> None:
-    broker, objects = MemoryBroker(world), MemoryObjects()
+    broker, objects = MemoryBroker(world), MemoryObjects(remembers=True)
     async with asyncio.TaskGroup() as group:
         for name in _PEERS:
             group.create_task(_peer(name, world, broker, objects))

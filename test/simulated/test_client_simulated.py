@@ -243,7 +243,7 @@ def test_a_reader_who_is_far_behind_begins_anew(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_store_is_gone_on_from() -> None:
     """A second system over the same store shows what the first one committed."""
-    objects = MemoryObjects()
+    objects = MemoryObjects(remembers=True)
     with_client(lambda client: client.put("items", item("a", 1)), objects=objects)
 
     async def look(client: Client) -> list[str]:
@@ -299,7 +299,7 @@ def test_a_writer_that_was_forgotten_is_told_so() -> None:
 
 def test_a_killed_load_goes_on_where_it_stopped() -> None:
     """What is committed is passed over when the same transactions are offered again; nothing comes twice."""
-    objects = MemoryObjects()
+    objects = MemoryObjects(remembers=True)
 
     def transactions(client: Client) -> list[Transaction]:
         made = []

@@ -55,7 +55,7 @@ def test_clients_follow_their_program_to_other_machines(seed: int) -> None:
                 await client.put("sales", row)
                 got = await client.get("per_shop", row["shop"])
                 assert got is not None and vars(got)["n"] == row["id"] // 5 + 1  # type: ignore[operator]
-            assert client.placement.generation > before.generation
+            assert client.placement.version > before.version
             assert set(client.placement.inboxes) < set(before.inboxes)
             assert sum(vars(row)["n"] for row in await client.rows("per_shop")) == 40
             newest = await client.flush()

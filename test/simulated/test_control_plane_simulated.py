@@ -297,7 +297,7 @@ def simulate(
 ) -> tuple[ControlPlane, list[dict[str, object]]]:
     """Run a scenario against a fresh control plane; returns that and the events it logged."""
     world = SimWorld(seed, weather)
-    control = ControlPlane(world, machines, MemoryObjects() if objects is None else objects)
+    control = ControlPlane(world, machines, MemoryObjects(remembers=True) if objects is None else objects)
 
     async def main() -> None:
         async with control.running() as client:
@@ -390,7 +390,7 @@ def test_another_program_of_the_same_name_is_refused() -> None:
 
 def test_a_second_start_on_the_same_store_goes_on_with_what_is_there() -> None:
     """Another scheduler on the same store takes a higher number, runs nothing by itself, and finds base 0."""
-    objects = MemoryObjects()
+    objects = MemoryObjects(remembers=True)
 
     async def second(_control: ControlPlane, client: Client) -> None:
         answer = await client.locate("games")
@@ -542,8 +542,8 @@ def test_stale_reports_are_refused() -> None:
 
 
 def test_runner_that_fails_is_started_again_and_its_programs_are_placed_anew() -> None:
-    """The death of a runner is noticed and said; the next incarnation starts, and the program goes on in a new
-    generation, with the same shard map."""
+    """The death of a runner is noticed and said; the next incarnation starts, and the program goes on
+    with the same shard map, its lost parts in new incarnations."""
 
     async def scenario(control: ControlPlane, client: Client) -> None:
         located = await client.running(graph_of("games"), 4)
@@ -558,7 +558,7 @@ def test_runner_that_fails_is_started_again_and_its_programs_are_placed_anew() -
         again = await client.locate("games")
         assert isinstance(again, Located) and again.state is ProgramState.RUNNING
         assert located.placement is not None and again.placement is not None
-        assert again.placement.generation > located.placement.generation
+        assert again.placement.version > located.placement.version
         assert again.placement.shard_map == located.placement.shard_map
         assert sorted(name for name, _ in control.starts) == ["m1-r1", "m2-r1", "m2-r1"]
         assert sorted(control.nodes_of("games")) == [0, 1, 2, 3]
@@ -632,7 +632,7 @@ def test_a_store_that_fails_now_and_then_only_delays(seed: int) -> None:
 
 def test_a_damaged_base_is_named_and_nothing_is_started() -> None:
     """A program whose base cannot be read is refused with the object's name; others run."""
-    objects = MemoryObjects()
+    objects = MemoryObjects(remembers=True)
     objects.create(base_name("games", 0), b"rust")
 
     async def scenario(control: ControlPlane, client: Client) -> None:

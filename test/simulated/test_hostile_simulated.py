@@ -71,7 +71,7 @@ from dist_zero_common.protocol.messages import (
 )
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
-from dist_zero_common.store.memory import MemoryStore
+from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 
 app = dz.Program("ledger")
 
@@ -157,7 +157,7 @@ class Battle:
         await asyncio.sleep(30)
         stuck = {name: depth for name, depth in self.system.broker.depths().items() if depth.unacked}
         assert not stuck, f"messages that nobody settles: {stuck}"
-        assert len(await log_of(self.system.store, "ledger")) <= len(log) + 2
+        assert len(await log_of(self.system.store, "ledger")) <= len(log) + 4
 
 
 def battle(fight: Callable[[Battle], Awaitable[None]], seed: int = 1, weather: str = "faithful") -> None:
@@ -166,7 +166,9 @@ def battle(fight: Callable[[Battle], Awaitable[None]], seed: int = 1, weather: s
 
     async def live() -> None:
         async with (
-            SimulatedSystem(world, machines=2) as system,
+            SimulatedSystem(
+                world, machines=2, store=MemoryStore(MemoryObjects(remembers=True), world)
+            ) as system,
             system.connect(app, nodes=NODES) as client,
         ):
             stranger = system.broker.connect("stranger")
@@ -294,7 +296,7 @@ def lies_to_runner(runner: str, generation: int) -> list[Message]:
     shard_map = even_map(1, tuple(f"n{i}" for i in range(1, NODES + 1)))
     graph = encode_graph(app.graph())
     good_rows = StageRows("ledger", generation, 50, 2, 1, 1, 0, 0, 1, ())
-    good_out = HandOut("ledger", generation, 50, 1, False, 0, (0,), (), (), (), (), False, 0)
+    good_out = HandOut("ledger", generation, 50, 1, False, 0, (0,), (), (), (), (), False, 0, False)
     inboxes = (runner,) * NODES
     place = Placement(HUGE, "ledger", HUGE, 0, shard_map, inboxes, CLIENTS, "")
     wanted = SubscriptionWanted(1, 1, (0,), 0, STRANGER)
@@ -389,7 +391,7 @@ def test_messages_for_what_is_not_here_are_dropped() -> None:
         StageRows("ledger", 5, 5, 2, 1, 1, 0, 0, 1, ()),
         EmptyRows("ledger", 5, 50, 2, 1, b"\1"),
         EmptyRows("ledger", 0, 50, 2, 1, b""),
-        HandOut("ledger", 5, 50, 1, False, 0, (0, 1, 2, 3), (), (), (), (), False, 0),
+        HandOut("ledger", 5, 50, 1, False, 0, (0, 1, 2, 3), (), (), (), (), False, 0, False),
         AskChanges("ledger", 1, 0, 1, 3, STRANGER),
         AskChanges("ledger", 1, 2, HUGE, HUGE, GONE),
         Get(1, "ledger", 1, 0, 1, key("nobody"), 0, GONE),
@@ -548,7 +550,7 @@ def lies_to_client(request: int, subscription: int, epoch: int) -> list[Message]
         Changes(request, subscription, epoch + 1, 1, 0, 4, 0, 0, ()),
         Changes(request, subscription, epoch + 1, 1, 0, 4, 0, 1, (ViewRows(1, LYING_BATCHES[0]),)),
         ChangesGone(HUGE, HUGE, HUGE),
-        HandOut("ledger", 0, 50, 1, False, 0, (0,), (), (), (), (), False, 0),
+        HandOut("ledger", 0, 50, 1, False, 0, (0,), (), (), (), (), False, 0, False),
     ]
 
 

@@ -108,7 +108,7 @@ def test_nobody_is_told_that_a_program_does_not_run_before_it_was_recalled(seed:
 def test_programs_run_again_after_all_was_switched_off_unless_they_were_removed() -> None:
     """The store alone says which."""
     world = SimWorld(4, "faithful")
-    objects = MemoryObjects()
+    objects = MemoryObjects(remembers=True)
 
     async def live() -> None:
         async with Recalled(world, machines=2, store=MemoryStore(objects, world)) as system:

@@ -105,8 +105,8 @@ def changes_again(
 def test_nothing_leaves_before_the_record_is_there(profile: str) -> None:
     """I4, in the order of the history: a reply to a writer, a hand-out, and the ack of a transaction come behind the
     creation of the record that holds them. The store is slow, so that there is time to be wrong."""
-    weather = replace(SimWorld(3, profile).weather, store=StoreFaults(latency=Delay(0.05)))
-    world = WitnessWorld(3, weather)
+    weather = replace(SimWorld(4, profile).weather, store=StoreFaults(latency=Delay(0.05)))
+    world = WitnessWorld(4, weather)
     BusyRun(stages=2, nodes=4, machines=2, transactions=24).run(world)
     there: dict[int, LogRecord] = {}
     recorded: dict[tuple[int, int], int] = {}
@@ -143,7 +143,7 @@ def test_idle_program_sends_heartbeats_alone() -> None:
     world = WitnessWorld(2, "faithful")
 
     async def live() -> int:
-        store = MemoryStore(world=world)
+        store = MemoryStore(MemoryObjects(remembers=True), world)
         async with (
             SimulatedSystem(world, machines=3, store=store) as system,
             system.connect(PROGRAMS[3], nodes=5) as client,
@@ -203,7 +203,7 @@ def test_two_sequencers_at_once(seed: int) -> None:
     One of the two is deposed and lets go of the clients' inbox; nothing is lost or written twice, and the client goes
     on without noticing."""
     weather = replace(SimWorld(seed, "faithful").weather, store=StoreFaults(latency=Delay(0.04)))
-    world, objects = SimWorld(seed, weather), MemoryObjects()
+    world, objects = SimWorld(seed, weather), MemoryObjects(remembers=True)
     app, name = PROGRAMS[2], PROGRAMS[2].name
 
     async def live() -> set[int]:
@@ -236,7 +236,7 @@ def test_a_deposed_sequencer_lets_go_of_the_writers() -> None:
     """A sequencer that learns from the log alone that a later one is there stops reading the clients' inbox, so that no
     writer waits for it."""
     weather = replace(SimWorld(1, "faithful").weather, store=StoreFaults(latency=Delay(0.04)))
-    world, objects, name = SimWorld(1, weather), MemoryObjects(), PROGRAMS[2].name
+    world, objects, name = SimWorld(1, weather), MemoryObjects(remembers=True), PROGRAMS[2].name
 
     async def live() -> None:
         async with (
@@ -281,7 +281,7 @@ async def usurp(
     owner = system.broker.queues[placement.clients_inbox].consumers[0].connection.name
     inboxes = sorted(set(placement.inboxes))
     at = next(inbox for inbox in inboxes if (inbox.split(".")[3] in owner) == own)
-    graph = decode(Base, objects.data[base_name(program, 0)]).graph
+    graph = decode(Base, {**objects.data, **objects.gone}[base_name(program, 0)]).graph
     scheduler, shard_map, later = placement.scheduler, placement.shard_map, before + 1_000
     host = HostSequencer(scheduler, program, later, shard_map, placement.inboxes, graph, placement.generation)
     nodes_inbox = sequencer_nodes_inbox(system.name, program, later)
@@ -311,7 +311,9 @@ def test_a_row_that_no_message_holds_halts_its_program_alone(nodes: int) -> None
 
     async def live() -> None:
         async with (
-            SimulatedSystem(world, machines=2, store=MemoryStore(world=world)) as system,
+            SimulatedSystem(
+                world, machines=2, store=MemoryStore(MemoryObjects(remembers=True), world)
+            ) as system,
             system.connect(PROGRAMS[1], nodes=2) as other,
         ):
             with pytest.raises(OperatorError, match=r"stands still.*cannot be sent"):

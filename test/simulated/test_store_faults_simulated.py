@@ -147,7 +147,7 @@ def test_bad_days_differ_and_are_drawn_from_the_seed() -> None:
 def test_a_system_outlives_the_bad_days_of_its_store(seed: int) -> None:
     """I1 and I2 while reads, lists and creates fail and the store is out for seconds at a time. A system that is not
     there yet when the store fails says so and is started again."""
-    objects = MemoryObjects()
+    objects = MemoryObjects(remembers=True)
     faults = drawn_store_faults(random.Random(seed))
     for attempt in range(10):
         world = SimWorld(seed + 100 * attempt, replace(SimWorld(seed, "hostile").weather, store=faults))

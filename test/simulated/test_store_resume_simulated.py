@@ -93,7 +93,7 @@ def test_a_directory_is_gone_on_from_on_the_nodes_that_it_began_with(tmp_path: P
 
 def test_many_runs_over_one_log_are_one_history() -> None:
     """Three busy runs after one another over one store: the log tells of all of them, and the views are of all."""
-    objects = MemoryObjects()
+    objects = MemoryObjects(remembers=True)
     for seed in (1, 2):
         BusyRun(stages=2, nodes=2, transactions=9, writers=1, objects=objects, names=f"run-{seed}").run(
             SimWorld(seed, "hostile")

@@ -13,12 +13,11 @@ import pytest
 from dist_zero import types as t
 from dist_zero.batch import Batch
 from dist_zero_common.log import Logger, get_logger
-from dist_zero_common.protocol.messages import TableBlob
+from dist_zero_common.protocol.messages import CheckpointId, TableBlob
 from dist_zero_common.sim.faults import StoreFaults, Weather
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 from dist_zero_common.store.base import Created, Store
-from dist_zero_common.store.layout import CheckpointId
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 from services.node_runner import checkpoints
 from services.node_runner.checkpoints import Checkpoint

@@ -13,7 +13,7 @@ import pamqp.commands as amqp
 import pamqp.frame
 import pamqp.header
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dist_zero_common.broker.amqp import Channel, Patience, Refused, Wire, properties
@@ -127,6 +127,9 @@ def test_however_the_bytes_come_the_messages_are_the_same(
     run(scenario)
 
 
+@example(body=bytes(4_088), queue="q")
+@example(body=bytes(4_089), queue="q")
+@example(body=bytes(2 * 4_088 + 1), queue="q")
 @given(body=st.binary(max_size=9_000), queue=st.text("abc.", min_size=1, max_size=50))
 def test_a_publish_is_what_pamqp_makes_of_it(body: bytes, queue: str) -> None:
     """Method, header and body in frames of the size agreed on, mandatory, transient, with its number as its id."""

@@ -265,6 +265,32 @@ def test_empty_directories_do_not_pile_up(tmp_path: Path) -> None:
     in_store(tmp_path, scenario)
 
 
+@pytest.mark.parametrize("can_forget", [True, False])
+def test_pages_of_large_objects_are_forgotten_where_that_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_forget: bool
+) -> None:
+    """A record's pages are given back when it was read; small objects, which are read often, keep theirs."""
+    forgotten: list[int] = []
+
+    def forget(descriptor: int, offset: int, length: int, advice: int) -> None:
+        assert (offset, length, advice) == (0, 0, os.POSIX_FADV_DONTNEED)
+        forgotten.append(os.fstat(descriptor).st_size)
+
+    if can_forget:
+        monkeypatch.setattr(os, "posix_fadvise", forget)
+    else:
+        monkeypatch.delattr(os, "posix_fadvise")
+
+    async def scenario(store: DirectoryStore) -> None:
+        for size in (0, 1_000, 2**20):
+            await store.create(f"log/{size}", bytes(size))
+            assert await store.read(f"log/{size}") == bytes(size)
+        assert await store.read("log/none") is None
+
+    in_store(tmp_path, scenario)
+    assert forgotten == ([2**20] if can_forget else [])
+
+
 def test_the_loop_stays_live_while_the_disk_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a thread, other tasks run while a create waits for its sync; operations keep their order."""
 

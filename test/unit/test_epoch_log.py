@@ -10,16 +10,16 @@ from typing import TypeVar
 import pytest
 
 from dist_zero.shards import even_map
-from dist_zero_common.errors import LogDamaged, StoreError
+from dist_zero_common.errors import BaseDamaged, LogDamaged, StoreError
 from dist_zero_common.log import captured_events, get_logger
 from dist_zero_common.protocol.codec import encode
-from dist_zero_common.protocol.messages import Base, LogRecord
+from dist_zero_common.protocol.messages import Base, BaseId, LogRecord
 from dist_zero_common.sim.faults import StoreFaults, Weather
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
-from dist_zero_common.store.layout import base_name, record_name
+from dist_zero_common.store.layout import base_name, damaged_name, record_name
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore
-from services.node_runner.epoch_log import EpochLog
+from services.node_runner.epoch_log import EpochLog, Loaded
 
 Result = TypeVar("Result")
 BASE = Base(0, 0, 5, even_map(1, ["n1"]), b"graph")
@@ -27,6 +27,9 @@ BASE = Base(0, 0, 5, even_map(1, ["n1"]), b"graph")
 
 def record(epoch: int, incarnation: int = 1) -> LogRecord:
     return LogRecord(epoch, 10 * epoch, 0, incarnation, 1, False, (), (), (), (), (), ())
+
+
+ZERO = [BaseId(0, 0)]
 
 
 def stored(*epochs: int) -> MemoryObjects:
@@ -50,19 +53,76 @@ def with_log(
     return run_simulation(live(), until_seconds=10_000)
 
 
-def test_a_log_is_loaded_from_its_base() -> None:
+def loaded(objects: MemoryObjects, generation: int = 5) -> Loaded:
+    """What the sequencer of this generation begins with."""
+    return with_log(lambda log: log.load(generation), objects)
+
+
+def with_base(objects: MemoryObjects, epoch: int, generation: int) -> MemoryObjects:
+    """The store with one more base."""
+    base = replace(BASE, epoch=epoch, generation=generation)
+    objects.create(base_name("p", epoch, generation), encode(base))
+    return objects
+
+
+def opening(epoch: int, generation: int, begins: BaseId) -> LogRecord:
+    """A record that opens a generation."""
+    return replace(record(epoch), generation=generation, begins=begins)
+
+
+def test_a_log_is_loaded_from_the_newest_base_of_its_generation() -> None:
     """The newest base and every record behind it, in order; records before the base are not looked at."""
-    assert with_log(EpochLog.load, stored()) == (BASE, [])
-    assert with_log(EpochLog.load, stored(1, 2, 3)) == (BASE, [record(1), record(2), record(3)])
-    objects = stored(3, 4)
-    objects.create(base_name("p", 2), encode(replace(BASE, epoch=2)))
-    assert with_log(EpochLog.load, objects) == (replace(BASE, epoch=2), [record(3), record(4)])
+    objects = with_base(with_base(stored(2, 3, 4), 1, 5), 2, 5)
+    base = replace(BASE, epoch=2, generation=5)
+    assert loaded(objects) == Loaded(base, BaseId(5, 2), [record(3), record(4)], opened=True, based=True)
+
+
+def test_a_generation_begins_at_the_newest_base_of_an_earlier_one() -> None:
+    """A copy of it under the generation's own number, with the records behind it, not opened yet; the epoch decides
+    only among bases of one generation."""
+    assert loaded(stored()) == Loaded(
+        replace(BASE, generation=5), BaseId(0, 0), [], opened=False, based=False
+    )
+    objects = with_base(with_base(stored(2, 3), 1, 4), 3, 2)
+    found = loaded(objects)
+    assert (found.origin, found.base) == (BaseId(4, 1), replace(BASE, epoch=1, generation=5))
+    assert found.records == [record(2), record(3)] and not found.opened and not found.later
+
+
+def test_an_opening_counts_if_it_names_the_newest_base() -> None:
+    """A record opens the generation at the base that it names. Once there is a newer base of an earlier generation, and
+    none of this one, it has to be opened again; with one of its own, what others write does not matter any more."""
+    objects = stored(1)
+    objects.create(record_name("p", 2), encode(opening(2, 5, BaseId(0, 0))))
+    assert loaded(objects).opened and not loaded(objects).based
+    with_base(objects, 1, 3)
+    assert not loaded(objects).opened and loaded(objects).origin == BaseId(3, 1)
+    with_base(objects, 0, 5)
+    assert loaded(objects).opened and loaded(objects).based and loaded(objects).base.epoch == 0
+    assert loaded(objects, 4).later == 5
+
+
+def test_nobody_begins_at_a_damaged_base() -> None:
+    """A base that cannot be read is marked, once, with the reason; the next generation begins at the one before it,
+    and the newest base is for nobody any more. If all are damaged, that is said, with where to look."""
+    objects = with_base(stored(1, 2, 3), 2, 4)
+    objects.data[base_name("p", 2, 4)] = b"x" * 40
+    with pytest.raises(BaseDamaged, match=base_name("p", 2, 4)):
+        loaded(objects)
+    assert b"damaged" in objects.data[damaged_name("p", 2, 4)]
+    found = loaded(objects)
+    assert found.origin == BaseId(0, 0) and [each.epoch for each in found.records] == [1, 2, 3]
+    objects.data[base_name("p", 0)] = b""
+    with pytest.raises(BaseDamaged):
+        loaded(objects)
+    with pytest.raises(LogDamaged, match=r"every base of 'p' is damaged.*programs/p/damaged/"):
+        loaded(objects)
 
 
 def test_a_program_that_was_never_created_is_named() -> None:
     """A log without a base is an error that says so."""
     with pytest.raises(StoreError, match="no base of the program 'p'"):
-        with_log(EpochLog.load, MemoryObjects())
+        loaded(MemoryObjects())
 
 
 @pytest.mark.parametrize("missing", [1, 2, 4])
@@ -70,7 +130,7 @@ def test_a_missing_record_is_not_the_end_of_the_log(missing: int) -> None:
     """A gap is damage, and is named: to write into it would lose what is behind."""
     objects = stored(*(epoch for epoch in range(1, 6) if epoch != missing))
     with pytest.raises(LogDamaged, match=f"{record_name('p', missing)} is missing.* up to epoch 5"):
-        with_log(EpochLog.load, objects)
+        loaded(objects)
 
 
 @pytest.mark.parametrize(
@@ -89,20 +149,34 @@ def test_a_damaged_record_is_named(damage: Callable[[bytes], bytes], reason: str
     name = record_name("p", 2)
     objects.data[name] = damage(objects.data[name])
     with pytest.raises(LogDamaged, match=f"{name}.*{reason}"):
-        with_log(EpochLog.load, objects)
+        loaded(objects)
     objects = stored(1)
     objects.data[base_name("p", 0)] = b"x" * 40
     with pytest.raises(LogDamaged, match=base_name("p", 0)):
-        with_log(EpochLog.load, objects)
+        loaded(objects)
 
 
 def test_what_is_there_is_the_record_whoever_wrote_it() -> None:
     """`append` returns what a reader finds: its own record, or the one that somebody else wrote before."""
     objects = stored(1)
-    assert with_log(lambda log: log.append(record(2)), objects) == (record(2), 0)
-    assert with_log(lambda log: log.append(record(2, incarnation=7)), objects) == (record(2), 0)
-    objects.create(base_name("p", 2), encode(BASE))
-    assert with_log(lambda log: log.append(record(3)), objects) == (record(3), 2)
+    assert with_log(lambda log: log.append(record(2)), objects) == (record(2), ZERO)
+    assert with_log(lambda log: log.append(record(2, incarnation=7)), objects) == (record(2), ZERO)
+    with_base(objects, 2, 1)
+    assert with_log(lambda log: log.append(record(3)), objects) == (record(3), [*ZERO, BaseId(1, 2)])
+
+
+def test_ones_own_record_is_compared_and_anothers_is_decoded() -> None:
+    """What has the same bytes is the very record that was written, not a copy of it; anything else is looked into, also
+    where a single bit differs, and even if it has the right epoch."""
+    objects, mine = stored(1), record(2)
+    assert with_log(lambda log: log.append(mine), objects)[0] is mine
+    objects.data[record_name("p", 2)] = encode(record(2, incarnation=3))
+    assert with_log(lambda log: log.append(mine), objects)[0] == record(2, incarnation=3)
+    data = bytearray(encode(mine))
+    data[-1] ^= 1
+    objects.data[record_name("p", 2)] = bytes(data)
+    with pytest.raises(LogDamaged, match="bad checksum"):
+        with_log(lambda log: log.append(mine), objects)
 
 
 @pytest.mark.parametrize("faults", [StoreFaults(fails_stored=0.7), StoreFaults(fails_absent=0.7)])
@@ -113,7 +187,7 @@ def test_what_the_store_answers_is_not_believed(faults: StoreFaults) -> None:
 
     async def main(log: EpochLog) -> None:
         for epoch in range(1, 21):
-            assert await log.append(record(epoch)) == (record(epoch), 0)
+            assert await log.append(record(epoch)) == (record(epoch), ZERO)
         first, second = await asyncio.gather(log.append(record(21)), log.append(record(21, 2)))
         assert first == second
 

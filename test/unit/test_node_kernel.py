@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -16,6 +16,7 @@ from dist_zero.executor import ErrorCount, Parcel
 from dist_zero.expr.ops import Aggregate, Aggregation, ColumnRef, Dataset, Graph, View
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.shards import even_map
+from dist_zero.state import TableChange
 from dist_zero.types import INT, Row, RowType
 from dist_zero.writes import route
 from dist_zero_common.protocol.messages import (
@@ -91,6 +92,18 @@ class Recording:
     def missed(self, dataset: int) -> int:
         return self.inner.missed(dataset)
 
+    def save(self, everything: bool) -> list[TableChange]:
+        return self.inner.save(everything)
+
+    def load(
+        self,
+        epoch: int,
+        saves: Iterable[Sequence[TableChange]],
+        keep: Callable[[int], bool] | None = None,
+        loose: bool = True,
+    ) -> None:
+        self.inner.load(epoch, saves, keep, loose)
+
 
 class Net:
     """Kernels and everything that is under way between them."""
@@ -111,7 +124,7 @@ class Net:
         routed = route(writes, PLAN, self.map, epoch, 0)
         for shard in range(len(self.kernels)):
             event = HandOutEvent(
-                epoch, False, tuple(routed.get(shard, ())), (), (), (), False, 0, self.next_token()
+                epoch, False, False, tuple(routed.get(shard, ())), (), (), (), False, 0, self.next_token()
             )
             self.under_way.append((shard, replace(event, **more)))  # type: ignore[arg-type]
 
@@ -229,7 +242,7 @@ def test_messages_are_settled_when_their_epoch_is_finished() -> None:
     """What an epoch needs may be forgotten only when the epoch is finished, copies included; afterwards at once."""
     net = Net(2, 0)
     kernel = net.kernels[0]
-    event = HandOutEvent(1, False, (), (), (), (), False, 0, 1)
+    event = HandOutEvent(1, False, False, (), (), (), (), False, 0, 1)
     early: list[NodeEvent] = [
         event,
         replace(event, token=2),

@@ -50,6 +50,7 @@ from services.scheduler.state import (
     Desired,
     Heard,
     Observed,
+    Part,
     SchedulerOptions,
     WantedProgram,
     hear_machine,
@@ -83,7 +84,7 @@ class ModelRunner:
             case HostSequencer():
                 self._host(message, -1)
             case Placement():
-                self.placements[message.program] = message
+                self._take_placement(message)
             case DropProgram(program=program, incarnation=incarnation):
                 self.dropped[program] = max(incarnation, self.dropped.get(program, 0))
                 self.parts = {
@@ -91,6 +92,19 @@ class ModelRunner:
                 }
             case _:
                 raise AssertionError(f"{message} is not for a runner")
+
+    def _take_placement(self, message: Placement) -> None:
+        self.placements[message.program] = message
+        own = runner_inbox(SYSTEM, self.name, self.incarnation)
+        for (program, shard), incarnation in list(self.parts.items()):
+            if program != message.program or incarnation > message.version:
+                continue
+            if shard >= 0:
+                elsewhere = message.inboxes[shard] != own
+            else:
+                elsewhere = message.nodes_inbox != sequencer_nodes_inbox(SYSTEM, program, incarnation)
+            if elsewhere:
+                del self.parts[program, shard]
 
     def _host(self, message: HostNode | HostSequencer, shard: int) -> None:
         program, incarnation = message.program, message.incarnation
@@ -348,6 +362,20 @@ def generation_of(world: World, program: str) -> int:
     return assignment.placement.generation
 
 
+def version_of(world: World, program: str) -> int:
+    """The version of the placement that is wanted now."""
+    assignment = world.desired.programs[program].assignment
+    assert assignment is not None
+    return assignment.placement.version
+
+
+def parts_of(world: World, program: str) -> list[Part]:
+    """The parts that are wanted now, the sequencer last."""
+    assignment = world.desired.programs[program].assignment
+    assert assignment is not None
+    return [*assignment.nodes, assignment.sequencer]
+
+
 def machines_of(world: World, program: str) -> list[str]:
     """Where the parts of a program are wanted now, each machine once."""
     assignment = world.desired.programs[program].assignment
@@ -362,30 +390,34 @@ def test_programs_spread_onto_machines_that_join(machines: int, joining: int, no
     world = World(machines)
     world.submit("games", nodes)
     settle(world)
-    before, fullest = generation_of(world, "games"), -(-(nodes + 1) // machines)
+    generation = generation_of(world, "games")
+    before, fullest = version_of(world, "games"), -(-(nodes + 1) // machines)
     for number in range(machines + 1, machines + joining + 1):
         world.agents[f"m{number}"] = AgentState(incarnation=1)
     settle(world)
     check_all_runs(world)
     fullest_now = -(-(nodes + 1) // (machines + joining))
-    moved = generation_of(world, "games") > before
+    moved = version_of(world, "games") > before
     assert moved == (fullest_now <= 0.75 * fullest)
     if moved:
         assert len(machines_of(world, "games")) == min(machines + joining, nodes + 1)
-    after = generation_of(world, "games")
+    after = version_of(world, "games")
     settle(world)
-    assert generation_of(world, "games") == after
+    assert version_of(world, "games") == after and generation_of(world, "games") == generation
 
 
 def test_a_silent_machine_loses_its_parts_and_they_come_back_to_it() -> None:
-    """What ran on a machine of which nothing is heard runs elsewhere, in a new generation; when it is back, it drops
-    what it had, and gets its part again."""
+    """What ran on a machine of which nothing is heard runs elsewhere, in the same generation, and the rest stays; when
+    the machine is back, it drops what it had, and gets its part again."""
     world = World(2)
     world.submit("games", 3)
     settle(world)
-    before, gone, runner = generation_of(world, "games"), world.agents.pop("m2"), world.runners.pop("m2-r1")
+    generation, before = generation_of(world, "games"), parts_of(world, "games")
+    gone, runner = world.agents.pop("m2"), world.runners.pop("m2-r1")
     settle(world)
-    assert machines_of(world, "games") == ["m1"] and generation_of(world, "games") > before
+    assert machines_of(world, "games") == ["m1"] and generation_of(world, "games") == generation
+    after = parts_of(world, "games")
+    assert all(now == was for was, now in zip(before, after, strict=True) if was.machine == "m1")
     assert set(world.states().values()) == {ProgramState.RUNNING}
     world.agents["m2"], world.runners["m2-r1"] = gone, runner
     settle(world)
@@ -416,6 +448,11 @@ def test_a_scheduler_that_heard_nobody_blames_nobody() -> None:
 def test_a_new_scheduler_adopts_what_runs(machines: int, rng: random.Random) -> None:
     """It knows which programs shall run, and nothing of where they do. What runs whole goes on running, without a
     single command to start it; what does not is placed anew; and this scheduler can do all that the other could."""
+    check_adoption(machines, rng)
+
+
+def check_adoption(machines: int, rng: random.Random) -> None:
+    """One scheduler ends in the middle of everything, and another one takes over."""
     world = World(machines)
     chaos(world, rng, CHAOS_STEPS, deaths=True)
     world.submit("games", 3)
@@ -620,17 +657,22 @@ def test_removal_waits_for_those_who_may_still_start_a_part() -> None:
 
 
 def test_late_node_of_a_removed_program_is_dropped() -> None:
-    """A part that starts after its program was removed, or before it was placed anew, is told to go; the parts that
-    are wanted, and those of programs of an earlier scheduler, are let alone."""
+    """A part that starts after its program was removed is told to go, and one that was placed elsewhere since is told
+    where; the parts that are wanted, and those of programs of an earlier scheduler, are let alone."""
     world = settled_world()
     name = next(iter(world.runners))
     runner = world.runners[name]
     own, earlier = world.desired.incarnation, 5
-    runner.parts |= {("gone", 0): own, ("earlier", 0): earlier, ("games", 99): (1 << 20) + 1}
+    elsewhere = next(
+        shard for shard, part in enumerate(parts_of(world, "games")[:-1]) if part.runner != runner.name
+    )
+    runner.parts |= {("gone", 0): own, ("earlier", 0): earlier, ("games", elsewhere): (1 << 20) + 1}
     world.report_runner(name)
     world._deliver_all()
-    drops = [command.message for command in reconcile(world.desired, world.observed, world.now)]
-    assert drops == [DropProgram(1, "gone", own), DropProgram(1, "games", (1 << 20) + 1)]
+    sent = [command.message for command in reconcile(world.desired, world.observed, world.now)]
+    assignment = world.desired.programs["games"].assignment
+    assert assignment is not None
+    assert sent == [DropProgram(1, "gone", own), assignment.placement]
 
 
 @given(st.randoms(use_true_random=False), st.integers(2, 12))

@@ -14,6 +14,8 @@ from dist_zero.types import INT, RowType
 from dist_zero.writes import encode_payload
 from dist_zero_common.protocol.messages import (
     AwaitEpoch,
+    Base,
+    BaseId,
     Committed,
     EpochFinished,
     LogRecord,
@@ -36,6 +38,7 @@ from services.node_runner.sequencer_events import (
     DAY_US,
     Answer,
     Append,
+    BaseThere,
     Deposed,
     FromClient,
     HandOutEpoch,
@@ -48,10 +51,12 @@ from services.node_runner.sequencer_events import (
     ShardFinished,
     Tick,
     WakeAfter,
+    WriteBase,
 )
 
 ROW_TYPE = RowType(("k", "v"), (INT, INT))
 COUNTS = Dataset(ROW_TYPE, ("k",), "counts")
+GENERATION, ORIGIN = 3, BaseId(0, 0)
 PLAN = compile(Graph("app", (COUNTS,), (View("all", COUNTS),)))
 
 
@@ -60,6 +65,11 @@ def payload(*rows: tuple[int, int]) -> bytes:
     return encode_payload(
         [Writes(0, WriteKind.PUT, (0, 1), Batch.from_rows(ROW_TYPE.types, list(rows)), (), ())]
     )
+
+
+def there(record: LogRecord, newest_base: BaseId | None = None) -> RecordThere:
+    """The record is in the log, and no base of this generation."""
+    return RecordThere(record, (ORIGIN, *([newest_base] if newest_base is not None else [])))
 
 
 @dataclass
@@ -74,18 +84,27 @@ class Driver:
     seconds: float = 100.0
     effects: list[SequencerEffect] = field(default_factory=list)
     tokens: int = 0
+    opened: bool = False
+    based: bool = False
+    bases: list[Base] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.sequencer = Sequencer(
             plan=PLAN,
-            shard_map=even_map(1, tuple(f"n{i}" for i in range(1, self.nodes + 1))),
             incarnation=self.incarnation,
-            generation=0,
-            base_epoch=0,
+            base=self.base,
+            origin=ORIGIN,
+            opened=self.opened,
+            based=self.based,
             records=list(self.records),
             options=self.options,
         )
         self.effects += self.sequencer.start(self.now())
+
+    @property
+    def base(self) -> Base:
+        nodes = tuple(f"n{i}" for i in range(1, self.nodes + 1))
+        return Base(0, GENERATION, 0, even_map(1, nodes), b"graph")
 
     def now(self) -> Now:
         return Now(self.us, self.seconds)
@@ -93,6 +112,10 @@ class Driver:
     def event(self, event: SequencerEvent) -> list[SequencerEffect]:
         effects = self.sequencer.handle(event, self.now())
         self.effects += effects
+        for effect in list(effects):
+            if isinstance(effect, WriteBase):
+                self.bases.append(effect.base)
+                effects += self.event(BaseThere(effect.base.epoch))
         return effects
 
     def client(self, message: Message) -> list[SequencerEffect]:
@@ -109,7 +132,7 @@ class Driver:
         record = self.proposed()
         assert record is not None, "nothing is being created"
         self.records.append(record)
-        self.event(RecordThere(record, 0))
+        self.event(there(record))
         return record
 
     def finish(self) -> None:
@@ -232,7 +255,7 @@ def test_record_by_another_incarnation_deposes() -> None:
     mine = driver.proposed()
     assert mine is not None
     driver.effects.clear()
-    driver.event(RecordThere(replace(mine, incarnation=8), 0))
+    driver.event(there(replace(mine, incarnation=8)))
     assert [type(e) for e in driver.effects] == [Deposed]
     assert driver.client(Transaction(session, 2, payload((1, 1)), "me")) == []
 
@@ -243,13 +266,13 @@ def test_fence_comes_behind_what_an_older_one_has_written() -> None:
     driver = Driver()
     fence = driver.proposed()
     assert fence is not None
-    driver.event(RecordThere(replace(fence, incarnation=driver.incarnation - 1), 0))
+    driver.event(there(replace(fence, incarnation=driver.incarnation - 1)))
     assert driver.proposed() == replace(fence, epoch=2)
     assert not driver.handed_out()
     driver.write()
     assert [each.record.epoch for each in driver.handed_out()] == [1, 2]
     late = Driver()
-    late.event(RecordThere(replace(fence, incarnation=late.incarnation + 1), 0))
+    late.event(there(replace(fence, incarnation=late.incarnation + 1)))
     assert isinstance(late.effects[-1], Deposed)
 
 
@@ -271,7 +294,7 @@ def test_newer_base_deposes() -> None:
     mine = driver.proposed()
     assert mine is not None
     driver.effects.clear()
-    driver.event(RecordThere(mine, mine.epoch))
+    driver.event(there(mine, BaseId(GENERATION, mine.epoch)))
     assert [type(e) for e in driver.effects] == [Deposed]
 
 
@@ -282,7 +305,7 @@ def test_older_record_of_its_own_is_the_epoch() -> None:
     driver.client(Transaction(session, 1, payload((1, 1)), "me"))
     mine = driver.proposed()
     assert mine is not None
-    driver.event(RecordThere(replace(mine, transactions=()), 0))
+    driver.event(there(replace(mine, transactions=())))
     assert driver.answers(Committed) == []
     assert [t.number for t in driver.write().transactions] == [1]
     assert driver.answers(Committed) == [Committed(session, 1, 4)]

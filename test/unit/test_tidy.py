@@ -58,6 +58,7 @@ PURE = (
     "dist_zero/hashing.py",
     "dist_zero/reference/*.py",
     "dist_zero/shards.py",
+    "dist_zero/state.py",
     "dist_zero/types.py",
     "dist_zero/writes.py",
     "dist_zero/zset.py",
@@ -85,7 +86,7 @@ ENTRY_POINTS = (
 
 LINES_MAX = 700
 LINES_EXCEPTIONS = {
-    "dist_zero_common/protocol/messages.py": 900
+    "dist_zero_common/protocol/messages.py": 1_000
 }  # the vocabulary: a list of messages, no logic
 
 # In pieces, because this file, too, must not name them.

@@ -121,7 +121,7 @@ def record(**more: object) -> LogRecord:
 
 
 def handed_out(what: LogRecord, writes: tuple[tuple[Writes, ...], ...]) -> HandOutEpoch:
-    return HandOutEpoch(what, writes, generation=5, again=True, finished=3, targets=tuple(range(len(writes))))
+    return HandOutEpoch(what, writes, generation=5, again=True, base=3, targets=tuple(range(len(writes))))
 
 
 def test_hand_out_is_what_the_record_says_for_each_target() -> None:
@@ -137,7 +137,7 @@ def test_hand_out_is_what_the_record_says_for_each_target() -> None:
     for target, event in events.items():
         assert isinstance(event, HandOutEvent)
         assert (event.epoch, event.save, event.token) == (4, True, target)
-        assert (event.again, event.finished) == (True, 3)
+        assert (event.again, event.base) == (True, 3)
         assert event.snapshots == record().snapshots and event.subscriptions == record().subscriptions
         assert event.unsubscriptions == (8,)
         assert [w.content_hash() for w in event.writes] == ([writes.content_hash()] if target == 1 else [])

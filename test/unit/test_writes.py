@@ -248,7 +248,7 @@ def test_largest_transaction_can_be_handed_out(rows: int) -> None:
     back = decode_payload((flags,), encode_payload(writes))
     routed = route(back, Plan("p", (flags,), (), (), 1, ""), shards.even_map(1, ["a"]), 1, 0)
     parts = tuple(NodeWrites(shard, tuple(each.to_blob() for each in its)) for shard, its in routed.items())
-    hand_out = HandOut("p", 1, 1, 1, False, 0, (0,), parts, (), (), (), False, 0)
+    hand_out = HandOut("p", 1, 1, 1, False, 0, (0,), parts, (), (), (), False, 0, False)
     assert len(codec.encode(Envelope("s", "r", (hand_out,)))) > 14 * 2**20
 
 

@@ -94,6 +94,7 @@ class Services:
             "PATH": os.environ["PATH"],
             "AMQP_URL": url or self.url,
             "DIST_ZERO_SYSTEM": self.system,
+            "DIST_ZERO_KEEP_LOG": "yes",
             "DIST_ZERO_STORE": str(self.directory / "store"),
             "DIST_ZERO_LOG_DIR": str(logs),
             **settings,

@@ -329,7 +329,7 @@ def test_other_generations_and_nobodys_programs_virtual(battle: Fought) -> None:
                 StageRows("ledger", other, 5, 2, 1, 1, 0, 0, 1, ()),
                 EmptyRows("ledger", other, 50, 2, 1, b"\1"),
                 EmptyRows("ledger", generation, 50, 2, 1, b""),
-                HandOut("ledger", other, 50, 1, False, 0, (0, 1, 2, 3), (), (), (), (), False, 0),
+                HandOut("ledger", other, 50, 1, False, 0, (0, 1, 2, 3), (), (), (), (), False, 0, False),
                 DropProgram(0, "ledger", generation),
                 DropProgram(HUGE, "nobodys", HUGE),
             )

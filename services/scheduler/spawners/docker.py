@@ -79,6 +79,7 @@ class MachineOptions:
     logs: Path
     owner: Owner
     log_level: str = "info"
+    keep_log: bool = False
     cores: float | None = None
     memory_bytes: int | None = None
 
@@ -157,6 +158,7 @@ def machine_container(options: MachineOptions, machine: str) -> ContainerSpec:
             "DIST_ZERO_STORE": STORE_TARGET,
             "DIST_ZERO_LOG_DIR": LOGS_TARGET,
             "DIST_ZERO_LOG_LEVEL": options.log_level,
+            "DIST_ZERO_KEEP_LOG": "yes" if options.keep_log else "no",
         },
         hostname=machine,
         aliases=(machine,),
