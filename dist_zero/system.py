@@ -29,6 +29,7 @@ from dist_zero_common.store.base import Store
 from dist_zero_common.store.directory import DirectoryStore
 from dist_zero_common.store.layout import scheduler_incarnations_prefix
 from dist_zero_common.store.memory import MemoryStore
+from dist_zero_common.store.opening import open_directory
 from dist_zero_common.store.probe import probe_store
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ class SimulatedSystem(System):
         if store is None:
             store = MemoryStore(world=world)
         elif isinstance(store, str | Path):
-            store = DirectoryStore(store, threads=False)
+            store = open_directory(store, threads=False)
         self.broker = MemoryBroker(world)
         super().__init__(
             name,
@@ -232,7 +233,7 @@ class EmbeddedSystem(System):
         super().__init__(
             name,
             connector=self.broker.connector,
-            store=MemoryStore() if store is None else DirectoryStore(store),
+            store=MemoryStore() if store is None else open_directory(store),
             clock=RealClock(),
             machines=machines,
         )

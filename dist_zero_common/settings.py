@@ -123,8 +123,13 @@ def _users(text: str) -> tuple[tuple[str, str], ...]:
     return tuple((name, password) for name, _, password in pairs)
 
 
-def _directory(text: str) -> Path | None:
-    return Path(text) if text else None
+def _store(text: str) -> Path | str | None:
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return Path(text) if text else None
+    if scheme not in ("s3", "file") or not rest:
+        raise ValueError(text)
+    return text
 
 
 def _yes_or_no(text: str) -> bool:
@@ -203,12 +208,49 @@ class Settings:
         allowed=f"a number from 1 to {MACHINES_MAX}",
         parse=_count(1, MACHINES_MAX),
     )
-    store: Path | None = _variable(
+    store: Path | str | None = _variable(
         "DIST_ZERO_STORE",
         default="",
-        meaning="The directory that keeps what must not be lost, the same one for all services of a system.",
-        allowed="a directory's path, or nothing",
-        parse=_directory,
+        meaning="The directory or bucket that keeps what must not be lost, the same one for all services of a system.",
+        allowed="a directory's path, file:///path, s3://bucket/prefix, or nothing",
+        parse=_store,
+    )
+    s3_endpoint: str = _variable(
+        "AWS_ENDPOINT_URL",
+        default="",
+        meaning="Where buckets are that are not Amazon's: MinIO and its like.",
+        allowed="http://host:port, the same with https, or nothing",
+        parse=_http_url,
+    )
+    aws_region: str = _variable(
+        "AWS_REGION",
+        default="",
+        meaning="The region of the bucket; without, it is us-east-1.",
+        allowed="a region's name, or nothing",
+        parse=str,
+    )
+    aws_key_id: str = _variable(
+        "AWS_ACCESS_KEY_ID",
+        default="",
+        meaning="The key that opens the bucket; without, it is the role of the machine or container that does.",
+        allowed="a key's id, or nothing",
+        parse=str,
+    )
+    aws_secret: str = _variable(
+        "AWS_SECRET_ACCESS_KEY",
+        default="",
+        meaning="What belongs to the key.",
+        allowed="a text, or nothing",
+        parse=str,
+        secret=True,
+    )
+    aws_token: str = _variable(
+        "AWS_SESSION_TOKEN",
+        default="",
+        meaning="What belongs to a key that is good for some time only.",
+        allowed="a text, or nothing",
+        parse=str,
+        secret=True,
     )
     keep_log: bool = _variable(
         "DIST_ZERO_KEEP_LOG",

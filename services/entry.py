@@ -37,7 +37,7 @@ from dist_zero_common.errors import (
 from dist_zero_common.log import Logger, get_logger, open_log, warnings_to_stderr
 from dist_zero_common.settings import Settings, load_settings
 from dist_zero_common.store.base import Store
-from dist_zero_common.store.directory import DirectoryStore
+from dist_zero_common.store.opening import open_store
 from dist_zero_common.store.probe import probe_store
 from services.health import SUFFIX
 from services.progress import Watched, showing_progress
@@ -200,7 +200,7 @@ def missing_store(settings: Settings) -> list[str]:
     """What is to be said if no store is set."""
     if settings.store is not None:
         return []
-    return ["DIST_ZERO_STORE is not set: the directory that keeps what must not be lost"]
+    return ["DIST_ZERO_STORE is not set: the directory or bucket that keeps what must not be lost"]
 
 
 # -- store, broker, parent -------------------------------------------------------------------------------------
@@ -210,9 +210,9 @@ def missing_store(settings: Settings) -> list[str]:
 async def opened_store(process: Process, prober: str) -> AsyncIterator[Store]:
     """The system's store, shared with its other services, after a look at whether it keeps its promises. `prober` is
     unique to this process."""
-    directory = process.settings.store
-    assert directory is not None, "missing_store"
-    store = DirectoryStore(directory, shared=True)
+    where = process.settings.store
+    assert where is not None, "missing_store"
+    store = open_store(where, process.settings)
     try:
         await probe_store(store, prober)
         yield store

@@ -35,6 +35,8 @@ from dist_zero_common.processes import is_running
 from dist_zero_common.protocol.codec import decode, encode
 from dist_zero_common.protocol.messages import AskStatus, Envelope, SystemStatus
 from dist_zero_common.settings import Settings
+from dist_zero_common.store.opening import directory_of, open_store
+from dist_zero_common.store.probe import probe_store
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
@@ -128,8 +130,11 @@ async def examine(report: Report, settings: Settings, asked: Asked) -> None:
     if target is None:
         report.add(wrong(trouble) if broker_url else remark(trouble))
     store = Path(state.store) if state is not None and state.store else settings.store
-    if store is not None:
-        await asyncio.to_thread(examine_store, report, store)
+    directory = None if store is None else directory_of(store)
+    if directory is not None:
+        await asyncio.to_thread(examine_store, report, directory)
+    elif store is not None:
+        await examine_bucket(report, str(store), settings)
     needed = state is not None and state.mode == "virtual"
     await examine_docker(report, (settings.image, settings.rabbitmq_image), needed=needed)
 
@@ -418,6 +423,22 @@ def examine_store(report: Report, store: Path) -> None:
                 f"{counted(len(aside), 'message')} that nobody could understand: in {store / 'aside'}, each with the"
                 " reason; work went on"
             )
+        )
+
+
+async def examine_bucket(report: Report, url: str, settings: Settings) -> None:
+    """Can the bucket be read and written, and does it keep the promises of a store?"""
+    try:
+        store = open_store(url, settings)
+        await probe_store(store, f"doctor-{os.getpid()}-{time.time_ns()}", writers=20)
+        aside = len(await store.list("aside/"))
+    except OperatorError as error:
+        report.add(wrong(str(error)))
+        return
+    report.add(right(f"the store {url} can be read and written, and creates objects once only"))
+    if aside:
+        report.add(
+            remark(f"{counted(aside, 'message')} that nobody could understand: in {url}/aside; work went on")
         )
 
 

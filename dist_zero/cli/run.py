@@ -38,7 +38,7 @@ from dist_zero_common.settings import load_settings
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 from dist_zero_common.store.base import Store
-from dist_zero_common.store.directory import DirectoryStore
+from dist_zero_common.store.opening import open_store
 
 SIMULATED, VIRTUAL = "simulated", "virtual"
 MODES = (SIMULATED, VIRTUAL)
@@ -245,9 +245,9 @@ def _run_elsewhere(program: Program, options: RunOptions, loader: _Loader, start
 
 
 async def _checked_elsewhere(
-    program: Program, options: RunOptions, system: _FirstRow, store: Path | None, loader: _Loader
+    program: Program, options: RunOptions, system: _FirstRow, store: Path | str | None, loader: _Loader
 ) -> _Outcome:
-    opened = DirectoryStore(store, shared=True) if options.check and store is not None else None
+    opened = open_store(store, load_settings()) if options.check and store is not None else None
     try:
         return await _shown(program, options, system, opened, loader)
     finally:

@@ -33,13 +33,28 @@ class Delay:
 
 @dataclass(frozen=True, slots=True)
 class StoreFaults:
-    """How a memory store misbehaves. Chances are per `create`; both make it raise `StoreError`."""
+    """How a memory store misbehaves. Chances are per operation of the kind; each fault makes it raise `StoreError`."""
 
     latency: Delay = field(default_factory=Delay)
     #: The object is stored, the caller is told otherwise.
     fails_stored: float = 0.0
     #: The object is not stored.
     fails_absent: float = 0.0
+    #: An object is stored that is cut short: no store that keeps its promises does this; see `store/base.py`.
+    torn: float = 0.0
+    #: Nothing is returned.
+    fails_read: float = 0.0
+    fails_list: float = 0.0
+    #: The object is deleted, or is not.
+    fails_delete: float = 0.0
+    #: Once in so many seconds nothing works for up to `outage_seconds`, which are at most half of them; 0 for never.
+    outage_every: float = 0.0
+    outage_seconds: float = 0.0
+
+    def outage_in(self, window: int, rng: random.Random) -> tuple[float, float]:
+        """When the outage in this stretch of `outage_every` seconds begins and ends. `rng` is the stretch's own."""
+        begins = self.outage_every * (window + 0.5 * rng.random())
+        return begins, begins + self.outage_seconds * rng.random()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +107,26 @@ def drawn_weather(profile: str, rng: random.Random) -> Weather:
         late_confirm=rng.choice((0.0, 0.2, 0.5)),
         returns_shuffled=hostile and rng.random() < 0.5,
         store=StoreFaults(latency=store),
+    )
+
+
+def drawn_store_faults(rng: random.Random, *, torn: bool = False) -> StoreFaults:
+    """A store on a bad day. No profile has one: whoever wants it puts it into the weather. `torn`: also one that breaks
+    its promises, over which a log stands still."""
+    chances = (0.0, 0.01, 0.1, 0.3)
+    every = rng.choice((0.0, 20.0, 60.0))
+    return StoreFaults(
+        latency=Delay(
+            mean=rng.choice((0.001, 0.01, 0.1)),
+            tail=rng.choice((0.0, 0.01, 0.05)),
+            tail_factor=rng.choice((10.0, 300.0)),
+        ),
+        fails_stored=rng.choice(chances),
+        fails_absent=rng.choice(chances),
+        torn=rng.choice((0.01, 0.1, 0.2)) if torn else 0.0,
+        fails_read=rng.choice(chances),
+        fails_list=rng.choice(chances),
+        fails_delete=rng.choice(chances),
+        outage_every=every,
+        outage_seconds=rng.choice((1.0, 5.0, 10.0)) if every else 0.0,
     )

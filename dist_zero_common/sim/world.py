@@ -34,9 +34,14 @@ class SimWorld:
         """
         stream = self._streams.get(purpose)
         if stream is None:
-            key = blake2b(f"{self.seed}/{purpose}".encode(), digest_size=16).digest()
-            stream = self._streams[purpose] = random.Random(int.from_bytes(key, "little"))
+            stream = self._streams[purpose] = self.fresh_rng(purpose)
         return stream
+
+    def fresh_rng(self, purpose: str) -> random.Random:
+        """A generator at the beginning of the stream of chance for `purpose`, for what must come out the same
+        whoever asks and how often."""
+        key = blake2b(f"{self.seed}/{purpose}".encode(), digest_size=16).digest()
+        return random.Random(int.from_bytes(key, "little"))
 
     def record(self, kind: str, place: str, detail: str = "", body: bytes = b"") -> None:
         """Add a record to the history, at the running loop's time."""

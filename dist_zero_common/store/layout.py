@@ -7,6 +7,8 @@
                                          the state of a node at an epoch (`CheckpointManifest`)
     programs/<program>/checkpoints/<node>/<epoch>-<generation>.<part>
                                          a piece of a large one (`CheckpointPart`)
+    ...<epoch>-<generation>=<copy>, ....<part>=<copy>
+                                         the same once more, because the one before it is damaged
     scheduler/incarnations/<number>      claimed by each scheduler that starts, create-only
     scheduler/programs/<program>/<number>  whether a program shall run: what the last of these says
     aside/<process>/<hash>               a message that could not be understood, with the reason
@@ -20,7 +22,7 @@ import re
 
 from dist_zero_common.protocol.messages import CheckpointId
 
-_CHECKPOINT = re.compile(r"([^/]+)/(\d{20})-(\d{10})(?:\.(\d{6}))?\Z")
+_CHECKPOINT = re.compile(r"([^/]+)/(\d{20})-(\d{10})(?:\.(\d{6}))?(?:=\d)?\Z")
 
 
 def bases_prefix(program: str) -> str:
@@ -72,6 +74,11 @@ def checkpoint_name(program: str, which: CheckpointId) -> str:
 def checkpoint_part_name(program: str, which: CheckpointId, index: int) -> str:
     """Part number `index`, counted from 0, of a large checkpoint."""
     return f"{checkpoint_name(program, which)}.{index:06d}"
+
+
+def copy_name(name: str, copy: int) -> str:
+    """Where an object of a checkpoint is when those before are damaged: copy 0 is the object itself, 9 the last."""
+    return f"{name}={copy}" if copy else name
 
 
 def checkpoint_of_name(program: str, name: str) -> tuple[CheckpointId, bool] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import random
 
 from dist_zero_common.errors import StoreError
 from dist_zero_common.sim.faults import StoreFaults
@@ -48,66 +49,119 @@ class MemoryObjects:
 class MemoryStore:
     """See `store.base.Store`. `objects` is what it gives access to.
 
-    With a world, operations take the time that the weather says, take effect somewhere within it, and are
-    recorded in the history; `create` fails as the weather's store faults say.
+    With a world, operations take the time that the weather says, take effect somewhere within it, fail as the
+    weather's store faults say, and are recorded in the history. Outages are of the whole store: all that have the same
+    world have them together. Faults draw from a stream of their own, so that switching one on leaves the delays and the
+    other parts' chance as they were.
     """
 
     def __init__(self, objects: MemoryObjects | None = None, world: SimWorld | None = None) -> None:
         self.objects = MemoryObjects() if objects is None else objects
         self._world = world
-        self._faults = StoreFaults() if world is None else world.weather.store
+        self._outage_of: tuple[StoreFaults, int] | None = None
+        self._outage = (0.0, 0.0)
         self._closed = False
+
+    @property
+    def _faults(self) -> StoreFaults:
+        """As the weather has them now."""
+        return StoreFaults() if self._world is None else self._world.weather.store
 
     async def create(self, name: str, data: bytes) -> Created:
         checked_object_name(name)
-        await self._wait()
+        await self._half()
         if self._chance(self._faults.fails_absent):
             self._record("create-failed", name)
-            await self._wait()
-            raise StoreError(f"the store did not answer in time: whether {name} was created is unknown")
+            await self._half()
+            raise _unknown(name, "created")
+        if self._strikes(self._faults.torn):
+            data = data[: int(len(data) * self._fault_rng().random())]
+            self._record(f"create-torn-{self.objects.create(name, bytes(data)).value}", name, data)
+            await self._half()
+            raise _unknown(name, "created")
         created = self.objects.create(name, bytes(data))
         self._record(f"create-{created.value}", name, data)
         failed = self._chance(self._faults.fails_stored)
-        await self._wait()
+        await self._half()
         if failed:
-            raise StoreError(f"the store did not answer in time: whether {name} was created is unknown")
+            raise _unknown(name, "created")
         return created
 
     async def read(self, name: str) -> bytes | None:
         checked_object_name(name)
-        await self._wait()
+        await self._half()
+        await self._fail_perhaps("read", name, self._faults.fails_read)
         data = self.objects.data.get(name)
         self._record("read", name, data or b"")
-        await self._wait()
+        await self._half()
         return data
 
     async def list(self, prefix: str) -> list[str]:
-        await self._wait()
+        await self._half()
+        await self._fail_perhaps("list", prefix, self._faults.fails_list)
         names = self.objects.list(prefix)
         self._record("list", prefix)
-        await self._wait()
+        await self._half()
         return names
 
     async def delete(self, name: str) -> None:
         checked_object_name(name)
-        await self._wait()
-        self.objects.delete(name)
-        self._record("delete", name)
-        await self._wait()
+        await self._half()
+        failed = self._strikes(self._faults.fails_delete)
+        if failed and self._strikes(0.5):
+            self._record("delete-failed", name)
+        else:
+            self.objects.delete(name)
+            self._record("delete", name)
+        await self._half()
+        if failed:
+            raise _unknown(name, "deleted")
 
     async def close(self) -> None:
         self._closed = True
 
-    async def _wait(self) -> None:
+    async def _half(self) -> None:
         """Half of an operation's time. Even without a world others run meanwhile, as with any other store."""
         if self._closed:
             raise StoreError("the memory store is closed")
         rng = None if self._world is None else self._world.rng("store")
         await asyncio.sleep(0.0 if rng is None else self._faults.latency.draw(rng) / 2)
+        if self._is_out():
+            self._record("outage", "")
+            raise StoreError("the store cannot be reached")
+
+    async def _fail_perhaps(self, kind: str, name: str, chance: float) -> None:
+        if self._strikes(chance):
+            self._record(f"{kind}-failed", name)
+            await self._half()
+            raise StoreError(f"the store did not answer in time to a {kind} of {name}")
+
+    def _is_out(self) -> bool:
+        """Whether nothing works now. An operation that has taken effect before may be told so, too."""
+        faults = self._faults
+        if self._world is None or faults.outage_every == 0.0:
+            return False
+        now = asyncio.get_running_loop().time()
+        window = int(now / faults.outage_every)
+        if self._outage_of != (faults, window):
+            rng = self._world.fresh_rng(f"store outage {window}")
+            self._outage_of, self._outage = (faults, window), faults.outage_in(window, rng)
+        return self._outage[0] <= now < self._outage[1]
 
     def _chance(self, chance: float) -> bool:
         return chance > 0.0 and self._world is not None and self._world.rng("store").random() < chance
 
+    def _strikes(self, chance: float) -> bool:
+        return chance > 0.0 and self._world is not None and self._fault_rng().random() < chance
+
+    def _fault_rng(self) -> random.Random:
+        assert self._world is not None
+        return self._world.rng("store faults")
+
     def _record(self, kind: str, name: str, data: bytes = b"") -> None:
         if self._world is not None:
             self._world.record(f"store-{kind}", name, body=data)
+
+
+def _unknown(name: str, what: str) -> StoreError:
+    return StoreError(f"the store did not answer in time: whether {name} was {what} is unknown")

@@ -11,9 +11,13 @@ there is no checkpoint, and what a writer leaves behind that died on the way is 
 goes with the collection (`collection.py`).
 
 What the store answers to a write is not believed. A failure may mean that the object is there, so it is created again
-until the store says what is there, and that is compared. A damaged object in the place of a checkpoint stays there:
-its writer could not take it away safely, because between its look and its delete somebody else may have
-done the same and have put the right one there, on which a base may rest by now.
+until the store says what is there, and that is compared.
+
+A store that keeps its promises never shows half an object, but disks rot and gateways tear. Then what is damaged stays
+where it is, and is written once more beside it, under the name of a copy; readers go on to the copy, too. To take the
+damaged one away and write it anew would not be safe: between one writer's look and its delete another may have done the
+same, and have told the sequencer that it has saved. Beside each other they do no harm, because whoever writes a copy
+writes the same. A record of the log cannot be mended so (`store/base.py`): what it says follows from nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from dist_zero.blobs import blob_bytes, split_blob
@@ -48,6 +53,7 @@ from dist_zero_common.store.layout import (
     aside_name,
     checkpoint_name,
     checkpoint_part_name,
+    copy_name,
 )
 
 SMALL_BYTES = 2**20
@@ -58,6 +64,9 @@ PART_BYTES = 8 * 2**20
 
 LINKS_MAX = 64
 """Most checkpoints that are read to make one state. Before that, a node saves everything."""
+
+COPIES_MAX = 5
+"""So many times an object is written, with what is there being damaged, before the store is taken to be broken."""
 
 _RETRY_SECONDS_FIRST, _RETRY_SECONDS_MAX = 0.1, 5.0
 _ADVICE = "bring it back from a copy of the store, or start the program from its older base"
@@ -105,7 +114,7 @@ async def write_checkpoint(store: Store, checkpoint: Checkpoint, log: Logger) ->
     """Have the checkpoint in the store; it is when this returns, and may have been before.
 
     Tries for as long as it takes the store to answer, and logs each failure. Raises `CheckpointsDiffer` if another
-    content is there, `LogDamaged` if what is there is damaged; both name the object.
+    content is there, `LogDamaged` if that and all copies are damaged; both name the object.
     """
     _check_links(checkpoint)
     place = _Place(store, checkpoint.program, checkpoint.which, log)
@@ -208,26 +217,46 @@ def _joined(parts: list[tuple[TableBlob, ...]]) -> Iterator[TableBlob]:
 
 
 async def _put(place: _Place, name: str, data: bytes) -> None:
-    """Have `data` under `name`, or find out that something else is there."""
+    """Have `data` under `name`, or beside it if that is damaged, or find out that something else is there."""
+    for copy in range(COPIES_MAX):
+        there = await _put_copy(place, copy_name(name, copy), data)
+        if there == data:
+            return
+        try:
+            unseal(there)
+        except MalformedMessage as damaged:
+            reason = str(damaged)
+            place.log.warning("checkpoint_damaged", name=copy_name(name, copy), reason=reason)
+        else:
+            raise await _difference(place, copy_name(name, copy), data, there)
+    raise LogDamaged(
+        f"the object {name} in the store is damaged ({reason}), and so are {COPIES_MAX - 1} copies: this store"
+        " cannot be written to; move what is in it to another one"
+    )
 
-    async def attempt() -> bool:
-        if await place.store.create(name, data) is Created.NEW:
-            return True
-        there = await place.store.read(name)
-        if there is not None and there != data:
-            raise await _difference(place, name, data, there)
-        return there is not None  # else it was collected meanwhile
 
-    while not await _patiently(place, name, attempt):
+async def _put_copy(place: _Place, name: str, data: bytes) -> bytes:
+    """Create `name`; returns what is there then."""
+
+    async def attempt() -> bytes | None:
+        try:
+            if await place.store.create(name, data) is Created.NEW:
+                return data
+        except StoreError as failed:  # perhaps it has worked all the same
+            there = await place.store.read(name)
+            if there is None:
+                raise
+            place.log.warning("store_failed", name=name, reason=str(failed), retry_seconds=0)
+            return there
+        return await place.store.read(name)
+
+    while (there := await _patiently(place, name, attempt)) is None:  # it was collected meanwhile
         await asyncio.sleep(_RETRY_SECONDS_FIRST)
+    return there
 
 
-async def _difference(place: _Place, name: str, ours: bytes, there: bytes) -> LogDamaged:
-    """What to raise about an object that is not as it should be; what should be there is kept, if that works."""
-    try:
-        unseal(there)
-    except MalformedMessage as damaged:
-        return LogDamaged(f"the object {name} in the store is damaged: {damaged}; {_ADVICE}")
+async def _difference(place: _Place, name: str, ours: bytes, there: bytes) -> CheckpointsDiffer:
+    """What to raise about an object that another incarnation has written otherwise; ours is kept, if that works."""
     kept = aside_name(
         f"{place.program}.{place.which.node}", hashlib.blake2b(ours, digest_size=16).hexdigest()
     )
@@ -293,7 +322,7 @@ async def _read_one(place: _Place, fingerprint: str, links: int | None) -> Check
 async def _read_manifest(place: _Place) -> CheckpointManifest:
     """The manifest, which is of the checkpoint that its name says and can be followed."""
     name, which = checkpoint_name(place.program, place.which), place.which
-    manifest = _decoded(CheckpointManifest, name, await _get(place, name))
+    manifest, _ = await _get(place, CheckpointManifest, name)
     _check_stamp(place, name, manifest)
     previous = _previous(manifest)
     if not 1 <= manifest.links <= LINKS_MAX or manifest.whole != (manifest.links == 1):
@@ -305,8 +334,7 @@ async def _read_manifest(place: _Place) -> CheckpointManifest:
 
 async def _read_part(place: _Place, index: int, piece: CheckpointPiece) -> tuple[TableBlob, ...]:
     name = checkpoint_part_name(place.program, place.which, index)
-    data = await _get(place, name)
-    part = _decoded(CheckpointPart, name, data)
+    part, data = await _get(place, CheckpointPart, name)
     if len(data) != piece.size_bytes or xxh64(data) != piece.checksum:
         raise _damaged(name, "is not the one that its manifest names")
     _check_stamp(place, name, part)
@@ -327,18 +355,19 @@ def _check_stamp(place: _Place, name: str, stored: CheckpointManifest | Checkpoi
         raise _damaged(name, f"says that it is of {stamp[1]}, program {stamp[0]!r}")
 
 
-async def _get(place: _Place, name: str) -> bytes:
-    data = await _patiently(place, name, lambda: place.store.read(name))
-    if data is None:
-        raise LogDamaged(f"the object {name} is missing from the store: {_ADVICE}")
-    return data
-
-
-def _decoded(kind: type[T], name: str, data: bytes) -> T:
-    try:
-        return decode(kind, data)
-    except MalformedMessage as damaged:
-        raise LogDamaged(f"the object {name} in the store is damaged: {damaged}; {_ADVICE}") from damaged
+async def _get(place: _Place, kind: type[T], name: str) -> tuple[T, bytes]:
+    """The first of the object and its copies that is whole, and its bytes."""
+    problem = "is missing from the store"
+    for copy in range(COPIES_MAX):
+        at = copy_name(name, copy)
+        data = await _patiently(place, at, partial(place.store.read, at))
+        if data is None:
+            break
+        try:
+            return decode(kind, data), data
+        except MalformedMessage as damaged:
+            problem = f"in the store is damaged: {damaged}"
+    raise LogDamaged(f"the object {name} {problem}; {_ADVICE}")
 
 
 def _damaged(name: str, what: str) -> LogDamaged:

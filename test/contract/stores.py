@@ -64,6 +64,16 @@ def _directory_inline(path: Path, scenario: Scenario) -> None:
     run_simulation(scenario(_opener(partial(DirectoryStore, path / "store", threads=False))))
 
 
+def _s3(path: Path, scenario: Scenario) -> None:  # noqa: ARG001
+    """A bucket of moto's, which is imported when it is needed: that takes a second."""
+    from dist_zero_common.store.obstore import ObjectStore
+    from test.cloud.s3_server import access, s3_server
+
+    server = s3_server()
+    url = f"s3://{server.bucket()}/of/a/test"
+    asyncio.run(scenario(_opener(partial(ObjectStore, url, access(server)))))
+
+
 def _opener(make: Callable[[], Store]) -> OpenStore:
     @asynccontextmanager
     async def opened() -> AsyncIterator[Store]:
@@ -83,4 +93,5 @@ STORES = [
     StoreHarness("directory-threads", _directory_threads),
     StoreHarness("directory-shared", _directory_shared),
     StoreHarness("directory-simulated", _directory_inline),
+    StoreHarness("s3-cloud", _s3),
 ]

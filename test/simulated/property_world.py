@@ -196,7 +196,7 @@ class BusyRun:
                 await asyncio.sleep(1)
             watching.cancel()
             await _until_settled(simulated, self.nobody_reads)
-            self.log = await log_of(store, app.name)
+            self.log = await log_of(MemoryStore(self.objects), app.name)  # an onlooker's, without weather
 
     async def _watch(self, client: Client) -> None:
         with client.watch_stored(range(len(client.plan.views))) as watch:

@@ -4,6 +4,7 @@ damaged is named."""
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -16,12 +17,13 @@ from dist_zero_common.errors import CheckpointsDiffer, InternalError, LogDamaged
 from dist_zero_common.log import captured_events
 from dist_zero_common.protocol.codec import decode, encode
 from dist_zero_common.protocol.messages import CheckpointId, CheckpointManifest, CheckpointPart, TableBlob
-from dist_zero_common.sim.faults import Delay, StoreFaults
+from dist_zero_common.sim.faults import Delay, StoreFaults, drawn_store_faults
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.layout import (
     checkpoint_name,
     checkpoint_of_name,
     checkpoint_part_name,
+    copy_name,
     node_checkpoints_prefix,
 )
 from dist_zero_common.store.memory import MemoryObjects
@@ -258,14 +260,60 @@ def test_incarnations_that_differ_are_told_and_both_contents_are_kept(which: int
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:40], lambda data: flipped(data, 60), lambda data: b""])
-def test_a_writer_that_finds_damage_says_so(damage: Callable[[bytes], bytes]) -> None:
-    """A torn object in the place of a checkpoint is damage, not another incarnation's; it is not retried."""
+def test_a_writer_that_finds_damage_writes_beside_it(damage: Callable[[bytes], bytes]) -> None:
+    """A torn object in the place of a checkpoint is not another incarnation's: it stays, its copy is read instead, and
+    who writes the same once more leaves both alone."""
     for name in stored().names:
         objects = stored()
-        objects.data[name] = damage(objects.data[name])
-        with small_parts(), pytest.raises(LogDamaged, match=f"{name} in the store is damaged") as raised:
-            simulated(lambda store: write(store, *CHAIN), objects)
-        assert not isinstance(raised.value, CheckpointsDiffer)
+        torn = objects.data[name] = damage(objects.data[name])
+        for _ in range(2):
+            with small_parts():
+                simulated(lambda store: write(store, *CHAIN), objects)
+            assert objects.data == {**stored().data, name: torn, copy_name(name, 1): stored().data[name]}
+            assert restored(read(objects)) == state_at("n1", 31)
+        assert checkpoint_of_name("p", copy_name(name, 1)) == checkpoint_of_name("p", name)
+
+
+def test_a_store_that_tears_everything_is_told() -> None:
+    """When all copies are damaged, the error says so and names the object; nobody goes on for ever."""
+    objects = MemoryObjects()
+    with (
+        small_parts(),
+        pytest.raises(LogDamaged, match=r"000000 in the store is damaged .* and so are 4 copies"),
+    ):
+        simulated(lambda store: write(store, *CHAIN), objects, StoreFaults(torn=1.0))
+    assert len(objects.names) == 5
+
+
+def test_a_copy_that_differs_is_told_too() -> None:
+    """Copies are compared as the object itself is."""
+    objects, name = stored(), checkpoint_name("p", THIRD)
+    objects.create(
+        copy_name(name, 1), encode(replace(decode(CheckpointManifest, objects.data[name]), fingerprint="x"))
+    )
+    objects.data[name] = b""
+    with small_parts(), pytest.raises(CheckpointsDiffer, match=copy_name(name, 1)):
+        simulated(lambda store: write(store, *CHAIN), objects)
+    with pytest.raises(LogDamaged, match="another plan"):
+        read(objects)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_checkpoints_outlive_a_bad_day_of_the_store_simulated(seed: int) -> None:
+    """Whatever a store does of what it may do and some of what it may not (slow, failing, out for a while, torn
+    objects), checkpoints are written and read back in the end."""
+    objects = MemoryObjects()
+
+    async def main(store: Store) -> None:
+        for _ in range(10):
+            await asyncio.gather(write(store, *CHAIN), write(store, *CHAIN))
+            assert restored(await read_checkpoint(store, "p", THIRD, "plan", LOG)) == state_at("n1", 31)
+            await asyncio.sleep(7)
+            for name in list(objects.names):
+                objects.delete(name)
+
+    with small_parts():
+        simulated(main, objects, drawn_store_faults(random.Random(seed), torn=True))
 
 
 def test_what_could_not_be_read_again_is_not_written() -> None:

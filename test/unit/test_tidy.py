@@ -36,6 +36,7 @@ IMPORTERS = {
     "dotenv": ("dist_zero_common/settings.py",),
     "pamqp": ("dist_zero_common/broker/amqp.py", "dist_zero_common/broker/rabbitmq.py"),
     "msgpack": ("dist_zero/bridge/decoding.py",),
+    "obstore": ("dist_zero_common/store/obstore.py",),
     "pandas": ("dist_zero/files.py",),
     "polars": ("dist_zero/files.py",),
     "pyarrow": ("dist_zero/files.py",),
