@@ -348,7 +348,7 @@ def lies_to_runner(runner: str, generation: int) -> list[Message]:
         AskChanges("ledger", 1, 0, 1, 3, AGENT),
         AskChanges("ledger", 1, NODES, 1, 3, STRANGER),
         AskChanges("ledger", 1, 0, 1, 0, STRANGER),
-        HostNode(HUGE, "ledger", 0, even_map(2, ("x",)), 0, HUGE, graph),
+        HostNode(HUGE, "ledger", generation, even_map(2, ("x",)), 0, HUGE, graph),
         HostNode(HUGE, "ledger", 0, shard_map, 99, HUGE, graph),
         HostNode(HUGE, "new", 0, shard_map, 0, HUGE, b"garbage"),
         HostNode(HUGE, "new", 0, shard_map, 0, HUGE, graph),  # a graph of another name
@@ -359,7 +359,7 @@ def lies_to_runner(runner: str, generation: int) -> list[Message]:
         HostSequencer(HUGE, "ledger", HUGE, shard_map, ("no queue",) * NODES, graph, 0),
         replace(place, inboxes=(runner,)),
         replace(place, inboxes=("no queue",) * NODES),
-        replace(place, shard_map=even_map(3, ("q",)), inboxes=(runner,)),
+        replace(place, generation=generation, shard_map=even_map(3, ("q",)), inboxes=(runner,)),
         replace(place, nodes_inbox=SCHEDULER),
     ]
     for name in WEIRD_NAMES:
