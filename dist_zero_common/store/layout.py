@@ -2,8 +2,9 @@
 
     programs/<program>/base/<epoch>      where a program's log begins (`Base`)
     programs/<program>/log/<epoch>       the record of one epoch (`LogRecord`)
-    scheduler/incarnations/<number>      claimed by each scheduler that starts, create-only
-    scheduler/programs/<program>/<number>  whether a program shall run: what the last of these says
+    scheduler/log/<number>               a record of the schedulers' log (`SchedulerRecord`)
+    scheduler/incarnations/<number>      before there was that log: claimed by each scheduler that started
+    scheduler/programs/<program>/<number>  likewise: whether a program shall run, as the last of these says
     aside/<process>/<hash>               a message that could not be understood, with the reason
 
 Numbers are padded with zeros, so that names sort as numbers do.
@@ -30,6 +31,16 @@ def records_prefix(program: str) -> str:
 def record_name(program: str, epoch: int) -> str:
     """The record of `epoch`."""
     return f"{records_prefix(program)}{epoch:020d}"
+
+
+def scheduler_log_prefix() -> str:
+    """Where the records of the schedulers' log are."""
+    return "scheduler/log/"
+
+
+def scheduler_record_name(number: int) -> str:
+    """Record `number` of the schedulers' log."""
+    return f"{scheduler_log_prefix()}{number:020d}"
 
 
 def scheduler_incarnations_prefix() -> str:

@@ -13,10 +13,11 @@ from dist_zero_common.log import captured_events, get_logger
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore
-from services.scheduler.programs import WantedPrograms
+from services.scheduler.lead import LeadOptions
 from services.scheduler.service import SchedulerService
 from services.scheduler.spawners.none import NoSpawner
 from services.scheduler.state import SchedulerOptions
+from test.simulated.asking import asker
 
 app = dz.Program("scores")
 
@@ -42,6 +43,7 @@ class Recalled(SimulatedSystem):
             spawner=NoSpawner(2),
             log=get_logger("scheduler", self.clock),
             options=SchedulerOptions(machines=2, keeps_programs=True),
+            lead=LeadOptions(name=f"scheduler-{self.clock.now_us()}"),
         )
         return asyncio.create_task(service.run(), name="scheduler")
 
@@ -121,9 +123,8 @@ def test_programs_run_again_after_all_was_switched_off_unless_they_were_removed(
             await asyncio.sleep(10)
             async with system.connect("scores") as client:
                 assert [row.points for row in await client.rows("total")] == [7]
-            wanted = WantedPrograms(system.store)
-            assert await wanted.load() == ["scores"]
-            await wanted.decide("scores", b"removed")
+            async with asker(system, "remover") as asking:
+                await asking.remove("scores")
             await end(second)
         async with Recalled(world, machines=2, store=MemoryStore(objects, world)) as system:
             third = system.scheduler()
