@@ -6,8 +6,7 @@ says something else than was meant now: then that was decided, and what is meant
 
 Old records are collected, so a place that somebody has taken may look free to a scheduler that slept. Therefore each
 write is followed by a look at the newest record there is: if that is a later one, this scheduler is deposed, too, and
-what it wrote stands where nobody reads and the next collection finds it. Records are deleted in their order, so whoever
-finds its own newest record there, and nothing behind it, leads: two reads of the store, which is what `check` costs.
+what it wrote stands where nobody reads and the next collection finds it. Such a look is also what `check` costs.
 """
 
 from __future__ import annotations
@@ -96,11 +95,7 @@ class WrittenLog:
         """Make sure that nobody else had claimed the lead when this was called. Raises `Deposed`, and `StoreError` when
         the store does not say."""
         async with self._one_at_a_time:
-            number = self.state.number
-            behind = await self._store.read(scheduler_record_name(number + 1))
-            here = await self._store.read(scheduler_record_name(number))
-        if behind is not None or here is None:
-            raise Deposed(f"another scheduler has written behind record {number} of the log")
+            await self._look_behind(self.state.number)
 
     async def collect(self) -> None:
         """Remove the records before the newest complete one. Raises `StoreError`; what is left goes the next time."""
@@ -121,16 +116,21 @@ class WrittenLog:
             try:
                 created = await self._store.create(name, data)
                 there = record if created is Created.NEW else await self._read(record.number)
-                names = await self._store.list(scheduler_log_prefix())
-                if there is None or not names or number_of(names[-1]) > record.number:
-                    raise Deposed(f"another scheduler has written behind record {record.number} of the log")
-                return there
+                await self._look_behind(record.number)
+                if there is not None:
+                    return there
             except LogDamaged:
                 raise
             except StoreError as failed:
                 failures += 1
                 self._log.warning("scheduler_record_unsure", record=record.number, reason=str(failed))
                 await asyncio.sleep(pause_seconds(self.name, failures))
+
+    async def _look_behind(self, number: int) -> None:
+        """Raises `Deposed` unless this record is the newest."""
+        names = await self._store.list(scheduler_log_prefix())
+        if not names or number_of(names[-1]) != number:
+            raise Deposed(f"another scheduler has written behind record {number} of the log")
 
     async def _read(self, number: int) -> SchedulerRecord | None:
         name = scheduler_record_name(number)
