@@ -81,6 +81,7 @@ class System:
         if isinstance(self.store, DirectoryStore):  # a file system may promise less than our memory
             await probe_store(self.store, f"{self.name}-{self._starts}")
         self._services = asyncio.create_task(self._serve(), name=f"system {self.name}")
+        await asyncio.sleep(0)  # there may be further schedulers as soon as the first one was started
         return self
 
     async def __aexit__(

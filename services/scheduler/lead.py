@@ -105,7 +105,7 @@ def shall_try(watch: Watch, options: LeadOptions, now: float) -> bool:
     """Whether to try to lead now."""
     if watch.claim == 0 or watch.no_inbox or watch.unread >= UNREAD_LOOKS:
         return True
-    patience = options.lease_seconds * (1.0 + options.jitter(watch.claim) / 2)
+    patience = options.lease_seconds * (1.0 + options.jitter(watch.claim) / 5)
     return now - max(watch.since, watch.heard_at) >= patience
 
 
