@@ -157,7 +157,9 @@ class System:
             spawner=self._spawner,
             log=get_logger("scheduler", self.clock),
             options=SchedulerOptions(machines=self._machines, keeps_programs=keeps_programs),
-            lead=LeadOptions(name=f"{name}-{self._starts}-{self._scheduler_starts}"),
+            lead=LeadOptions(
+                name=f"{name}-{self._starts}-{self._scheduler_starts}", at_once=self._scheduler_starts == 1
+            ),
         )
         self._schedulers[name] = self._tasks.create_task(scheduler.run(), name=name)
         return scheduler

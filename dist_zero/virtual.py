@@ -167,7 +167,7 @@ class VirtualSystem:
                 spawner=spawner,
                 log=self._log,
                 options=SchedulerOptions(machines=options.machines),
-                lead=LeadOptions(name=f"keeper-{secrets.token_hex(6)}"),
+                lead=LeadOptions(name=f"keeper-{secrets.token_hex(6)}", at_once=True),
             )
             self._scheduling = asyncio.create_task(self._run_scheduler(store), name="scheduler")
         except BaseException:

@@ -3,9 +3,8 @@
 A scheduler that does not lead stands by. It asks the leading one, over the broker, whether it is there: a question
 every other second, which costs no look into the store. It tries to lead
 
-- at once, where nobody has ever led, and where the broker has no inbox of the scheduler's, because then nobody has led
-  at this broker;
-- when it found twice, some while apart, that nobody reads that inbox: the leading one has ended;
+- at once, where nobody has ever led, and when it starts if it was told that nobody else can;
+- when it found twice, some while apart, that nobody reads the scheduler's inbox: the leading one has ended;
 - when nothing was heard of a leading one for the time of the lease, and a little more by its name, so that not all
   try at once: it hangs, or was cut off.
 
@@ -46,11 +45,13 @@ class LeadOptions:
     """`name`: the scheduler's, which no other process has, or ever had: by it each knows its own claim.
     `lease_seconds`: a leading scheduler that is not heard of for so long is replaced if another one stands by, and one
     to which the store does not answer for so long gives up. `stands_by`: whether a scheduler that was deposed stands
-    by; else it ends."""
+    by; else it ends. `at_once`: whether to claim the lead when it starts, because whoever starts it knows that no other
+    one is there."""
 
     name: str
     lease_seconds: float = 10.0
     stands_by: bool = True
+    at_once: bool = False
 
     def jitter(self, what: object) -> float:
         """Something from 0 to 1, not the same for all schedulers, but the same in each run of a simulation."""
@@ -64,26 +65,25 @@ class LeadOptions:
 class Watch:
     """What a scheduler that stands by has seen. `claim` is the newest claim that it knows of, and it can have heard of
     that one's scheduler since `since`; `heard_at` is when it did. `looks`: how often it looked at the inbox, and
-    `unread` how many times in a row nobody read that. `no_inbox`: whether there was none at the first look."""
+    `unread` how many times in a row nobody read that."""
 
     claim: int
     since: float
     heard_at: float = float("-inf")
     looks: int = 0
     unread: int = 0
-    no_inbox: bool = False
 
 
 def with_claim(watch: Watch, claim: int, now: float) -> Watch:
     """After a look into the log, or word from the one that leads."""
-    return watch if claim <= watch.claim else replace(watch, claim=claim, since=now, unread=0, no_inbox=False)
+    return watch if claim <= watch.claim else replace(watch, claim=claim, since=now, unread=0)
 
 
 def with_word(watch: Watch, leads: Leads, now: float) -> Watch:
     """After an answer of a leading scheduler. One of an earlier number is deposed and does not know it."""
     if leads.scheduler < watch.claim:
         return watch
-    return replace(with_claim(watch, leads.scheduler, now), heard_at=now, unread=0, no_inbox=False)
+    return replace(with_claim(watch, leads.scheduler, now), heard_at=now, unread=0)
 
 
 def with_look(watch: Watch, inbox: QueueDepth | None) -> Watch:
@@ -92,7 +92,6 @@ def with_look(watch: Watch, inbox: QueueDepth | None) -> Watch:
         watch,
         looks=watch.looks + 1,
         unread=watch.unread + 1 if inbox is None or not inbox.consumers else 0,
-        no_inbox=inbox is None and watch.looks == 0,
     )
 
 
@@ -103,7 +102,7 @@ def connected_anew(watch: Watch, now: float) -> Watch:
 
 def shall_try(watch: Watch, options: LeadOptions, now: float) -> bool:
     """Whether to try to lead now."""
-    if watch.claim == 0 or watch.no_inbox or watch.unread >= UNREAD_LOOKS:
+    if watch.claim == 0 or watch.unread >= UNREAD_LOOKS:
         return True
     patience = options.lease_seconds * (1.0 + options.jitter(watch.claim) / 5)
     return now - max(watch.since, watch.heard_at) >= patience
@@ -129,7 +128,7 @@ class StandBy:
     ) -> None:
         self._system, self._clock, self._log = system, clock, log
         self._written, self._options = written, options
-        self._name = f"{options.name}-{number}"
+        self._number, self._name = number, f"{options.name}-{number}"
         self._log_state = log_state(log)
         self._watch = Watch(0, clock.monotonic())
         self._replies = ""
@@ -147,7 +146,8 @@ class StandBy:
         """Return when this scheduler leads, and the inbox is there for it to be read. `afresh`: see `claim_after`.
         Raises `LogDamaged`, and `BrokerError` when the broker refuses."""
         await self._load()
-        if self._watch.claim == 0 and await self._claim(afresh=afresh):
+        at_once = self._watch.claim == 0 or (self._options.at_once and self._number == 1)
+        if at_once and await self._claim(afresh=afresh):
             return
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(self.post.run())

@@ -269,6 +269,10 @@ class Leader:
             self._listen_anew(now)
         before = self._decide(now)
         await self._write_down()
+        for name, program in self.desired.programs.items():
+            known = before.programs.get(name)
+            if program.assignment is not None and (known is None or known.assignment != program.assignment):
+                self._tell_placed(name, program.assignment)
         for name in before.removals:
             if name not in self.desired.removals:
                 self.log.info("program_removed", program=name)
@@ -284,10 +288,6 @@ class Leader:
         if not self._settled:
             self.desired = replace(self.desired, programs=before.programs, removals=before.removals)
             self._settle(now)
-        for name, program in self.desired.programs.items():
-            known = before.programs.get(name)
-            if program.assignment is not None and (known is None or known.assignment != program.assignment):
-                self._tell_placed(name, program.assignment)
         for queue in unread_queues(before, self.desired):
             self.tasks.create_task(self._delete_later(queue))
         return before

@@ -170,7 +170,7 @@ class Witness:
     state: LogState = field(default_factory=LogState)
     claims: list[tuple[int, float]] = field(default_factory=list)
     decided: set[tuple[str, int]] = field(default_factory=set)
-    """Each part that a record has ever placed: its program and its incarnation."""
+    """Each part that a record has ever placed: its program and its incarnation; and with each placement its version."""
     wrong: list[str] = field(default_factory=list)
     counters: Counter[str] = field(default_factory=Counter)
 
@@ -183,6 +183,8 @@ class Witness:
         if record.scheduler == record.number:
             self.claims.append((record.number, asyncio.get_running_loop().time()))
         for program in record.programs:
+            if program.placement is not None:
+                self.decided.add((program.program, program.placement.version))
             sequencer = (program.sequencer,) if program.sequencer is not None else ()
             for part in (*program.nodes, *sequencer):
                 self.decided.add((program.program, part.incarnation))
@@ -196,10 +198,8 @@ class Witness:
                 if (message.program, message.incarnation) not in self.decided:
                     self.wrong.append(f"was commanded before it was in the log: {message.incarnation}")
             case Placement():
-                program = self.state.programs.get(message.program)
-                if message.scheduler < self.state.leader:
-                    self.counters["placed late"] += 1
-                elif program is None or program.placement is None:
+                self.counters["placed"] += 1
+                if (message.program, message.version) not in self.decided:
                     self.wrong.append(f"{message.program} was placed before it was in the log")
             case DropProgram():
                 self.counters["dropped"] += 1
@@ -263,6 +263,7 @@ class Schedulers(SimulatedSystem):
             lead=LeadOptions(
                 name=f"{name}-{self._scheduler_starts}",
                 lease_seconds=self._lease_seconds if name == "scheduler" else 10.0,
+                at_once=self._scheduler_starts == 1,
             ),
         )
         gate.task = self._schedulers[name] = self._tasks.create_task(service.run(), name=name)

@@ -16,6 +16,7 @@ from dist_zero.client.client import Client
 from dist_zero.expr.graph import encode_graph
 from dist_zero_common.log import captured_events
 from dist_zero_common.protocol.messages import Located, ProgramRemoved, ProgramState
+from dist_zero_common.sim.faults import Delay, StoreFaults, Weather
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 from test.simulated.asking import Asker, asker
@@ -23,6 +24,20 @@ from test.simulated.schedulers import Schedulers
 
 TAKEOVER_SECONDS = 15.0
 """A lease of 10 s, a little more by name, and a look."""
+
+
+BRISK = Weather(
+    "brisk",
+    transit=Delay(mean=0.01, tail=0.02, tail_factor=20.0),
+    overtakes=0.3,
+    duplicate=0.05,
+    late_confirm=0.2,
+    returns_shuffled=True,
+    store=StoreFaults(
+        latency=Delay(mean=0.02, tail=0.02, tail_factor=10.0), fails_stored=0.01, fails_absent=0.01
+    ),
+)
+"""In which nothing is ever so late that somebody seems lost."""
 
 
 class Point(dz.Row):
@@ -77,7 +92,7 @@ async def writing(client: Client, seed: int) -> AsyncIterator[Counter[str]]:
 
 def simulate(seed: int, scenario: object, **options: object) -> tuple[Schedulers, list[dict[str, object]]]:
     """Run `scenario(system)`; returns the system and the events that were logged."""
-    world = SimWorld(seed, "faithful")
+    world = SimWorld(seed, BRISK)
     systems: list[Schedulers] = []
 
     async def live() -> None:
@@ -99,7 +114,8 @@ def of_kind(events: Sequence[dict[str, object]], *kinds: str) -> list[dict[str, 
 
 async def start_second(system: Schedulers) -> None:
     """Another scheduler, which stands by, for the first one leads by then."""
-    while not system.witness.claims and system.gates["scheduler"].steps != system.gates["scheduler"].dies_at:
+    gate = system.gates["scheduler"]
+    while not system.witness.claims and gate.steps != gate.dies_at:
         await asyncio.sleep(0.01)
     system.start_scheduler("second")
 
@@ -185,8 +201,10 @@ def run_with_death(dies_at: int, seed: int = 5) -> Schedulers:
         async with asker(system, "asker") as asking:
             await submit_and_remove(system, asking)
             await asyncio.sleep(15)  # whatever is on its way comes, and nothing changes by it
+            await asking.submit(encode_graph(a_program("b").graph()), 2)
             status = await asking.status()
             assert [program.state for program in status.programs] == [ProgramState.RUNNING]
+            assert [name for name, _ in hosted(system)] == ["b"]
 
     system, _ = simulate(seed, scenario, dies_at=dies_at)
     return system
