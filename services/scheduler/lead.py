@@ -20,8 +20,8 @@ being given its share of what comes, and what waits there is old. Reports come e
 from __future__ import annotations
 
 import asyncio
-import zlib
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 from dist_zero_common.aside import only_logged
 from dist_zero_common.broker.base import Connect, ConnectionState, Queue, QueueDepth
@@ -55,7 +55,7 @@ class LeadOptions:
 
     def jitter(self, what: object) -> float:
         """Something from 0 to 1, not the same for all schedulers, but the same in each run of a simulation."""
-        return zlib.crc32(f"{self.name}/{what}".encode()) / 2**32
+        return int.from_bytes(blake2b(f"{self.name}/{what}".encode(), digest_size=4).digest()) / 2**32
 
 
 # ---- when to try: pure -----------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ from dist_zero_common.protocol.messages import (
     RemoveProgram,
     RunnerReport,
     StandsBy,
+    StartRunner,
     SubmitProgram,
 )
 from dist_zero_common.store.base import Store
@@ -125,6 +126,7 @@ class Leader:
         self._unsaid: list[tuple[str, Message]] = []
         self._said = asyncio.Event()
         self._standbys: dict[str, float] = {}
+        self._fenced: dict[str, int] = {}
         self._log_state = log_state(self.log)
         sender = f"scheduler-{number}"
         self.post = Mailbox(
@@ -308,10 +310,23 @@ class Leader:
         if not self._surely_leads():
             self._said.set()
             return
+        self._fence_agents()
         now = self.clock.monotonic()
         for command in self._repeats.due(reconcile(self._ripe(), self.observed, now), now):
             self.counters["commands"] += 1
             self.post.send(command.inbox, command.message)
+
+    def _fence_agents(self) -> None:
+        """Tell each agent once to start the runner that it has: that changes nothing, but from then on it refuses what
+        schedulers of smaller numbers say."""
+        for name, runner in self.desired.runners.items():
+            machine = self.observed.machines[runner.machine]
+            status, agent = machine.runners.get(name), machine.report.incarnation
+            runs = status is not None and status.alive and status.incarnation == runner.incarnation
+            if runs and self._fenced.get(runner.machine) != agent:
+                self._fenced[runner.machine] = agent
+                start = StartRunner(self.desired.scheduler, name, runner.incarnation, agent)
+                self.post.send(machine.report.inbox, start)
 
     def _tell_placed(self, program: str, assignment: Assignment) -> None:
         runners = [part.runner for part in assignment.runners()]

@@ -31,22 +31,22 @@ class Asker:
             system.connector(name), system=system.name, sender=name, set_aside=lambda *_: None
         )
         self._inbox = scheduler_inbox(system.name)
-        self._answers: dict[int, Message] = {}
+        self.answers: dict[int, Message] = {}
         self._requests = 0
 
     def on_message(self, message: Message, token: Token) -> None:
         assert isinstance(message, Located | RequestRefused | ProgramRemoved | SystemStatus)
-        self._answers.setdefault(message.request, message)
+        self.answers.setdefault(message.request, message)
         self.post.settle(token)
 
     async def ask(self, question: Callable[[int, str], Message]) -> Message:
         """The first answer."""
         self._requests += 1
         request = self._requests
-        while request not in self._answers:
+        while request not in self.answers:
             self.post.send(self._inbox, question(request, self.replies))
             await asyncio.sleep(0.5)
-        return self._answers.pop(request)
+        return self.answers.pop(request)
 
     async def remove(self, program: str) -> Message:
         """The answer to a removal."""

@@ -51,6 +51,9 @@ class Gate:
         self.steps = 0
         self.dies_at = dies_at
         self.task: asyncio.Task[None] | None = None
+        self.store_open = asyncio.Event()
+        """Whether the store is reached."""
+        self.store_open.set()
         self._open = asyncio.Event()
         self._open.set()
         self._held: list[tuple[OnDelivery, Delivery]] = []
@@ -91,25 +94,29 @@ class GatedStore:
         self._store, self._gate = store, gate
 
     async def create(self, name: str, data: bytes) -> Created:
-        await self._gate.step()
+        await self._step()
         created = await self._store.create(name, data)
-        await self._gate.step()
+        await self._step()
         return created
 
     async def read(self, name: str) -> bytes | None:
-        await self._gate.step()
+        await self._step()
         return await self._store.read(name)
 
     async def list(self, prefix: str) -> list[str]:
-        await self._gate.step()
+        await self._step()
         return await self._store.list(prefix)
 
     async def delete(self, name: str) -> None:
-        await self._gate.step()
+        await self._step()
         await self._store.delete(name)
 
     async def close(self) -> None:
         await self._store.close()
+
+    async def _step(self) -> None:
+        await self._gate.store_open.wait()
+        await self._gate.step()
 
 
 class GatedBroker:

@@ -8,17 +8,32 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
 import dist_zero as dz
 from dist_zero.client.client import Client
 from dist_zero.expr.graph import encode_graph
+from dist_zero_common.broker.topology import scheduler_inbox
 from dist_zero_common.log import captured_events
-from dist_zero_common.protocol.messages import Located, ProgramRemoved, ProgramState
+from dist_zero_common.protocol.messages import (
+    DropProgram,
+    HostNode,
+    HostSequencer,
+    Locate,
+    Located,
+    Message,
+    ProgramRemoved,
+    ProgramState,
+    RemoveProgram,
+    StopRunner,
+    SubmitProgram,
+)
 from dist_zero_common.sim.faults import Delay, StoreFaults, Weather
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
+from services.scheduler.log import LogState
 from test.simulated.asking import Asker, asker
 from test.simulated.schedulers import Schedulers
 
@@ -365,3 +380,172 @@ def test_schedulers_come_and_go(first: int) -> None:
         met += run_in_trouble(seed)
     for what in ("killed", "stopped", "answered", "claims", "hosted", "dropped"):
         assert met[what] > 4, f"{what}: {met}"
+
+
+# ---- what a deposed scheduler knows no better ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_deposed_scheduler_takes_nothing_away_from_who_asks(seed: int) -> None:
+    """Questions came to it before it was stopped; woken, it answers them from what it remembers: that there is no such
+    program, that there is another of that name, that it is removed. None of that is true any more, and none is said."""
+
+    async def scenario(system: Schedulers) -> None:
+        await start_second(system)
+        other = a_program("p")
+        other.view("more", other.dataset("others", Point))
+        async with asker(system, "asker") as asking, asker(system, "late") as late:
+            await asking.submit(encode_graph(a_program("p").graph()), 1)
+            system.gates["scheduler"].shut()
+            inbox = scheduler_inbox(system.name)
+            late.post.send(inbox, Locate(101, "new", late.replies))
+            late.post.send(inbox, SubmitProgram(102, encode_graph(other.graph()), 1, late.replies))
+            late.post.send(inbox, RemoveProgram(103, "new", late.replies))
+            while len(system.witness.claims) == 1:
+                await asyncio.sleep(0.5)
+            await asking.submit(encode_graph(a_program("new").graph()), 1)
+            assert isinstance(await asking.remove("p"), ProgramRemoved)
+            system.gates["scheduler"].reopen()
+            await asyncio.sleep(30)
+            assert [answer for answer in late.answers.values() if not isinstance(answer, Located)] == []
+
+    _, events = simulate(seed, scenario, lease_seconds=60.0)
+    assert len(of_kind(events, "scheduler_deposed")) == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_commands_of_a_deposed_scheduler_change_nothing(seed: int) -> None:
+    """Whoever has its name, its number and the broker's password may send all that it ever could: agents and runners
+    keep to what a later scheduler has decided."""
+
+    async def scenario(system: Schedulers) -> None:
+        async with asker(system, "asker") as asking:
+            await asking.submit(encode_graph(a_program("p").graph()), 2)
+            old = system.witness.state
+            await asking.remove("p")
+            await system.kill_scheduler("scheduler")
+            system.start_scheduler("second")
+            await asking.submit(encode_graph(a_program("p").graph()), 2)
+            async with system.connect("p") as client:
+                await client.append("points", {"player": "ann", "points": 1})
+                before = await asking.status()
+                assert before.scheduler > old.leader
+                for message in said_before(old, encode_graph(a_program("p").graph())):
+                    for machine in before.machines:
+                        inbox = machine.inbox if isinstance(message, StopRunner) else machine.runner_inbox
+                        asking.post.send(inbox, message)
+                await asyncio.sleep(20)
+                await client.append("points", {"player": "ann", "points": 1})
+                assert {row.player: row.rows for row in await client.rows("totals")} == {"ann": 2}
+            after = await asking.status()
+            assert after.programs[0].generation == before.programs[0].generation
+            assert [node.incarnation for node in after.programs[0].nodes] == [
+                node.incarnation for node in before.programs[0].nodes
+            ]
+            assert [machine.runner_incarnation for machine in after.machines] == [
+                machine.runner_incarnation for machine in before.machines
+            ]
+
+    simulate(seed, scenario)
+
+
+def said_before(old: LogState, graph: bytes) -> list[Message]:
+    """What a scheduler has said, or could have, that led when the log said this."""
+    program = old.programs["p"]
+    assert program.placement is not None and program.sequencer is not None
+    placement = replace(program.placement, scheduler=old.leader)
+    shards = placement.shard_map
+    newest = placement.version
+    hosts = [
+        HostNode(old.leader, "p", placement.generation, shards, shard, part.incarnation, graph)
+        for shard, part in enumerate(program.nodes)
+    ]
+    return [
+        *hosts,
+        HostSequencer(
+            old.leader,
+            "p",
+            program.sequencer.incarnation,
+            shards,
+            placement.inboxes,
+            graph,
+            placement.generation,
+        ),
+        placement,
+        DropProgram(old.leader, "p", newest),
+        StopRunner(old.leader, "m1-r1", newest),
+        StopRunner(old.leader, "m2-r1", newest),
+    ]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_of_many_machines_those_that_have_no_part_are_no_reason_to_move(seed: int) -> None:
+    """A new scheduler hears first of machines that have no part of a program; it waits for those that have."""
+
+    async def scenario(system: Schedulers) -> None:
+        await start_second(system)
+        async with system.connect(a_program("kept"), nodes=1) as client, asker(system, "asker") as asking:
+            for number in range(3):
+                name = ("scheduler", "second")[number % 2]
+                await system.kill_scheduler(name)
+                while len(system.witness.claims) == number + 1:
+                    await asyncio.sleep(0.1)
+                system.start_scheduler(name)
+                await asyncio.sleep(10)
+                status = await asking.status()
+                assert status.programs[0].generation == client.placement.generation
+
+    simulate(seed, scenario, machines=6)
+
+
+def test_a_move_that_was_decided_is_made_by_the_next_scheduler() -> None:
+    """The leading one is stopped between deciding where a program goes, which is in the log, and saying so. The next
+    one goes on with just that, so both say the same."""
+
+    async def scenario(system: Schedulers) -> None:
+        await start_second(system)
+        async with system.connect(a_program("kept"), nodes=3) as client, asker(system, "asker") as asking:
+            first = client.placement.generation
+            records = len(system.witness.decided)
+            await system._spawner.stop("m2")
+            while len(system.witness.decided) == records:
+                await asyncio.sleep(0.001)
+            system.gates["scheduler"].shut()
+            decided = hosted(system)
+            assert decided[0][1] > first
+            while len(system.witness.claims) == 1:
+                await asyncio.sleep(0.5)
+            await asyncio.sleep(4)
+            assert hosted(system) == decided
+            system.gates["scheduler"].reopen()
+            await client.append("points", {"player": "ann", "points": 1})
+            await asyncio.sleep(3)
+            assert (await asking.status()).programs[0].state is ProgramState.RUNNING
+
+    simulate(2, scenario, lease_seconds=60.0)
+
+
+def test_a_scheduler_that_does_not_reach_the_store_lets_another_one_lead() -> None:
+    """It goes on hearing, and being asked, over the broker, and gives up all the same."""
+
+    async def scenario(system: Schedulers) -> None:
+        await start_second(system)
+        async with system.connect(a_program("kept"), nodes=2) as client, asker(system, "asker") as asking:
+            gate = system.gates["scheduler"]
+            gate.store_open.clear()
+            at = system.clock.monotonic()
+            while len(system.witness.claims) == 1:
+                await asyncio.sleep(0.1)
+            assert system.clock.monotonic() - at <= 10.0 + TAKEOVER_SECONDS
+            await asyncio.sleep(5)
+            status = await asking.status()
+            assert status.scheduler == system.witness.state.leader
+            assert status.programs[0].generation == client.placement.generation
+            gate.store_open.set()
+            await asyncio.sleep(20)
+            assert len(system.witness.claims) == 2
+            assert (await asking.status()).standbys == ("scheduler-1",)
+
+    _, events = simulate(2, scenario)
+    (deposed,) = of_kind(events, "scheduler_deposed")
+    assert "for 10 s the store has not said" in str(deposed["reason"])
