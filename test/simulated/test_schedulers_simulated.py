@@ -526,7 +526,8 @@ def test_a_move_that_was_decided_is_made_by_the_next_scheduler() -> None:
 
 
 def test_a_scheduler_that_does_not_reach_the_store_lets_another_one_lead() -> None:
-    """It goes on hearing, and being asked, over the broker, and gives up all the same."""
+    """It goes on hearing, and being asked, over the broker, and gives up all the same. Before that it refuses nobody,
+    and after two thirds of the lease it does nothing any more."""
 
     async def scenario(system: Schedulers) -> None:
         await start_second(system)
@@ -534,13 +535,18 @@ def test_a_scheduler_that_does_not_reach_the_store_lets_another_one_lead() -> No
             gate = system.gates["scheduler"]
             gate.store_open.clear()
             at = system.clock.monotonic()
+            asking.post.send(scheduler_inbox(system.name), Locate(101, "nobody", asking.replies))
+            await asyncio.sleep(7)
+            await system._spawner.stop("m2")
             while len(system.witness.claims) == 1:
+                assert await system._spawner.list() == ["m1"] and not asking.answers
                 await asyncio.sleep(0.1)
             assert system.clock.monotonic() - at <= 10.0 + TAKEOVER_SECONDS
             await asyncio.sleep(5)
             status = await asking.status()
             assert status.scheduler == system.witness.state.leader
-            assert status.programs[0].generation == client.placement.generation
+            assert await system._spawner.list() == ["m1", "m2"]
+            await client.append("points", {"player": "ann", "points": 1})
             gate.store_open.set()
             await asyncio.sleep(20)
             assert len(system.witness.claims) == 2
