@@ -240,6 +240,8 @@ class Schedulers(SimulatedSystem):
     ) -> None:
         self.witness = Witness()
         self.gates: dict[str, Gate] = {}
+        self.stand_by = True
+        """Whether schedulers that are started stand by when they are deposed."""
         self._dies_at, self._lease_seconds = dies_at, lease_seconds
         store = MemoryStore(WatchedObjects(self.witness), world)
         super().__init__(world, machines=machines, store=store)
@@ -270,6 +272,7 @@ class Schedulers(SimulatedSystem):
             lead=LeadOptions(
                 name=f"{name}-{self._scheduler_starts}",
                 lease_seconds=self._lease_seconds if name == "scheduler" else 10.0,
+                stands_by=self.stand_by,
                 at_once=self._scheduler_starts == 1,
             ),
         )

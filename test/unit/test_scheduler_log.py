@@ -12,13 +12,16 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_zero.shards import even_map
+from dist_zero_common.clock import RealClock
 from dist_zero_common.errors import LogDamaged, StoreError
+from dist_zero_common.ids import checked_name
 from dist_zero_common.log import get_logger
 from dist_zero_common.protocol.codec import decode, encode
 from dist_zero_common.protocol.messages import (
@@ -32,6 +35,7 @@ from dist_zero_common.sim.faults import Delay, StoreFaults, Weather
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 from dist_zero_common.store.base import Created
+from dist_zero_common.store.directory import DirectoryStore
 from dist_zero_common.store.layout import (
     number_of,
     scheduler_incarnation_name,
@@ -41,6 +45,7 @@ from dist_zero_common.store.layout import (
 )
 from dist_zero_common.store.memory import MemoryStore
 from services.scheduler import log as log_module
+from services.scheduler.__main__ import unique_name
 from services.scheduler.log import (
     LogState,
     claim_after,
@@ -343,6 +348,43 @@ def test_a_log_begins_behind_what_schedulers_wrote_before_there_was_one() -> Non
 
     state = run_simulation(main(), until_seconds=100)
     assert (state.leader, list(state.programs), state.programs["a"].wanted) == (8, ["a"], True)
+
+
+def test_of_schedulers_that_claim_together_in_a_directory_one_leads(tmp_path: Path) -> None:
+    """The store is the real one, as is the time."""
+
+    async def claim(number: int) -> LogState | None:
+        store = DirectoryStore(tmp_path, shared=True)
+        log = WrittenLog(store, f"s{number}", get_logger("test", RealClock()))
+        await log.load()
+        led = await log.claim(afresh=False)
+        if led:
+            await log.write({"a": a_program("a", number)})
+            await log.check()
+        await store.close()
+        return log.state if led else None
+
+    async def main() -> list[LogState]:
+        states = await asyncio.gather(*(claim(number) for number in range(8)), return_exceptions=True)
+        assert all(isinstance(state, LogState | Deposed | None) for state in states), states
+        store = DirectoryStore(tmp_path, shared=True)
+        log = WrittenLog(store, "reader", get_logger("test", RealClock()))
+        await log.load()
+        await store.close()
+        led = [state for state in states if isinstance(state, LogState)]
+        assert log.state in led
+        return led
+
+    led = asyncio.run(main())
+    assert len({state.leader for state in led}) == len(led) > 0
+
+
+def test_a_process_names_its_scheduler_like_no_other() -> None:
+    """The name becomes part of a queue's."""
+    names = {unique_name() for _ in range(50)}
+    assert len(names) == 50
+    for name in names:
+        assert checked_name("scheduler", name) == name
 
 
 def test_a_damaged_record_is_named() -> None:
