@@ -27,7 +27,7 @@ from dist_zero_common.log import get_logger
 from dist_zero_common.sim.world import SimWorld
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.directory import DirectoryStore
-from dist_zero_common.store.layout import scheduler_incarnations_prefix
+from dist_zero_common.store.layout import number_of, scheduler_log_prefix
 from dist_zero_common.store.memory import MemoryStore
 from dist_zero_common.store.opening import open_directory
 from dist_zero_common.store.probe import probe_store
@@ -35,6 +35,8 @@ from dist_zero_common.store.probe import probe_store
 if TYPE_CHECKING:
     from dist_zero.program import Program
     from services.node_runner.sequencer_events import SequencerOptions
+    from services.scheduler.service import SchedulerService
+    from services.scheduler.spawners.base import Spawner
 
 Connector = Callable[[str], Connect]
 """Gives a part of the system, by its name, what makes its connections to the broker."""
@@ -68,14 +70,19 @@ class System:
         self._log = get_logger("system", clock, system=name)
         self._clients: list[Client] = []
         # together they name a connection, also among those of earlier starts
-        self._connections = self._starts = 0
+        self._connections = self._starts = self._scheduler_starts = 0
         self._services: asyncio.Task[None]
+        self._schedulers: dict[str, asyncio.Task[None]] = {}
+        self._tasks: asyncio.TaskGroup
+        self._spawner: Spawner
 
     async def __aenter__(self) -> System:
-        self._starts = len(await self.store.list(scheduler_incarnations_prefix()))
+        records = await self.store.list(scheduler_log_prefix())
+        self._starts = number_of(records[-1]) if records else 0
         if isinstance(self.store, DirectoryStore):  # a file system may promise less than our memory
             await probe_store(self.store, f"{self.name}-{self._starts}")
         self._services = asyncio.create_task(self._serve(), name=f"system {self.name}")
+        await asyncio.sleep(0)  # there may be further schedulers as soon as the first one was started
         return self
 
     async def __aexit__(
@@ -124,26 +131,45 @@ class System:
     # -- the services ----------------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
-        from services.scheduler.service import SchedulerService
         from services.scheduler.spawners.in_process import InProcessSpawner
-        from services.scheduler.state import SchedulerOptions
 
         try:
-            async with asyncio.TaskGroup() as tasks:
-                scheduler = SchedulerService(
-                    system=self.name,
-                    connect=self.connector("scheduler"),
-                    store=self.store,
-                    clock=self.clock,
-                    spawner=InProcessSpawner(tasks, self._run_machine, self._log),
-                    log=get_logger("scheduler", self.clock),
-                    options=SchedulerOptions(machines=self._machines),
-                )
-                await scheduler.run()
+            async with asyncio.TaskGroup() as self._tasks:
+                self._spawner = InProcessSpawner(self._tasks, self._run_machine, self._log)
+                self.start_scheduler("scheduler", keeps_programs=False)
+                await asyncio.Event().wait()
         except Exception as error:
             self.fail(first_error(error))
         else:
             self._on_end()
+
+    def start_scheduler(self, name: str, *, keeps_programs: bool = True) -> SchedulerService:
+        """Start one more scheduler, which stands by while another one leads."""
+        from services.scheduler.lead import LeadOptions
+        from services.scheduler.service import SchedulerService
+        from services.scheduler.state import SchedulerOptions
+
+        self._scheduler_starts += 1
+        scheduler = SchedulerService(
+            system=self.name,
+            connect=self.connector(name),
+            store=self.store,
+            clock=self.clock,
+            spawner=self._spawner,
+            log=get_logger("scheduler", self.clock),
+            options=SchedulerOptions(machines=self._machines, keeps_programs=keeps_programs),
+            lead=LeadOptions(
+                name=f"{name}-{self._starts}-{self._scheduler_starts}", at_once=self._scheduler_starts == 1
+            ),
+        )
+        self._schedulers[name] = self._tasks.create_task(scheduler.run(), name=name)
+        return scheduler
+
+    async def kill_scheduler(self, name: str) -> None:
+        """End a scheduler, whatever it is at."""
+        task = self._schedulers.pop(name)
+        task.cancel()
+        await asyncio.wait([task])
 
     def _on_end(self) -> None:
         self.fail(OperatorError(f"the services of system {self.name!r} have ended"))

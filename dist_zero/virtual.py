@@ -132,6 +132,7 @@ class VirtualSystem:
     # -- start -----------------------------------------------------------------------------------------------
 
     async def _start(self) -> None:
+        from services.scheduler.lead import LeadOptions
         from services.scheduler.service import SchedulerService
         from services.scheduler.spawners.docker import DockerSpawner
         from services.scheduler.state import SchedulerOptions
@@ -167,6 +168,7 @@ class VirtualSystem:
                 spawner=spawner,
                 log=self._log,
                 options=SchedulerOptions(machines=options.machines),
+                lead=LeadOptions(name=f"keeper-{secrets.token_hex(6)}", at_once=True),
             )
             self._scheduling = asyncio.create_task(self._run_scheduler(store), name="scheduler")
         except BaseException:

@@ -33,7 +33,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from dist_zero_common.broker.base import Broker, Connect, ConnectionState, Consumer, Delivery, Queue
+from dist_zero_common.broker.base import (
+    Broker,
+    Connect,
+    ConnectionState,
+    Consumer,
+    Delivery,
+    Queue,
+    QueueDepth,
+)
 from dist_zero_common.errors import BrokerError, ConnectionLost, InternalError, MalformedMessage, Unroutable
 from dist_zero_common.log import Logger
 from dist_zero_common.protocol.codec import decode, encode
@@ -261,12 +269,15 @@ class Mailbox:
         """Wait until the broker has confirmed all that was sent, over as many connections as that takes."""
         await self._idle.wait()
 
-    async def ask_broker(self, queue: str) -> None:
-        """Ask the broker about a queue; an answer is progress, too, of a post that has nothing to send. Raises
-        `BrokerError`."""
-        if self._broker is not None and self.state is ConnectionState.CONNECTED:
-            await self._broker.depth(queue)
-            self.last_progress = asyncio.get_running_loop().time()
+    async def ask_broker(self, queue: str) -> QueueDepth | None:
+        """How a queue is doing, None if there is none; an answer is progress, too, of a post that has nothing to send.
+        Raises `BrokerError`."""
+        broker = self._broker
+        if broker is None or self.state is not ConnectionState.CONNECTED:
+            raise ConnectionLost("there is no connection to the broker just now")
+        depth = await broker.depth(queue)
+        self.last_progress = asyncio.get_running_loop().time()
+        return depth
 
     # -- connections ---------------------------------------------------------------------------------------
 

@@ -208,6 +208,13 @@ class Settings:
         allowed=f"a number from 1 to {MACHINES_MAX}",
         parse=_count(1, MACHINES_MAX),
     )
+    lease_seconds: float = _variable(
+        "DIST_ZERO_LEASE_SECONDS",
+        default="10",
+        meaning="For how long a scheduler that leads may be silent before another one that stands by takes over.",
+        allowed="a number from 2 to 600",
+        parse=_count(2, 600),
+    )
     store: Path | str | None = _variable(
         "DIST_ZERO_STORE",
         default="",

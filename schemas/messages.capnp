@@ -686,12 +686,14 @@ struct ProgramStatus {
 }
 
 struct SystemStatus {
-  # The answer to AskStatus: machines and programs by name. scheduler is the number of the one that leads.
+  # The answer to AskStatus: machines and programs by name. scheduler is the number of the one that leads,
+  # standbys the names of those that would take over.
 
   request @0 :UInt64;
   scheduler @1 :UInt64;
   machines @2 :List(MachineStatus);
   programs @3 :List(ProgramStatus);
+  standbys @4 :List(Text);
 }
 
 struct Message {
@@ -745,6 +747,8 @@ struct Message {
     readerLost @44 :ReaderLost;
     scaleProgram @45 :ScaleProgram;
     drainMachine @46 :DrainMachine;
+    standsBy @47 :StandsBy;
+    leads @48 :Leads;
   }
 }
 
@@ -754,6 +758,22 @@ struct Envelope {
   system @0 :Text;
   sender @1 :Text;
   messages @2 :List(Message);
+}
+
+# ---- among schedulers ---------------------------------------------------------------------------------
+
+struct StandsBy {
+  # A scheduler that does not lead, to the one that does: it listens at replyTo, and wants to hear that
+  # it is led. name is unique to its process.
+
+  name @0 :Text;
+  replyTo @1 :Text;
+}
+
+struct Leads {
+  # The answer to StandsBy: scheduler is the number of the one that leads.
+
+  scheduler @0 :UInt64;
 }
 
 # ---- objects in the store -----------------------------------------------------------------------------
@@ -898,4 +918,38 @@ struct CheckpointManifest {
   entries @10 :UInt64;
   tables @11 :List(TableBlob);
   pieces @12 :List(CheckpointPiece);
+}
+
+struct RecordedPart {
+  # Where a node or sequencer of a program is to run, and its own incarnation there.
+
+  machine @0 :Text;
+  runner @1 :Text;
+  runnerIncarnation @2 :UInt64;
+  incarnation @3 :UInt64;
+}
+
+struct RecordedProgram {
+  # What schedulers have decided on a program. wanted: it shall run, where nodes (by shard), sequencer and
+  # placement say, which are empty and None before it was placed. Else it is being removed, and nodes are
+  # the parts that may still run. In the placement, scheduler is zero.
+
+  program @0 :Text;
+  wanted @1 :Bool;
+  nodes @2 :List(RecordedPart);
+  sequencer @3 :RecordedPart;
+  placement @4 :Placement;
+}
+
+struct SchedulerRecord {
+  # One record of the schedulers' log. scheduler is the number of the one that wrote it: that of the record
+  # with which it began to lead. complete: programs are all that there are; else those that have changed,
+  # and removed the names of those that are gone.
+
+  number @0 :UInt64;
+  scheduler @1 :UInt64;
+  name @2 :Text;
+  complete @3 :Bool;
+  programs @4 :List(RecordedProgram);
+  removed @5 :List(Text);
 }

@@ -218,7 +218,7 @@ def _belongs_to_silent(queue: str, status: SystemStatus) -> bool:
 def _who_should_read(queue: str) -> str:
     role = parsed_queue(queue).role
     if role is SCHEDULER:
-        return "is the scheduler running?"
+        return "is a scheduler running, and does it reach its store?"
     if role is AGENT:
         return "its agent has ended, or has lost the broker; start it again"
     if role is RUNNER:
@@ -233,7 +233,7 @@ def _who_reads_twice(queue: str) -> str:
     if role is AGENT:
         return "each machine needs a name of its own (DIST_ZERO_MACHINE)"
     if role is SCHEDULER:
-        return "one scheduler of a system is to run; end the other one"
+        return "of two schedulers one leads, and the other is about to find out; if it stays so, end the one that hangs"
     return "one of them is being replaced and should end by itself; if it stays so, end the older one"
 
 

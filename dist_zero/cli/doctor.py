@@ -291,7 +291,12 @@ async def examine_system(
             await _say_why_nobody_answers(report, broker, system)
             return
         took = time.monotonic() - started
-        report.add(right(f"scheduler {status.scheduler} of {system} answers, in {1000 * took:,.0f} ms"))
+        standbys = f"{len(status.standbys) or 'none'} stand{'' if len(status.standbys) > 1 else 's'} by"
+        report.add(
+            right(
+                f"scheduler {status.scheduler} of {system} leads and answers, in {1000 * took:,.0f} ms; {standbys}"
+            )
+        )
         first = await _look(broker, system, status)
         await sleep(seconds)
         status = await asker.ask()
@@ -332,7 +337,10 @@ async def _say_why_nobody_answers(report: Report, broker: Broker, system: str) -
     if depth is None or not depth.consumers:
         waiting = f"it has {counted(depth.waiting, 'message')} and " if depth and depth.waiting else ""
         report.add(
-            wrong(f"the scheduler of {system} is not running: {waiting}nobody reads {inbox}; start it")
+            wrong(
+                f"no scheduler of {system} leads: {waiting}nobody reads {inbox}; start one; if one runs, its log says"
+                " whether it reaches its store"
+            )
         )
     else:
         report.add(

@@ -34,6 +34,7 @@ async def show_status(system: RunningSystem, *, broker: str, as_json: bool) -> b
         return not wrong
     console = console_for()
     console.print(Text.assemble(("system ", "bold"), system.name, (f"  at {broker}", "dim")))
+    console.print(Text(scheduler_line(status), "dim"))
     console.print()
     if status.machines:
         console.print(machine_table(status.machines))
@@ -47,6 +48,12 @@ async def show_status(system: RunningSystem, *, broker: str, as_json: bool) -> b
     else:
         console.print(Text("no program runs here yet: `dist-zero run app.py` submits one", "dim"))
     return not wrong
+
+
+def scheduler_line(status: SystemStatus) -> str:
+    """Who leads, and who would take over."""
+    others = f"; standing by: {', '.join(status.standbys)}" if status.standbys else ""
+    return f"scheduler {status.scheduler} leads{others}"
 
 
 def troubles(status: SystemStatus) -> list[str]:
@@ -145,6 +152,7 @@ def status_json(status: SystemStatus, name: str, broker: str, wrong: list[str]) 
         "system": name,
         "broker": broker,
         "scheduler": status.scheduler,
+        "standbys": list(status.standbys),
         "wrong": wrong,
         "machines": [_json(machine) for machine in status.machines],
         "programs": [{**_json(program), "lag": lag(program)} for program in status.programs],

@@ -65,7 +65,16 @@ SCHEDULER = Role(
     (),
     "to the leading scheduler",
     reader=UserClass.SCHEDULER,
-    writers=(UserClass.AGENT, UserClass.RUNNER, UserClass.CLIENT),
+    writers=(UserClass.SCHEDULER, UserClass.AGENT, UserClass.RUNNER, UserClass.CLIENT),
+)
+STANDBY = Role(
+    "standby",
+    "dz.standby",
+    QueueKind.REPLIES,
+    ("name",),
+    "to a scheduler that stands by",
+    reader=UserClass.SCHEDULER,
+    writers=(UserClass.SCHEDULER,),
 )
 AGENT = Role(
     "agent",
@@ -115,13 +124,20 @@ CLIENT_REPLIES = Role(
 )
 
 ROLES = {
-    role.name: role for role in (SCHEDULER, AGENT, RUNNER, SEQUENCER_CLIENTS, SEQUENCER_NODES, CLIENT_REPLIES)
+    role.name: role
+    for role in (SCHEDULER, STANDBY, AGENT, RUNNER, SEQUENCER_CLIENTS, SEQUENCER_NODES, CLIENT_REPLIES)
 }
 
 
 def scheduler_inbox(system: str) -> str:
     """Where everybody reaches the scheduler that leads; stable over its incarnations."""
     return _name(system, SCHEDULER)
+
+
+def standby_inbox(system: str, name: str) -> str:
+    """Where a scheduler that stands by hears from the leading one; gone with its connection, to which `name` is
+    unique."""
+    return _name(system, STANDBY, name)
 
 
 def agent_inbox(system: str, machine: str) -> str:

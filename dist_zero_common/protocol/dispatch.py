@@ -19,6 +19,7 @@ class Role(enum.Enum):
     """Who receives messages."""
 
     SCHEDULER = "scheduler"
+    STANDBY = "scheduler that stands by"
     AGENT = "machine agent"
     RUNNER = "node runner"
     SEQUENCER_CLIENTS = "sequencer (clients' inbox)"
@@ -58,6 +59,8 @@ ROUTES: dict[type[m.Message], tuple[Role, ...]] = {
     m.DrainMachine: (Role.SCHEDULER,),
     m.RemoveProgram: (Role.SCHEDULER,),
     m.AskStatus: (Role.SCHEDULER,),
+    m.StandsBy: (Role.SCHEDULER,),
+    m.Leads: (Role.STANDBY,),
     m.StartRunner: (Role.AGENT,),
     m.StopRunner: (Role.AGENT,),
     m.Located: (Role.CLIENT,),

@@ -771,12 +771,33 @@ class ProgramStatus:
 
 @dataclass(frozen=True, slots=True)
 class SystemStatus:
-    """The answer to `AskStatus`: machines and programs by name. `scheduler` is the number of the one that leads."""
+    """The answer to `AskStatus`: machines and programs by name. `scheduler` is the number of the one that leads,
+    `standbys` the names of those that would take over."""
 
     request: int
     scheduler: int
     machines: tuple[MachineStatus, ...]
     programs: tuple[ProgramStatus, ...]
+    standbys: tuple[str, ...] = ()
+
+
+# ---- among schedulers --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StandsBy:
+    """A scheduler that does not lead, to the one that does: it listens at `reply_to`, and wants to hear that it is
+    led. `name` is unique to its process."""
+
+    name: str
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leads:
+    """The answer to `StandsBy`: `scheduler` is the number of the one that leads."""
+
+    scheduler: int
 
 
 Message = (
@@ -827,6 +848,8 @@ Message = (
     | ReaderLost
     | ScaleProgram
     | DrainMachine
+    | StandsBy
+    | Leads
 )
 
 
@@ -993,6 +1016,43 @@ class CheckpointManifest:
     entries: int
     tables: tuple[TableBlob, ...]
     pieces: tuple[CheckpointPiece, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedPart:
+    """Where a node or sequencer of a program is to run, and its own incarnation there."""
+
+    machine: str
+    runner: str
+    runner_incarnation: int
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedProgram:
+    """What schedulers have decided on a program. `wanted`: it shall run, where `nodes` (by shard), `sequencer` and
+    `placement` say, which are empty and None before it was placed. Else it is being removed, and `nodes` are the parts
+    that may still run. In the placement, `scheduler` is zero."""
+
+    program: str
+    wanted: bool
+    nodes: tuple[RecordedPart, ...]
+    sequencer: RecordedPart | None
+    placement: Placement | None
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerRecord:
+    """One record of the schedulers' log. `scheduler` is the number of the one that wrote it: that of the record with
+    which it began to lead. `complete`: `programs` are all that there are; else those that have changed, and `removed`
+    the names of those that are gone."""
+
+    number: int
+    scheduler: int
+    name: str
+    complete: bool
+    programs: tuple[RecordedProgram, ...]
+    removed: tuple[str, ...]
 
 
 def place_in_log(epoch: int, index: int) -> int:

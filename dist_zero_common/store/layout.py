@@ -9,8 +9,9 @@
                                          a piece of a large one (`CheckpointPart`)
     ...<epoch>-<generation>=<copy>, ....<part>=<copy>
                                          the same once more, because the one before it is damaged
-    scheduler/incarnations/<number>      claimed by each scheduler that starts, create-only
-    scheduler/programs/<program>/<number>  whether a program shall run: what the last of these says
+    scheduler/log/<number>               a record of the schedulers' log (`SchedulerRecord`)
+    scheduler/incarnations/<number>      before there was that log: claimed by each scheduler that started
+    scheduler/programs/<program>/<number>  likewise: whether a program shall run, as the last of these says
     aside/<process>/<hash>               a message that could not be understood, with the reason
 
 Numbers are padded with zeros, so that names sort as numbers do.
@@ -89,6 +90,16 @@ def checkpoint_of_name(program: str, name: str) -> tuple[CheckpointId, bool] | N
         return None
     node, epoch, generation, part = match.groups()
     return CheckpointId(node, int(epoch), int(generation)), part is None
+
+
+def scheduler_log_prefix() -> str:
+    """Where the records of the schedulers' log are."""
+    return "scheduler/log/"
+
+
+def scheduler_record_name(number: int) -> str:
+    """Record `number` of the schedulers' log."""
+    return f"{scheduler_log_prefix()}{number:020d}"
 
 
 def scheduler_incarnations_prefix() -> str:

@@ -1,11 +1,16 @@
-"""The scheduler as a process of its own: `python -m services.scheduler`. It obtains no machines: they come."""
+"""A scheduler as a process of its own: `python -m services.scheduler`. It obtains no machines: they come. Of several
+that run, one leads, and the others stand by."""
 
+import re
+import socket
 import sys
+import uuid
 
 from dist_zero_common.broker.topology import scheduler_inbox
 from dist_zero_common.settings import Settings
 from services.entry import Process, main, missing_broker, missing_store, missing_system, opened_store
 from services.progress import Watched
+from services.scheduler.lead import LeadOptions
 from services.scheduler.service import SchedulerService
 from services.scheduler.spawners.none import NoSpawner
 from services.scheduler.state import SchedulerOptions
@@ -16,8 +21,14 @@ def missing(settings: Settings) -> list[str]:
     return [*missing_broker(settings), *missing_system(settings), *missing_store(settings)]
 
 
+def unique_name() -> str:
+    """The name of this scheduler: where it runs, and something that no other process has."""
+    host = re.sub("[^a-z0-9]", "", socket.gethostname().partition(".")[0].lower())
+    return f"s{host[:24]}-{uuid.uuid4().hex[:12]}"
+
+
 async def serve(process: Process) -> None:
-    """Be the scheduler until cancelled."""
+    """Be a scheduler until cancelled."""
     settings = process.settings
     async with opened_store(process, f"scheduler-{process.clock.now_us()}") as store:
         service = SchedulerService(
@@ -28,11 +39,12 @@ async def serve(process: Process) -> None:
             spawner=NoSpawner(settings.machines),
             log=process.log,
             options=SchedulerOptions(machines=settings.machines, keeps_programs=True),
+            lead=LeadOptions(name=unique_name(), lease_seconds=settings.lease_seconds),
         )
 
         def watched() -> Watched | None:
-            post = getattr(service, "post", None)  # it comes with the scheduler's number
-            return post and Watched(post, scheduler_inbox(settings.system))
+            post = service.post_now  # that of the leading scheduler, or of the one that stands by
+            return Watched(post, scheduler_inbox(settings.system)) if post is not None else None
 
         with process.watching(watched):
             await service.run()

@@ -2,9 +2,9 @@
 ever.
 
 The store decides. Whoever creates base 0 of a name first has named the program; everybody after him, this
-scheduler at its next start included, finds that base and goes by it. A scheduler that keeps its programs
-writes down which shall run, and runs them when it is started again; what else is in the store waits until
-somebody submits the same program again, which then goes on from its log.
+scheduler at its next start included, finds that base and goes by it. Which programs shall run is in the
+schedulers' log (`log.py`); what else is in the store waits until somebody submits the same program again,
+which then goes on from its log.
 """
 
 from __future__ import annotations
@@ -18,43 +18,29 @@ from dist_zero.shards import SHARDS_MAX, even_map, validate
 from dist_zero_common.errors import DistZeroError, MalformedMessage, RequestError
 from dist_zero_common.ids import checked_name
 from dist_zero_common.protocol.codec import decode, encode
-from dist_zero_common.protocol.messages import Base
-from dist_zero_common.store.base import Created, Store
+from dist_zero_common.protocol.messages import Base, RecordedProgram
+from dist_zero_common.store.base import Store
 from dist_zero_common.store.layout import (
     base_name,
     bases_prefix,
     number_of,
-    wanted_program_name,
+    scheduler_incarnations_prefix,
     wanted_programs_prefix,
 )
+from services.scheduler.log import LogState
 
-RUNS, REMOVED = b"runs", b"removed"
 
-
-class WantedPrograms:
-    """Which programs shall run, as the store remembers it: for each a numbered series of objects, of which the last one
-    counts."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    async def load(self) -> list[str]:
-        """The programs that shall run, by name. Raises `StoreError`."""
-        newest: dict[str, str] = {}
-        for name in await self._store.list(wanted_programs_prefix()):
-            newest[name.split("/")[-2]] = name
-        return [program for program, name in newest.items() if await self._store.read(name) == RUNS]
-
-    async def decide(self, program: str, decision: bytes) -> None:
-        """Remember that a program `RUNS`, or is `REMOVED`. Raises `StoreError`, and then it may be either way."""
-        names = await self._store.list(wanted_program_name(program, 0)[:-10])
-        if names and await self._store.read(names[-1]) == decision:
-            return
-        number = number_of(names[-1]) + 1 if names else 1
-        while await self._store.create(wanted_program_name(program, number), decision) is not Created.NEW:
-            number += 1
-        for old in names:
-            await self._store.delete(old)
+async def known_before_the_log(store: Store) -> LogState:
+    """What the schedulers' log begins with where it has no record: nothing, or what schedulers wrote down before there
+    was a log, which numbered themselves and kept for each program a series of objects of which the last one counts.
+    Raises `StoreError`."""
+    claims = await store.list(scheduler_incarnations_prefix())
+    newest: dict[str, str] = {}
+    for name in await store.list(wanted_programs_prefix()):
+        newest[name.split("/")[-2]] = name
+    wanted = [program for program, name in newest.items() if await store.read(name) == b"runs"]
+    programs = {program: RecordedProgram(program, True, (), None, None) for program in wanted}
+    return LogState(number=number_of(claims[-1]) if claims else 0, programs=programs)
 
 
 @dataclass(frozen=True, slots=True)

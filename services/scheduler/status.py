@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dist_zero_common.protocol.messages import (
     MachineStatus,
     NodePlace,
@@ -23,8 +25,10 @@ from services.scheduler.state import (
 )
 
 
-def status_of(desired: Desired, observed: Observed, now: float, request: int) -> SystemStatus:
-    """The answer to an `AskStatus` with this number."""
+def status_of(
+    desired: Desired, observed: Observed, now: float, request: int, standbys: Sequence[str] = ()
+) -> SystemStatus:
+    """The answer to an `AskStatus` with this number. `standbys`: the schedulers that stand by, by name."""
     ready = ready_machines(desired, observed, now)
     return SystemStatus(
         request=request,
@@ -36,6 +40,7 @@ def status_of(desired: Desired, observed: Observed, now: float, request: int) ->
         programs=tuple(
             _program(program, desired, observed, now) for _, program in sorted(desired.programs.items())
         ),
+        standbys=tuple(standbys),
     )
 
 

@@ -56,6 +56,7 @@ from dist_zero_common.store.layout import base_name
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 from services.machine_agent.launchers.in_process import InProcessLauncher
 from services.machine_agent.service import AgentService
+from services.scheduler.lead import LeadOptions
 from services.scheduler.service import SchedulerService
 from services.scheduler.spawners.in_process import InProcessSpawner
 from services.scheduler.state import SchedulerOptions
@@ -257,6 +258,7 @@ class ControlPlane:
             spawner=self.spawner,
             log=get_logger("scheduler", self.world.clock),
             options=SchedulerOptions(machines=self.machines),
+            lead=LeadOptions(name=f"{name}-{len(self.store.objects.names)}"),
         )
 
     @asynccontextmanager
@@ -402,7 +404,7 @@ def test_a_second_start_on_the_same_store_goes_on_with_what_is_there() -> None:
     stored = decode(Base, objects.data[base_name("games", 0)])
     second_run, _ = simulate(second, objects=objects)
     assert decode(Base, objects.data[base_name("games", 0)]) == stored
-    assert (first_run.scheduler.desired.scheduler, second_run.scheduler.desired.scheduler) == (1, 2)
+    assert 1 == first_run.scheduler.desired.scheduler < second_run.scheduler.desired.scheduler
     assert min(incarnation for _, incarnation in second_run.starts) > max(
         incarnation for _, incarnation in first_run.starts
     )
@@ -440,20 +442,21 @@ def test_removed_program_is_gone_and_may_come_again(seed: int) -> None:
     assert set(control.starts.values()) == {1}
 
 
-def test_two_schedulers_never_have_one_number() -> None:
-    """Of two that start at the same moment, each claims a number of its own."""
+def test_of_schedulers_that_start_together_one_leads() -> None:
+    """Of four that start at the same moment one leads, and the others stand by, for as long as it does."""
 
     async def scenario(control: ControlPlane, _client: Client) -> None:
         async with asyncio.TaskGroup() as tasks:
             others = [control.make_scheduler(f"other-{number}") for number in range(3)]
             running = [tasks.create_task(other.run()) for other in others]
-            await asyncio.sleep(5)
-            numbers = [other.desired.scheduler for other in (control.scheduler, *others)]
-            assert sorted(numbers) == [1, 2, 3, 4]
+            await asyncio.sleep(60)
+            leaders = [each.leader for each in (control.scheduler, *others) if each.leader is not None]
+            assert [leader.desired.scheduler for leader in leaders] == [1]
             for task in running:
                 task.cancel()
 
-    simulate(scenario)
+    _, events = simulate(scenario)
+    assert len([event for event in events if event["event"] == "scheduler_stands_by"]) == 3
 
 
 def test_removing_what_does_not_run_is_done_at_once() -> None:

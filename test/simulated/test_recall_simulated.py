@@ -12,11 +12,13 @@ from dist_zero_common.errors import RequestError
 from dist_zero_common.log import captured_events, get_logger
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
+from dist_zero_common.store.layout import base_name
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore
-from services.scheduler.programs import WantedPrograms
+from services.scheduler.lead import LeadOptions
 from services.scheduler.service import SchedulerService
 from services.scheduler.spawners.none import NoSpawner
 from services.scheduler.state import SchedulerOptions
+from test.simulated.asking import asker
 
 app = dz.Program("scores")
 
@@ -42,6 +44,7 @@ class Recalled(SimulatedSystem):
             spawner=NoSpawner(2),
             log=get_logger("scheduler", self.clock),
             options=SchedulerOptions(machines=2, keeps_programs=True),
+            lead=LeadOptions(name=f"scheduler-{self.clock.now_us()}"),
         )
         return asyncio.create_task(service.run(), name="scheduler")
 
@@ -121,9 +124,8 @@ def test_programs_run_again_after_all_was_switched_off_unless_they_were_removed(
             await asyncio.sleep(10)
             async with system.connect("scores") as client:
                 assert [row.points for row in await client.rows("total")] == [7]
-            wanted = WantedPrograms(system.store)
-            assert await wanted.load() == ["scores"]
-            await wanted.decide("scores", b"removed")
+            async with asker(system, "remover") as asking:
+                await asking.remove("scores")
             await end(second)
         async with Recalled(world, machines=2, store=MemoryStore(objects, world)) as system:
             third = system.scheduler()
@@ -136,3 +138,44 @@ def test_programs_run_again_after_all_was_switched_off_unless_they_were_removed(
             await end(third)
 
     run_simulation(live(), until_seconds=1_000)
+
+
+def test_a_program_that_cannot_be_recalled_is_not_forgotten() -> None:
+    """Its base is damaged, so it does not run, and that is said; when the base is back, the next scheduler runs it. It
+    can be removed all the same."""
+    world = SimWorld(4, "faithful")
+    objects = MemoryObjects()
+    name = base_name("scores", 0)
+
+    async def live() -> None:
+        async with Recalled(world, machines=2, store=MemoryStore(objects, world)) as system:
+            first = system.scheduler()
+            async with system.connect(app, nodes=2) as client:
+                await client.put("scores", {"player": "ann", "points": 7})
+            await end(first)
+            good = objects.data[name]
+            objects.data[name] = good[:-1]
+            second = system.scheduler()
+            await asyncio.sleep(10)
+            async with asker(system, "asker") as asking:
+                assert (await asking.status()).programs == ()
+                await end(second)
+                objects.data[name] = good
+                third = system.scheduler()
+                async with system.connect("scores") as client:
+                    assert [row.points for row in await client.rows("total")] == [7]
+                await end(third)
+                objects.data[name] = good[:-1]
+                fourth = system.scheduler()
+                await asking.remove("scores")
+                await asyncio.sleep(5)
+                await end(fourth)
+            objects.data[name] = good
+            fifth = system.scheduler()
+            async with asker(system, "last") as asking:
+                assert (await asking.status()).programs == ()
+            await end(fifth)
+
+    with captured_events() as events:
+        run_simulation(live(), until_seconds=1_000)
+    assert len([event for event in events if event["event"] == "program_lost"]) == 2

@@ -37,7 +37,7 @@ from dist_zero_common.protocol.messages import (
 from dist_zero_common.sim.faults import Delay, StoreFaults
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
-from dist_zero_common.store.layout import base_name
+from dist_zero_common.store.layout import base_name, records_prefix
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 from services.node_runner.sequencer_events import SequencerOptions
 from test.simulated.property_world import PROGRAMS, BusyRun, WitnessWorld, with_nodes
@@ -113,7 +113,7 @@ def test_nothing_leaves_before_the_record_is_there(profile: str) -> None:
     delivered: dict[tuple[str, str], list[Message]] = {}
     seen = {"replies": 0, "hand-outs": 0, "acks": 0}
     for event in world.events:
-        if event.kind == "store-create-new" and "/log/" in event.place:
+        if event.kind == "store-create-new" and event.place.startswith(records_prefix("stages-2")):
             record = decode(LogRecord, event.body)
             there[record.epoch] = record
             recorded |= {(t.session, t.number): record.epoch for t in record.transactions}

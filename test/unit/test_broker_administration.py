@@ -27,6 +27,7 @@ PASSWORDS = {user.value: f"secret-of-{user.value}" for user in UserClass}
 
 QUEUES = {
     topology.SCHEDULER: topology.scheduler_inbox("shop"),
+    topology.STANDBY: topology.standby_inbox("shop", "s-1"),
     topology.AGENT: topology.agent_inbox("shop", "m-1"),
     topology.RUNNER: topology.runner_inbox("shop", "r-1", 7),
     topology.SEQUENCER_CLIENTS: topology.sequencer_clients_inbox("shop", "flights"),

@@ -500,6 +500,7 @@ def test_status_shows_machines_and_programs(capsys: pytest.CaptureFixture[str]) 
     assert json_fine
     lines = [line.split() for line in text.splitlines() if line]
     assert lines[0] == ["system", "local", "at", "amqp://me@here"]
+    assert lines[1] == ["scheduler", "1", "leads"]
     assert ["m1", "2", "4.0", "GiB", "ready"] in lines
     assert ["m2", "2", "4.0", "GiB", "ready"] in lines
     program = next(line for line in lines if line[0] == "shop")
@@ -538,7 +539,7 @@ def test_doctor_finds_a_healthy_system_healthy() -> None:
     roles = {queue.split(".")[2] for queue in report.queues}
     assert roles == {role.name for role in ROLES.values() if role.kind is QueueKind.INBOX}
     says = " ".join(finding.says for finding in report.findings)
-    assert "scheduler 1 of local answers" in says
+    assert "scheduler 1 of local leads and answers" in says and "none stands by" in says
     assert "2 machines are ready: m1, m2" in says
     assert "program shop runs" in says
     assert f"all {len(report.queues)} queues of the system are there and are read" in says

@@ -228,7 +228,8 @@ def test_a_scheduler_that_is_gone_is_told_from_one_that_hangs() -> None:
         await broker.connect("hangs").consume(scheduler_inbox("shop"), lambda _: None, 1)
 
     says = only_wrong(examined(MemoryBroker(), gone))
-    assert says.startswith("the scheduler of shop is not running: it has 1 message and nobody reads")
+    assert says.startswith("no scheduler of shop leads: it has 1 message and nobody reads")
+    assert "start one; if one runs, its log says whether it reaches its store" in says
     assert only_wrong(examined(MemoryBroker(), hangs)).startswith(
         "the scheduler of shop reads its inbox and has not answered within 0.3 s: its log says why"
     )

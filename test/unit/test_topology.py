@@ -10,6 +10,7 @@ from dist_zero_common.errors import BrokerError, SettingsError
 
 NAMES = {
     topology.scheduler_inbox("s"): ("scheduler", ()),
+    topology.standby_inbox("s", "s-2"): ("standby", ("s-2",)),
     topology.agent_inbox("s", "m-1"): ("agent", ("m-1",)),
     topology.runner_inbox("s", "r", 7): ("runner", ("r", "7")),
     topology.sequencer_clients_inbox("s", "flights"): ("sequencer-clients", ("flights",)),
@@ -20,7 +21,7 @@ NAMES = {
 
 def test_every_role_has_a_function_and_a_name_of_its_own() -> None:
     """The functions cover the table, and no two of them make the same name."""
-    assert len(NAMES) == len(topology.ROLES) == 6
+    assert len(NAMES) == len(topology.ROLES) == 7
     assert {role for role, _ in NAMES.values()} == set(topology.ROLES)
 
 
@@ -33,11 +34,15 @@ def test_names_can_be_taken_apart(name: str) -> None:
 
 
 def test_replies_alone_go_with_their_connection() -> None:
-    """Only the clients' queues are `REPLIES`; each role has its own exchange, none of them the default one."""
+    """Only the queues of clients, and of schedulers that stand by, are `REPLIES`; each role has its own exchange, none
+    of them the default one."""
     kinds = {name: topology.queue_of(name).kind for name in NAMES}
-    assert [name for name, kind in kinds.items() if kind is QueueKind.REPLIES] == ["dz.s.replies.loader-7"]
+    assert [name for name, kind in kinds.items() if kind is QueueKind.REPLIES] == [
+        "dz.s.standby.s-2",
+        "dz.s.replies.loader-7",
+    ]
     exchanges = {topology.exchange_of(name) for name in NAMES}
-    assert len(exchanges) == 6 and all(exchange.startswith("dz.") for exchange in exchanges)
+    assert len(exchanges) == 7 and all(exchange.startswith("dz.") for exchange in exchanges)
 
 
 def test_incarnations_have_inboxes_of_their_own() -> None:

@@ -33,6 +33,7 @@ def queue_in(system: str, role: Role) -> str:
     """A queue of this role."""
     return {
         topology.SCHEDULER: topology.scheduler_inbox(system),
+        topology.STANDBY: topology.standby_inbox(system, "s-1"),
         topology.AGENT: topology.agent_inbox(system, "m-1"),
         topology.RUNNER: topology.runner_inbox(system, "r-1", 7),
         topology.SEQUENCER_CLIENTS: topology.sequencer_clients_inbox(system, "flights"),

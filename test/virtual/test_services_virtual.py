@@ -102,6 +102,44 @@ def test_a_killed_agent_takes_its_runners_along_virtual(rabbitmq_url: str, tmp_p
         asyncio.run(main(started))
 
 
+def test_another_scheduler_takes_over_virtual(rabbitmq_url: str, tmp_path: Path) -> None:
+    """One leads, the other stands by and is healthy. The first is stopped, as by a machine that hangs: the second
+    leads, and nothing moves; it wakes up: it stands by. The second is killed: the first leads again. Writes go on all
+    the while."""
+
+    async def main(started: Services) -> None:
+        first = started.start("scheduler", "first")
+        await first.wait_event("scheduler_started")
+        second = started.start("scheduler", "second")
+        await second.wait_event("scheduler_stands_by")
+        agent = started.agent("m1")
+        system = RemoteSystem(rabbitmq_url, SYSTEM)
+        async with system.connect(app, nodes=2) as client:
+            await client.put("scores", scores(10))
+            assert "healthy" in await second.wait_health(0)
+            assert len((await system.status()).standbys) == 1
+            first.process.send_signal(signal.SIGSTOP)
+            await client.put("scores", scores(20))
+            await second.wait_event("scheduler_started")
+            async with RemoteSystem(rabbitmq_url, SYSTEM).connect("leaderboard") as other:
+                assert other.placement.generation == client.placement.generation
+                await check_board(other, 20)
+            first.process.send_signal(signal.SIGCONT)
+            await first.wait_event("scheduler_deposed")
+            await first.wait_event("scheduler_stands_by")
+            await client.put("scores", scores(30))
+            await second.ended(signal.SIGKILL)
+            await client.put("scores", scores(40))
+            await first.wait_event("scheduler_started", count=2)
+            status = await system.status()
+            assert status.programs[0].generation == client.placement.generation
+            await check_board(client, 40)
+        assert len(agent.found("runner_started", service="machine-agent")) == 1
+
+    with services(tmp_path, rabbitmq_url, SYSTEM) as started:
+        asyncio.run(main(started))
+
+
 def test_an_agent_that_leaves_is_not_waited_for_virtual(rabbitmq_url: str, tmp_path: Path) -> None:
     """Told to end, an agent says that its runners have ended, so the scheduler places their nodes elsewhere before
     the machine could count as silent."""

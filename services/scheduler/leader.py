@@ -1,0 +1,433 @@
+"""A scheduler while it leads: post, timers, the spawner. What is to be done, `reconcile.py` says.
+
+Everything that comes in changes what is observed or desired and wakes one loop, which decides, compares and
+sends. It rests a little after each round, so that a thousand reports that come together are one round, and
+looks again every second without being woken, because silence, patience and repeats come with time alone.
+
+**What holds while others may lead by now.** Its number is larger than that of any before it, and so are all
+incarnations that it gives out; whoever takes its commands refuses those of smaller ones. A round decides, then writes
+what it decided into the log, and only commands when all that is desired is there: another scheduler that leads since
+has read it, so commands sent too late say nothing that it does not know. Every few seconds the log is looked at for a
+later claim; a scheduler that has not done so lately commands nothing, answers no other scheduler and takes nothing away
+from clients, and one that cannot for the time of the lease gives up.
+
+**Beginning.** What the log says is wanted from the start, with all parts where they were placed, so nobody is told
+that a program does not run because the scheduler is new. For a little while it then only listens: who has not reported
+yet is not lost, and what is being removed is not gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+
+from dist_zero_common.aside import Aside
+from dist_zero_common.broker.base import Connect, ConnectionState
+from dist_zero_common.broker.topology import STANDBY, check_inbox, queue_of, scheduler_inbox
+from dist_zero_common.clock import Clock, wait_changed
+from dist_zero_common.errors import MalformedMessage, OperatorError, RequestError, StoreError
+from dist_zero_common.ids import checked_name
+from dist_zero_common.log import Logger
+from dist_zero_common.mailbox import Mailbox, Token, log_state
+from dist_zero_common.protocol.dispatch import Handlers, Role, check_handlers, dispatch
+from dist_zero_common.protocol.messages import (
+    AskStatus,
+    DrainMachine,
+    Leads,
+    Locate,
+    MachineReport,
+    Message,
+    RecordedProgram,
+    RemoveProgram,
+    RequestRefused,
+    RunnerReport,
+    ScaleProgram,
+    StandsBy,
+    StartRunner,
+    SubmitProgram,
+)
+from dist_zero_common.store.base import Store
+from services.scheduler.lead import LeadOptions
+from services.scheduler.log import recalled_assignment, recalled_removal, recorded
+from services.scheduler.programs import checked_submission, known_base
+from services.scheduler.reconcile import (
+    Repeats,
+    SpawnMachine,
+    decide,
+    forget_silent,
+    reconcile,
+    reconcile_machines,
+    unread_queues,
+    with_program,
+)
+from services.scheduler.reports import check_machine_report, check_reply_to, check_runner_report
+from services.scheduler.requests import Requests
+from services.scheduler.scaling import with_drained
+from services.scheduler.spawners.base import Spawner
+from services.scheduler.state import (
+    INCARNATIONS_PER_SCHEDULER,
+    Assignment,
+    Desired,
+    Heard,
+    Observed,
+    SchedulerOptions,
+    WantedProgram,
+    hear_machine,
+    hear_runner,
+    lost_parts,
+    nothing_desired,
+    silent,
+)
+from services.scheduler.status import status_of
+from services.scheduler.written_log import Deposed, WrittenLog
+
+ROUND_SECONDS = 1.0
+REST_SECONDS = 0.05
+UNREAD_SECONDS = 30.0
+"""A queue that nobody will read any more is deleted after so long."""
+MACHINES_SECONDS_MIN, MACHINES_SECONDS_MAX = 1.0, 60.0
+CHECKS_PER_LEASE = 3
+SURE_FOR = 2 / 3
+"""Of the lease: for so long after a look into the log a scheduler takes it that it leads."""
+STANDBYS_MAX = 100
+ROLES = (Role.SCHEDULER,)
+
+
+class Leader:
+    """One scheduler, from its claim to lead until it is deposed."""
+
+    def __init__(
+        self,
+        *,
+        system: str,
+        connect: Connect,
+        store: Store,
+        clock: Clock,
+        spawner: Spawner,
+        log: Logger,
+        options: SchedulerOptions,
+        lead: LeadOptions,
+        written: WrittenLog,
+        counters: Counter[str],
+    ) -> None:
+        """`written`: the log, in which this scheduler has claimed the lead."""
+        number = written.state.leader
+        self.system, self.store, self.clock = system, store, clock
+        self.log = log.bind(scheduler=number)
+        self.counters = counters
+        self.observed = Observed()
+        self.desired = nothing_desired(system, number, options)
+        self.unusable: dict[str, RecordedProgram] = {}
+        """Programs that shall run and cannot: they stay in the log."""
+        self.changed = asyncio.Event()
+        self.tasks: asyncio.TaskGroup
+        self._spawner, self._options, self._lead, self._written = spawner, options, lead, written
+        self._repeats = Repeats()
+        self._silent: tuple[str, ...] = ()
+        self._began = self._looked_at = self._checked_at = clock.monotonic()
+        self._settled = False
+        self._unsaid: list[tuple[str, Message]] = []
+        self._said = asyncio.Event()
+        self._standbys: dict[str, float] = {}
+        self._fenced: dict[str, int] = {}
+        self._log_state = log_state(self.log)
+        sender = f"scheduler-{number}"
+        self.post = Mailbox(
+            connect,
+            system=system,
+            sender=sender,
+            set_aside=Aside(store, sender, self.log),
+            on_unroutable=self._on_unroutable,
+            on_state=self._on_state,
+        )
+        requests = Requests(self)
+        self._requests = requests
+        self._handlers: Handlers[None] = {
+            MachineReport: self._on_machine_report,
+            RunnerReport: self._on_runner_report,
+            SubmitProgram: requests.on_submit_program,
+            Locate: requests.on_locate,
+            RemoveProgram: requests.on_remove_program,
+            ScaleProgram: requests.on_scale_program,
+            DrainMachine: self._on_drain_machine,
+            AskStatus: self._on_ask_status,
+            StandsBy: self._on_stands_by,
+        }
+        check_handlers(ROLES, self._handlers)
+
+    async def run(self) -> None:
+        """Lead until cancelled. Raises `Deposed`."""
+        async with asyncio.TaskGroup() as self.tasks:
+            self.tasks.create_task(self.post.run())
+            self.tasks.create_task(self._keep_checking())
+            await self._recall()
+            await self.post.listen(queue_of(scheduler_inbox(self.system)), self._on_message)
+            self.log.info("scheduler_started", machines=self._options.machines)
+            self.tasks.create_task(self._keep_machines())
+            while True:
+                await wait_changed(self.changed, ROUND_SECONDS)
+                await self._round()
+                await asyncio.sleep(REST_SECONDS)
+
+    # -- the lead ------------------------------------------------------------------------------------------
+
+    async def _keep_checking(self) -> None:
+        """Look every now and then whether this scheduler still leads, and at once if something waits to be said."""
+        lease = self._lead.lease_seconds
+        while True:
+            await wait_changed(self._said, lease / CHECKS_PER_LEASE)
+            said, self._unsaid = self._unsaid, []
+            now = self.clock.monotonic()
+            try:
+                async with asyncio.timeout(lease / CHECKS_PER_LEASE):
+                    await self._written.check()
+                    self._confirmed(now)
+                    await self._written.collect()
+            except (StoreError, TimeoutError) as failed:
+                self.log.warning("lead_not_confirmed", reason=str(failed) or "the store does not answer")
+                await asyncio.sleep(min(ROUND_SECONDS, lease / CHECKS_PER_LEASE))
+            if self._checked_at >= now:
+                for inbox, message in said:
+                    self.post.send(inbox, message)
+            else:
+                self._unsaid = said + self._unsaid
+            if self.clock.monotonic() - self._checked_at > lease:
+                raise Deposed(f"for {lease:g} s the store has not said whether another scheduler leads")
+
+    def _confirmed(self, asked_at: float) -> None:
+        """At this time at the earliest another one has claimed the lead."""
+        self._checked_at = max(self._checked_at, asked_at)
+
+    def _surely_leads(self) -> bool:
+        """Whether the log was looked at lately. No proof: a scheduler may be stopped right behind this."""
+        unsure = self.clock.monotonic() - self._checked_at
+        return unsure <= self._lead.lease_seconds * SURE_FOR
+
+    def say_if_leading(self, inbox: str, message: Message) -> None:
+        """Send a message once the log has shown that this scheduler still leads."""
+        self._unsaid.append((inbox, message))
+        self._said.set()
+
+    def _on_stands_by(self, message: StandsBy) -> None:
+        checked_name("scheduler", message.name, MalformedMessage)
+        check_inbox(self.system, STANDBY, message.reply_to)
+        self._standbys.pop(message.name, None)
+        self._standbys[message.name] = self.clock.monotonic()
+        while len(self._standbys) > STANDBYS_MAX:
+            del self._standbys[next(iter(self._standbys))]
+        if self._surely_leads():
+            self.post.send(message.reply_to, Leads(self.desired.scheduler))
+
+    # -- the beginning -------------------------------------------------------------------------------------
+
+    async def _recall(self) -> None:
+        """Want what the log says."""
+        for name, program in sorted(self._written.state.programs.items()):
+            if program.wanted:
+                await self._recall_program(program)
+            else:
+                removal = recalled_removal(program, self.desired, self.clock.monotonic())
+                self.desired = replace(self.desired, removals={**self.desired.removals, name: removal})
+
+    async def _recall_program(self, recorded: RecordedProgram) -> None:
+        program = recorded.program
+        while True:
+            try:
+                base = await known_base(self.store, program)
+                stored = checked_submission(base.graph, len(base.shard_map.nodes))
+                break
+            except StoreError as failed:
+                self.log.warning("programs_not_recalled", program=program, reason=str(failed))
+                await asyncio.sleep(ROUND_SECONDS)
+            except RequestError as wrong:
+                self.log.error("program_lost", program=program, reason=str(wrong))
+                self.unusable[program] = recorded
+                return
+        assignment = recalled_assignment(recorded, self.desired.scheduler)
+        now = self.clock.monotonic()
+        # The base may still say by which map the program ran before it was placed by this one.
+        shard_map = base.shard_map if assignment is None else assignment.placement.shard_map
+        wanted = WantedProgram(
+            program, base.graph, stored.fingerprint, shard_map, since=now, assignment=assignment
+        )
+        self.desired = with_program(self.desired, wanted)
+        self.log.info("program_recalled", program=program, nodes=len(base.shard_map.nodes))
+        if assignment is not None:
+            self._tell_placed(program, assignment)
+
+    def _settle(self, now: float) -> None:
+        """See whether the time of mere listening is over: everybody was heard who has a part of a program, or has had
+        his time for that."""
+        desired = self.desired
+        began = max(self._began, self.observed.listening_since)
+        self._settled = now - began >= self._options.regain_seconds or not (
+            desired.removals
+            or any(
+                program.assignment is None or lost_parts(program.assignment, desired, self.observed, now)
+                for program in desired.programs.values()
+            )
+        )
+
+    # -- rounds --------------------------------------------------------------------------------------------
+
+    async def _round(self) -> None:
+        """Decide, write it down, compare, send."""
+        now = self.clock.monotonic()
+        slept, self._looked_at = now - self._looked_at, now
+        if slept >= self._options.silence_seconds / 2:
+            self._listen_anew(now)
+        before = self._decide(now)
+        await self._write_down()
+        for name, program in self.desired.programs.items():
+            known = before.programs.get(name)
+            if program.assignment is not None and (known is None or known.assignment != program.assignment):
+                self._tell_placed(name, program.assignment)
+        for name in before.removals:
+            if name not in self.desired.removals:
+                self.log.info("program_removed", program=name)
+                self.tasks.create_task(self._requests.end_removal(name))
+        self._command()
+        self._tell_silent(self.clock.monotonic())
+
+    def _decide(self, now: float) -> Desired:
+        """Refine what is desired; returns what it was before."""
+        before = self.desired
+        self.desired = forget_silent(self.desired, self.observed, now)
+        self.desired = decide(self._ripe(), self.observed, now)
+        if not self._settled:
+            self.desired = replace(self.desired, programs=before.programs, removals=before.removals)
+            self._settle(now)
+        for queue in unread_queues(before, self.desired):
+            self.tasks.create_task(self._delete_later(queue))
+        return before
+
+    def _ripe(self) -> Desired:
+        """What of all that is desired may be decided on now."""
+        return self.desired if self._settled else replace(self.desired, programs={}, removals={})
+
+    async def _write_down(self) -> None:
+        """Bring into the log all that is desired, also what has come to be so meanwhile."""
+        while (programs := recorded(self.desired) | self.unusable) != self._written.state.programs:
+            now = self.clock.monotonic()
+            await self._written.write(programs)
+            self._confirmed(now)
+
+    def _command(self) -> None:
+        """Send what is outstanding. All that is desired is in the log at this moment."""
+        if not self._surely_leads():
+            self._said.set()
+            return
+        self._fence_agents()
+        now = self.clock.monotonic()
+        for command in self._repeats.due(reconcile(self._ripe(), self.observed, now), now):
+            self.counters["commands"] += 1
+            self.post.send(command.inbox, command.message)
+
+    def _fence_agents(self) -> None:
+        """Tell each agent once to start the runner that it has: that changes nothing, but from then on it refuses what
+        schedulers of smaller numbers say."""
+        for name, runner in self.desired.runners.items():
+            machine = self.observed.machines[runner.machine]
+            status, agent = machine.runners.get(name), machine.report.incarnation
+            runs = status is not None and status.alive and status.incarnation == runner.incarnation
+            if runs and self._fenced.get(runner.machine) != agent:
+                self._fenced[runner.machine] = agent
+                start = StartRunner(self.desired.scheduler, name, runner.incarnation, agent)
+                self.post.send(machine.report.inbox, start)
+
+    def _tell_placed(self, program: str, assignment: Assignment) -> None:
+        runners = [part.runner for part in assignment.runners()]
+        generation = assignment.placement.generation
+        own = generation > self.desired.scheduler * INCARNATIONS_PER_SCHEDULER
+        event = "program_placed" if own else "program_adopted"
+        self.log.info(event, program=program, generation=generation, runners=runners)
+
+    async def _delete_later(self, queue: str) -> None:
+        """Not at once: somebody may be on the point of acking or forwarding what is there."""
+        await asyncio.sleep(UNREAD_SECONDS)
+        await self.post.delete(queue)
+
+    def _on_state(self, state: ConnectionState, reason: str) -> None:
+        self._log_state(state, reason)
+        if state is ConnectionState.CONNECTED:
+            self._listen_anew(self.clock.monotonic())
+
+    def _listen_anew(self, now: float) -> None:
+        """We slept, or had no connection: that nothing was heard meanwhile says nothing of others."""
+        self.observed.listening_since = now
+
+    def _tell_silent(self, now: float) -> None:
+        """Log who fell silent and who is back."""
+        silence = self._options.silence_seconds
+        before, self._silent = self._silent, tuple(silent(self.observed, now, silence))
+        for name in self._silent:
+            if name not in before:
+                self.log.warning("silent", name=name, seconds=silence)
+        for name in before:
+            if name not in self._silent:
+                self.log.info("heard_again", name=name)
+
+    async def _keep_machines(self) -> None:
+        """Obtain and return machines, as reconciling what the spawner lists says."""
+        pause = MACHINES_SECONDS_MIN
+        while True:
+            try:
+                spawned = await self._spawner.list()
+                for action in reconcile_machines(self.desired, spawned) if self._surely_leads() else ():
+                    if isinstance(action, SpawnMachine):
+                        self.log.info("machine_wanted", machine=action.machine)
+                        await self._spawner.spawn(action.machine)
+                    else:
+                        self.log.info("machine_returned", machine=action.machine)
+                        await self._spawner.stop(action.machine)
+                pause = MACHINES_SECONDS_MIN
+            except OperatorError as failed:
+                self.log.error("spawner_failed", reason=str(failed))
+                pause = min(2 * pause, MACHINES_SECONDS_MAX)
+            await asyncio.sleep(pause)
+
+    # -- messages ------------------------------------------------------------------------------------------
+
+    def _on_message(self, message: Message, token: Token) -> None:
+        dispatch(ROLES, self._handlers, message)
+        self.post.settle(token)
+
+    def _on_unroutable(self, inbox: str) -> None:
+        self.log.info("inbox_gone", inbox=inbox)
+
+    def _on_machine_report(self, message: MachineReport) -> None:
+        check_machine_report(self.system, message)
+        self._heard(hear_machine(self.observed, message, self.clock.monotonic()), message.machine)
+
+    def _on_runner_report(self, message: RunnerReport) -> None:
+        check_runner_report(self.system, message)
+        self._heard(hear_runner(self.observed, message, self.clock.monotonic()), message.runner)
+
+    def _heard(self, heard: Heard, name: str) -> None:
+        self.counters[f"reports_{heard.value}"] += 1
+        if heard is Heard.STALE:
+            self.log.debug("report_refused", name=name)
+        elif heard is Heard.CHANGED:
+            self.changed.set()
+
+    def _on_ask_status(self, message: AskStatus) -> None:
+        check_reply_to(self.system, message.reply_to)
+        now = self.clock.monotonic()
+        standbys = [name for name, at in self._standbys.items() if now - at <= self._lead.lease_seconds]
+        status = status_of(self.desired, self.observed, now, message.request, sorted(standbys))
+        self.post.send(message.reply_to, status)
+
+    def _on_drain_machine(self, message: DrainMachine) -> None:
+        check_reply_to(self.system, message.reply_to)
+        if message.machine not in self.observed.machines:
+            there = ", ".join(sorted(self.observed.machines)) or "none"
+            reason = f"no machine {message.machine!r} has announced itself; there are {there}"
+            self.say_if_leading(message.reply_to, RequestRefused(message.request, reason))
+            return
+        drained = with_drained(self.desired, message.machine, message.drained)
+        if drained is not self.desired:
+            self.log.info("machine_drained", machine=message.machine, drained=message.drained)
+            self.desired = drained
+            self.changed.set()
+        self._on_ask_status(AskStatus(message.request, message.reply_to))

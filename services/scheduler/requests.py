@@ -1,0 +1,266 @@
+"""What clients ask of the scheduler: to run a program, to say where it is, to remove it.
+
+Requests are answered at once with how far things are; a client that wants more asks again, with the same
+number or another. Requests that came to an end are remembered for a while: a broker may deliver a
+`SubmitProgram` again after the program was removed, or a `RemoveProgram` after it was submitted anew, and
+neither must undo what came later.
+
+What takes something away from who asks, a refusal above all, is said only after a look at the log has shown that
+this scheduler led when it was asked (`Leader.say_if_leading`): a deposed one that does not know it yet knows nothing
+of the programs that came since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from dist_zero_common.broker.topology import sequencer_clients_inbox
+from dist_zero_common.errors import RequestError, StoreError
+from dist_zero_common.ids import checked_name
+from dist_zero_common.protocol.messages import (
+    Locate,
+    Located,
+    ProgramRemoved,
+    ProgramState,
+    RemoveProgram,
+    RequestRefused,
+    ScaleProgram,
+    SubmitProgram,
+)
+from services.scheduler.programs import (
+    Submission,
+    checked_submission,
+    different_program,
+    note_on,
+    stored_base,
+)
+from services.scheduler.reconcile import with_program, without_program
+from services.scheduler.reports import check_reply_to
+from services.scheduler.scaling import rescaled_program
+from services.scheduler.state import WantedProgram, progress_of
+
+if TYPE_CHECKING:
+    from services.scheduler.leader import Leader
+
+REQUESTS_REMEMBERED = 10_000
+
+BEING_REMOVED = "it is being removed, and may start again when that is done"
+
+Asker = tuple[str, int]
+"""A request's reply inbox and number: the same when it is asked again."""
+
+
+class Requests:
+    """The requests to one leading scheduler."""
+
+    def __init__(self, leader: Leader) -> None:
+        self._leader = leader
+        self._starting: dict[str, list[SubmitProgram | RemoveProgram]] = {}
+        self._submitted: _Recent = _Recent(REQUESTS_REMEMBERED)
+        self._removers: dict[str, list[RemoveProgram]] = {}
+        self._removed: _Recent = _Recent(REQUESTS_REMEMBERED)
+
+    def on_locate(self, message: Locate) -> None:
+        """Say where a program is."""
+        check_reply_to(self._leader.system, message.reply_to)
+        self._answer(message, message.program, "")
+
+    def on_submit_program(self, message: SubmitProgram) -> None:
+        """See to it that a program runs."""
+        check_reply_to(self._leader.system, message.reply_to)
+        try:
+            submission = checked_submission(message.graph, message.nodes)
+        except RequestError as wrong:
+            self._refuse(message, str(wrong))
+            return
+        program = submission.program
+        if program in self._starting:
+            self._starting[program].append(message)
+        elif program in self._leader.desired.programs:
+            self._admit(message, submission)
+        elif self._submitted.get(_asker(message)) == program:
+            self._refuse(message, f"the program {program!r} was removed after this request; submit it anew")
+        elif program in self._leader.desired.removals:
+            self._tell_starting(message, program, BEING_REMOVED)
+        else:
+            self._starting[program] = [message]
+            self._leader.tasks.create_task(self._start_program(submission))
+
+    def on_remove_program(self, message: RemoveProgram) -> None:
+        """See to it that a program does not run."""
+        check_reply_to(self._leader.system, message.reply_to)
+        try:
+            program = checked_name("program", message.program, RequestError)
+        except RequestError as wrong:
+            self._refuse(message, str(wrong))
+            return
+        if program in self._starting:
+            self._starting[program].append(message)
+        elif self._removed.get(_asker(message)) == program:
+            self._leader.say_if_leading(message.reply_to, ProgramRemoved(message.request, program))
+        else:
+            self._remove(message)
+
+    def on_scale_program(self, message: ScaleProgram) -> None:
+        """See to it that a program runs on so many nodes."""
+        check_reply_to(self._leader.system, message.reply_to)
+        wanted = self._leader.desired.programs.get(message.program)
+        if wanted is not None:
+            try:
+                scaled = rescaled_program(wanted, message.nodes)
+            except RequestError as wrong:
+                self._refuse(message, str(wrong))
+                return
+            if scaled is not wanted:
+                self._leader.log.info("program_scaled", program=wanted.program, nodes=message.nodes)
+                self._leader.desired = with_program(self._leader.desired, scaled)
+                self._leader.changed.set()
+        self._answer(message, message.program, "")
+
+    # -- programs ------------------------------------------------------------------------------------------
+
+    async def _start_program(self, submission: Submission) -> None:
+        """Look into the store for what the program is, then deal with all requests that came meanwhile."""
+        program = submission.program
+        answer: Callable[[SubmitProgram], None]
+        try:
+            base = await stored_base(self._leader.store, submission, self._leader.clock.now_us())
+            stored = checked_submission(base.graph, len(base.shard_map.nodes))
+        except StoreError as failed:
+            self._leader.log.error("store_failed", program=program, reason=str(failed))
+            note = f"the store does not answer, so it is not known whether there is a log: {failed}"
+            answer = partial(self._tell_starting, program=program, note=note)
+        except RequestError as wrong:
+            answer = partial(self._refuse, reason=str(wrong))
+        else:
+            now = self._leader.clock.monotonic()
+            wanted = WantedProgram(program, base.graph, stored.fingerprint, base.shard_map, since=now)
+            answer = partial(self._start, wanted=wanted)
+        for message in self._starting.pop(program):
+            if isinstance(message, RemoveProgram):
+                self._remove(message)
+            else:
+                answer(message)
+
+    def _start(self, message: SubmitProgram, wanted: WantedProgram) -> None:
+        """Answer a submission now that the store has said what the program is, starting that for the first
+        one."""
+        submission = checked_submission(message.graph, message.nodes)
+        if submission.fingerprint != wanted.fingerprint:
+            self._refuse(message, different_program(wanted.program))
+        elif wanted.program in self._leader.desired.removals:
+            self._tell_starting(message, wanted.program, BEING_REMOVED)
+        else:
+            if wanted.program not in self._leader.desired.programs:
+                self._leader.desired = with_program(self._leader.desired, wanted)
+                self._leader.changed.set()
+                self._leader.log.info(
+                    "program_wanted", program=wanted.program, nodes=len(wanted.shard_map.nodes)
+                )
+            self._admit(message, submission)
+
+    def _admit(self, message: SubmitProgram, submission: Submission) -> None:
+        """Answer a submission of a name that has a program."""
+        wanted = self._leader.desired.programs[submission.program]
+        if submission.fingerprint != wanted.fingerprint:
+            self._refuse(message, different_program(wanted.program))
+            return
+        self._submitted.put(_asker(message), wanted.program)
+        self._answer(message, wanted.program, note_on(message.nodes, len(wanted.shard_map.nodes)))
+
+    def _remove(self, message: RemoveProgram) -> None:
+        program = message.program
+        if self._leader.unusable.pop(program, None) is not None:
+            self._leader.changed.set()
+        hosted = any(program in seen.programs() for seen in self._leader.observed.runners.values())
+        if (
+            program not in self._leader.desired.removals
+            and not hosted
+            and program not in self._leader.desired.programs
+        ):
+            self._removed.put(_asker(message), program)
+            self._leader.say_if_leading(message.reply_to, ProgramRemoved(message.request, program))
+            return
+        if program not in self._leader.desired.removals:
+            self._leader.desired = without_program(
+                self._leader.desired, program, self._leader.clock.monotonic()
+            )
+            self._leader.log.info("program_unwanted", program=program)
+            self._leader.changed.set()
+        waiting = self._removers.setdefault(program, [])
+        if _asker(message) not in (_asker(other) for other in waiting):
+            waiting.append(message)
+
+    async def end_removal(self, program: str) -> None:
+        """Nothing of a removed program runs any more, and the log says so: tell whoever wanted that."""
+        askers = self._removers.pop(program, [])
+        await self._leader.post.delete(sequencer_clients_inbox(self._leader.system, program))
+        for asked in askers:
+            self._removed.put(_asker(asked), program)
+            self._leader.post.send(asked.reply_to, ProgramRemoved(asked.request, program))
+
+    # -- answers -------------------------------------------------------------------------------------------
+
+    def _answer(self, message: SubmitProgram | Locate | ScaleProgram, program: str, note: str) -> None:
+        """Say how far a program is."""
+        wanted = self._leader.desired.programs.get(program)
+        if wanted is None:
+            self._answer_without(message, program)
+            return
+        progress = progress_of(
+            wanted, self._leader.desired, self._leader.observed, self._leader.clock.monotonic()
+        )
+        starting = wanted.assignment is None or progress.state is ProgramState.STARTING
+        located = Located(
+            message.request,
+            program,
+            progress.state,
+            wanted.graph,
+            None if starting or wanted.assignment is None else wanted.assignment.placement,
+            "; ".join(part for part in (note, progress.note) if part),
+        )
+        self._leader.post.send(message.reply_to, located)
+
+    def _answer_without(self, message: SubmitProgram | Locate | ScaleProgram, program: str) -> None:
+        """Say what is known of a program that does not run."""
+        if program in self._starting:
+            self._tell_starting(message, program, "its log is being looked for in the store")
+        elif program in self._leader.desired.removals:
+            self._refuse(message, f"the program {program!r} is being removed")
+        else:
+            there = ", ".join(sorted(self._leader.desired.programs)) or "none"
+            self._refuse(
+                message,
+                f"no program {program!r} runs in the system {self._leader.system!r}; running: {there}",
+            )
+
+    def _tell_starting(self, message: SubmitProgram | Locate | ScaleProgram, program: str, note: str) -> None:
+        located = Located(message.request, program, ProgramState.STARTING, b"", None, note)
+        self._leader.post.send(message.reply_to, located)
+
+    def _refuse(self, message: SubmitProgram | Locate | RemoveProgram | ScaleProgram, reason: str) -> None:
+        self._leader.counters["requests_refused"] += 1
+        self._leader.log.info("request_refused", request=type(message).__name__, reason=reason)
+        self._leader.say_if_leading(message.reply_to, RequestRefused(message.request, reason))
+
+
+def _asker(message: SubmitProgram | RemoveProgram) -> Asker:
+    return message.reply_to, message.request
+
+
+class _Recent:
+    """The program of each of the newest requests."""
+
+    def __init__(self, count_max: int) -> None:
+        self._count_max = count_max
+        self._programs: dict[Asker, str] = {}
+
+    def put(self, asker: Asker, program: str) -> None:
+        self._programs[asker] = program
+        if len(self._programs) > self._count_max:
+            del self._programs[next(iter(self._programs))]
+
+    def get(self, asker: Asker) -> str | None:
+        return self._programs.get(asker)
