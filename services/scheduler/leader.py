@@ -338,10 +338,15 @@ class Leader:
 
     def _tell_placed(self, program: str, assignment: Assignment) -> None:
         runners = [part.runner for part in assignment.runners()]
-        generation = assignment.placement.generation
-        own = generation > self.desired.scheduler * INCARNATIONS_PER_SCHEDULER
-        event = "program_placed" if own else "program_adopted"
-        self.log.info(event, program=program, generation=generation, runners=runners)
+        placement = assignment.placement
+        own = placement.version > self.desired.scheduler * INCARNATIONS_PER_SCHEDULER
+        self.log.info(
+            "program_placed" if own else "program_adopted",
+            program=program,
+            generation=placement.generation,
+            version=placement.version,
+            runners=runners,
+        )
 
     async def _delete_later(self, queue: str) -> None:
         """Not at once: somebody may be on the point of acking or forwarding what is there."""

@@ -12,7 +12,7 @@ from dist_zero_common.errors import RequestError
 from dist_zero_common.log import captured_events, get_logger
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
-from dist_zero_common.store.layout import base_name
+from dist_zero_common.store.layout import bases_prefix
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 from services.scheduler.lead import LeadOptions
 from services.scheduler.service import SchedulerService
@@ -141,11 +141,15 @@ def test_programs_run_again_after_all_was_switched_off_unless_they_were_removed(
 
 
 def test_a_program_that_cannot_be_recalled_is_not_forgotten() -> None:
-    """Its base is damaged, so it does not run, and that is said; when the base is back, the next scheduler runs it. It
+    """Its bases are damaged, so it does not run, and that is said; when they are back, the next scheduler runs it. It
     can be removed all the same."""
     world = SimWorld(4, "faithful")
     objects = MemoryObjects()
-    name = base_name("scores", 0)
+    good: dict[str, bytes] = {}
+
+    def damage() -> None:
+        good.update((name, objects.data[name]) for name in objects.list(bases_prefix("scores")))
+        objects.data.update((name, data[:-1]) for name, data in good.items())
 
     async def live() -> None:
         async with Recalled(world, machines=2, store=MemoryStore(objects, world)) as system:
@@ -153,24 +157,25 @@ def test_a_program_that_cannot_be_recalled_is_not_forgotten() -> None:
             async with system.connect(app, nodes=2) as client:
                 await client.put("scores", {"player": "ann", "points": 7})
             await end(first)
-            good = objects.data[name]
-            objects.data[name] = good[:-1]
+            await asyncio.sleep(5)  # nothing is written any more
+            damage()
             second = system.scheduler()
             await asyncio.sleep(10)
             async with asker(system, "asker") as asking:
                 assert (await asking.status()).programs == ()
                 await end(second)
-                objects.data[name] = good
+                objects.data.update(good)
                 third = system.scheduler()
                 async with system.connect("scores") as client:
                     assert [row.points for row in await client.rows("total")] == [7]
+                await asyncio.sleep(5)
                 await end(third)
-                objects.data[name] = good[:-1]
+                damage()
                 fourth = system.scheduler()
                 await asking.remove("scores")
                 await asyncio.sleep(5)
                 await end(fourth)
-            objects.data[name] = good
+            objects.data.update(good)
             fifth = system.scheduler()
             async with asker(system, "last") as asking:
                 assert (await asking.status()).programs == ()

@@ -86,7 +86,7 @@ def test_a_directory_is_gone_on_from_on_the_nodes_that_it_began_with(tmp_path: P
 
     shown, note = live(look, tmp_path, seed=2, nodes=5)
     assert shown == before
-    assert "began with 2 nodes" in note and "5" in note
+    assert "it has 2 nodes" in note and "5" in note
     assert live(lambda client: sell(client, 5), tmp_path, seed=3) != before
     assert live(look, tmp_path, seed=4)[1] == ""
 
