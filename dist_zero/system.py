@@ -33,6 +33,7 @@ from dist_zero_common.store.probe import probe_store
 
 if TYPE_CHECKING:
     from dist_zero.program import Program
+    from services.machine_agent.service import AgentService
     from services.node_runner.sequencer_events import SequencerOptions
 
 Connector = Callable[[str], Connect]
@@ -168,10 +169,14 @@ class System:
                     labels=(),
                     log=log,
                 )
+                self._on_agent(agent)
                 await agent.run()
         except Exception as error:
             self.fail(first_error(error))
             raise
+
+    def _on_agent(self, agent: AgentService) -> None:
+        """A machine's agent is about to run."""
 
     async def _run_runner(self, machine: str, runner: str, incarnation: int) -> None:
         from services.node_runner.service import RunnerService

@@ -48,8 +48,12 @@ class MemoryStore:
     def __init__(self, objects: MemoryObjects | None = None, world: SimWorld | None = None) -> None:
         self.objects = MemoryObjects() if objects is None else objects
         self._world = world
-        self._faults = StoreFaults() if world is None else world.weather.store
         self._closed = False
+
+    @property
+    def _faults(self) -> StoreFaults:
+        """As the weather has them now."""
+        return StoreFaults() if self._world is None else self._world.weather.store
 
     async def create(self, name: str, data: bytes) -> Created:
         checked_object_name(name)

@@ -1,0 +1,259 @@
+"""What must hold of a run, judged from outside: by the log in the store, by other code than what keeps the views.
+
+I1: every view at every epoch that was seen equals the oracle on the transactions of the log up to there, and the
+user's own invariants hold. I2: every client's transactions are in the log once, in its order, in the epochs it was
+told. Nothing here trusts what the services say of themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dist_zero.batch import Writes
+from dist_zero.client.snapshot import Snapshot, ViewError, ViewReader
+from dist_zero.client.watch import StoredChange
+from dist_zero.compiler.plan import Plan
+from dist_zero.expr.ops import Graph
+from dist_zero.invariant import Invariant
+from dist_zero.reference.evaluate import LeftOut, Oracle
+from dist_zero.reference.history import Datasets
+from dist_zero.types import Row as StoredRow
+from dist_zero.writes import decode_payload
+from dist_zero.zset import ZSet, consolidate
+from dist_zero_common.errors import StoreError
+from dist_zero_common.protocol.codec import decode
+from dist_zero_common.protocol.messages import LogRecord, place_in_log
+from dist_zero_common.store.base import Store
+from dist_zero_common.store.layout import records_prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Something that did not hold. `check` is which law: view, invariant, watch, commit, progress, replay, error."""
+
+    check: str
+    text: str
+    epoch: int = 0
+    """The epoch at which it shows, if it does at one."""
+    rows: tuple[tuple[str, StoredRow], ...] = ()
+    """Rows that it is about, with their views."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What one client has written: the payloads that it meant to commit, in order, and of each that it heard of the
+    epoch, by place."""
+
+    client: str
+    payloads: list[bytes]
+    acknowledged: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Seen:
+    """What was seen of a run from outside: every change of every view, snapshots, what each client was told, the log."""
+
+    plan: Plan
+    log: list[LogRecord] = field(default_factory=list)
+    changes: list[StoredChange] = field(default_factory=list)
+    snapshots: list[Snapshot] = field(default_factory=list)
+    written: list[Written] = field(default_factory=list)
+    complete: bool = False
+    """Whether the run came to its end, so that all that was meant to be written is."""
+
+
+async def log_of(store: Store, program: str) -> list[LogRecord]:
+    """Every record of a program's log, in order."""
+    records = []
+    for name in await store.list(records_prefix(program)):
+        data = await store.read(name)
+        if data is None:
+            raise StoreError(f"{name} was listed and is gone")
+        records.append(decode(LogRecord, data))
+    return records
+
+
+def writes_of(plan: Plan, record: LogRecord) -> list[list[Writes]]:
+    """The transactions of a record."""
+    return [decode_payload(plan.datasets, transaction.payload) for transaction in record.transactions]
+
+
+def recomputed_differences(
+    graph: Graph,
+    plan: Plan,
+    log: Iterable[LogRecord],
+    epoch: int,
+    views: dict[str, Sequence[StoredRow]],
+    errors: dict[str, Sequence[ViewError]],
+) -> list[str]:
+    """What of these views, as of `epoch`, differs from what the oracle makes of the log up to there; empty:
+    nothing."""
+    datasets = Datasets(graph)
+    for record in log:
+        if record.epoch <= epoch:
+            for writes in writes_of(plan, record):
+                datasets.apply(writes)
+    return [
+        failure.text for failure in _snapshot_failures(Oracle(graph, datasets.contents()), views, errors)
+    ]
+
+
+def view_failures(name: str, shown: ZSet, right: ZSet) -> list[Failure]:
+    """How a view differs from what it should be; nothing if it does not."""
+    if shown == right:
+        return []
+    extra = [row for row, weight in shown.items() if right.get(row) != weight]
+    missing = [row for row, weight in right.items() if shown.get(row) != weight]
+    text = (
+        f"view {name!r} differs from its recomputation in {len(extra):,} rows it shows"
+        f" (as {_example(extra)}) and {len(missing):,} it should (as {_example(missing)})"
+    )
+    return [Failure("view", text, rows=tuple((name, row) for row in (*extra, *missing)))]
+
+
+def _snapshot_failures(
+    oracle: Oracle, views: Mapping[str, Sequence[StoredRow]], errors: Mapping[str, Sequence[ViewError]]
+) -> list[Failure]:
+    found: list[Failure] = []
+    for name, rows in views.items():
+        right = oracle.view(name)
+        found += view_failures(name, consolidate((row, 1) for row in rows), right.rows)
+        shown = sorted((e.label, e.reason, e.example, e.count) for e in errors.get(name, ()))
+        if name in errors and shown != sorted(map(_left_out, right.errors)):
+            text = f"view {name!r} leaves out {shown}, the oracle {[str(e) for e in right.errors]}"
+            found.append(Failure("view", text))
+    return found
+
+
+def _left_out(entry: LeftOut) -> tuple[str, str, str, int]:
+    return (entry.label, entry.reason, entry.example, entry.count)
+
+
+def _example(rows: Sequence[StoredRow]) -> str:
+    return repr(rows[0]) if rows else "none"
+
+
+# ---- I1 and the user's invariants --------------------------------------------------------------------------
+
+
+def epoch_failures(graph: Graph, invariants: Sequence[Invariant], seen: Seen) -> list[Failure]:
+    """What of the first epoch at which something is wrong is wrong: of the views as they were watched, of snapshots,
+    and of the invariants on the views as they were watched."""
+    found = _watch_failures(seen.changes)
+    if found:
+        return found
+    changes = {change.epoch: change for change in seen.changes}
+    snapshots: dict[int, list[Snapshot]] = {}
+    for snapshot in seen.snapshots:
+        snapshots.setdefault(snapshot.epoch, []).append(snapshot)
+    readers = [ViewReader(seen.plan, number) for number in range(len(seen.plan.views))]
+    views: dict[str, ZSet] = {view.name: {} for view in graph.views}
+    datasets = Datasets(graph)
+    for record in seen.log:
+        for writes in writes_of(seen.plan, record):
+            datasets.apply(writes)
+        change = changes.get(record.epoch)
+        here = snapshots.get(record.epoch, ())
+        if change is None and not here:
+            continue
+        oracle = Oracle(graph, datasets.contents())
+        for snapshot in here:
+            found += _snapshot_failures(oracle, snapshot.stored, snapshot.errors)
+        if change is not None:
+            for number, name in enumerate(views):
+                before = () if change.snapshot else views[name].items()
+                views[name] = consolidate([*before, *change.rows[number]])
+                found += view_failures(name, views[name], oracle.view(name).rows)
+            found = found or list(_invariant_failures(invariants, readers, views))
+        if found:
+            return [_at(record.epoch, failure) for failure in found]
+    return []
+
+
+def _at(epoch: int, failure: Failure) -> Failure:
+    return Failure(failure.check, f"at epoch {epoch}, {failure.text}", epoch, failure.rows)
+
+
+def _watch_failures(changes: Sequence[StoredChange]) -> list[Failure]:
+    """A watch that told an epoch twice, or left one out without beginning again."""
+    for before, change in zip(changes, changes[1:], strict=False):
+        if change.epoch != before.epoch + 1 and not change.snapshot:
+            text = f"the watch of all views told epoch {change.epoch} behind epoch {before.epoch}"
+            return [Failure("watch", text, change.epoch)]
+    return []
+
+
+def _invariant_failures(
+    invariants: Sequence[Invariant], readers: Sequence[ViewReader], views: Mapping[str, ZSet]
+) -> Iterator[Failure]:
+    by_name = {reader.name: reader for reader in readers}
+    for invariant in invariants:
+        rows = {
+            name: by_name[name].user_rows(by_name[name].sorted(_repeated(views[name])))
+            for name in invariant.views
+        }
+        broken = invariant.broken_by(rows)
+        if broken is not None:
+            about = tuple((name, row) for name in invariant.views for row in views[name])
+            yield Failure("invariant", f"invariant {invariant.name!r} does not hold: {broken}", rows=about)
+
+
+def _repeated(rows: ZSet) -> list[StoredRow]:
+    return [row for row, weight in rows.items() for _ in range(weight)]
+
+
+# ---- I2 ----------------------------------------------------------------------------------------------------
+
+
+def commit_failures(seen: Seen) -> list[Failure]:
+    """Whose transactions are not in the log once, in order, in the epochs that were told."""
+    there: dict[str, list[tuple[bytes, int, int]]] = {}
+    clients: dict[int, str] = {}
+    for record in seen.log:
+        for transaction in record.transactions:
+            client = clients.get(transaction.session, "")
+            place = (transaction.payload, record.epoch, transaction.number)
+            there.setdefault(client, []).append(place)
+        for index, opened in enumerate(record.opens):
+            clients[place_in_log(record.epoch, index)] = opened.client
+    found = []
+    for written in seen.written:
+        found += _client_failures(written, there.pop(written.client, []), seen.complete)
+    for client, rest in there.items():
+        text = f"the log has {len(rest)} transactions of {client or 'an unknown session'!r}, which wrote nothing"
+        found.append(Failure("commit", text, rest[0][1]))
+    return found
+
+
+def _client_failures(
+    written: Written, there: list[tuple[bytes, int, int]], complete: bool
+) -> Iterator[Failure]:
+    numbers = [number for _, _, number in there]
+    if numbers != list(range(1, len(numbers) + 1)):
+        text = f"the log has transactions of {written.client} with the numbers {numbers}"
+        yield Failure("commit", text, there[0][1])
+        return
+    for place, (payload, epoch, _) in enumerate(there):
+        if place >= len(written.payloads) or payload != written.payloads[place]:
+            text = f"transaction {place + 1} of {written.client} in the log, in epoch {epoch}, is not the one it wrote"
+            yield Failure("commit", text, epoch)
+            return
+    for place, epoch in written.acknowledged.items():
+        if place >= len(there):
+            text = f"transaction {place + 1} of {written.client} was acknowledged for epoch {epoch} and is not in the log"
+            yield Failure("commit", text, epoch)
+            return
+        if there[place][1] != epoch:
+            text = (
+                f"transaction {place + 1} of {written.client} was acknowledged for epoch {epoch} and is in the log in"
+                f" epoch {there[place][1]}"
+            )
+            yield Failure("commit", text, epoch)
+            return
+    if complete and len(there) < len(written.payloads):
+        text = f"of {len(written.payloads)} transactions of {written.client} the log has only {len(there)}"
+        yield Failure("commit", text)
