@@ -45,12 +45,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What one client has written: the payloads that it meant to commit, in order, and of each that it heard of the
-    epoch, by place."""
+    """What one client has written: the payloads that it meant to commit, in order, and by their places when each was
+    sent first, in which epoch it was told that it is, and when."""
 
     client: str
     payloads: list[bytes]
     acknowledged: dict[int, int] = field(default_factory=dict)
+    sent_at: dict[int, float] = field(default_factory=dict)
+    heard_at: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -60,6 +62,8 @@ class Seen:
     plan: Plan
     log: list[LogRecord] = field(default_factory=list)
     changes: list[StoredChange] = field(default_factory=list)
+    changed_at: list[float] = field(default_factory=list)
+    """When each of them was told."""
     snapshots: list[Snapshot] = field(default_factory=list)
     written: list[Written] = field(default_factory=list)
     complete: bool = False

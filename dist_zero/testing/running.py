@@ -305,6 +305,7 @@ class _Writer:
             tickets: list[asyncio.Future[int]] = []
             for place in range(first, last):
                 self._sent = max(self._sent, place + 1)
+                self.written.sent_at.setdefault(place, asyncio.get_running_loop().time())
                 ticket = asyncio.ensure_future(await client.write_soon(self._transactions[place]))
                 ticket.add_done_callback(lambda done, place=place: self._hear(place, done))  # type: ignore[misc]
                 tickets.append(ticket)
@@ -318,12 +319,14 @@ class _Writer:
     def _hear(self, place: int, ticket: asyncio.Future[int]) -> None:
         if not ticket.cancelled() and ticket.exception() is None:
             self.written.acknowledged[place] = ticket.result()
+            self.written.heard_at[place] = asyncio.get_running_loop().time()
 
 
 async def _collect(client: Client, seen: Seen) -> None:
     with client.watch_stored(range(len(client.plan.views))) as watch:
         async for change in watch:
             seen.changes.append(change)
+            seen.changed_at.append(asyncio.get_running_loop().time())
 
 
 async def _read(client: Client, seen: Seen) -> None:
