@@ -61,9 +61,13 @@ def checked_invariant(
         raise Refused(f"invariant {name!r} is about no view: give it a parameter with a view's name")
     for view in wanted:
         if view not in views:
-            raise Refused(f"invariant {name!r} is about {view!r}, which is no view; there are {', '.join(views)}")
+            raise Refused(
+                f"invariant {name!r} is about {view!r}, which is no view; there are {', '.join(views)}"
+            )
     try:
         inspect.signature(check).bind(*wanted)
     except TypeError as error:
-        raise Refused(f"invariant {name!r} cannot be called with the rows of {len(wanted)} views: {error}") from None
+        raise Refused(
+            f"invariant {name!r} cannot be called with the rows of {len(wanted)} views: {error}"
+        ) from None
     return Invariant(name, wanted, check, location)

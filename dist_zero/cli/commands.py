@@ -167,7 +167,9 @@ def test(
     ] = 0,
     only_faults: Annotated[
         str | None,
-        typer.Option("--only-faults", metavar="N,N-N", help="Some of the faults that the seed draws, by number."),
+        typer.Option(
+            "--only-faults", metavar="N,N-N", help="Some of the faults that the seed draws, by number."
+        ),
     ] = None,
     only_transactions: Annotated[
         str | None,

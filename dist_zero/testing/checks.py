@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from dist_zero.batch import Writes
 from dist_zero.client.snapshot import Snapshot, ViewError, ViewReader
@@ -18,6 +19,7 @@ from dist_zero.expr.ops import Graph
 from dist_zero.invariant import Invariant
 from dist_zero.reference.evaluate import LeftOut, Oracle
 from dist_zero.reference.history import Datasets
+from dist_zero.row import ViewRow
 from dist_zero.types import Row as StoredRow
 from dist_zero.writes import decode_payload
 from dist_zero.zset import ZSet, consolidate
@@ -57,7 +59,7 @@ class Written:
 
 @dataclass(slots=True)
 class Seen:
-    """What was seen of a run from outside: every change of every view, snapshots, what each client was told, the log."""
+    """What was seen of a run from outside: changes of all views, snapshots, what clients were told, the log."""
 
     plan: Plan
     log: list[LogRecord] = field(default_factory=list)
@@ -101,9 +103,7 @@ def recomputed_differences(
         if record.epoch <= epoch:
             for writes in writes_of(plan, record):
                 datasets.apply(writes)
-    return [
-        failure.text for failure in _snapshot_failures(Oracle(graph, datasets.contents()), views, errors)
-    ]
+    return [failure.text for failure in _snapshot_failures(Oracle(graph, datasets.contents()), views, errors)]
 
 
 def view_failures(name: str, shown: ZSet, right: ZSet) -> list[Failure]:
@@ -154,28 +154,62 @@ def epoch_failures(graph: Graph, invariants: Sequence[Invariant], seen: Seen) ->
     snapshots: dict[int, list[Snapshot]] = {}
     for snapshot in seen.snapshots:
         snapshots.setdefault(snapshot.epoch, []).append(snapshot)
-    readers = [ViewReader(seen.plan, number) for number in range(len(seen.plan.views))]
-    views: dict[str, ZSet] = {view.name: {} for view in graph.views}
+    watched = _Watched(graph, seen.plan, invariants)
     datasets = Datasets(graph)
     for record in seen.log:
         for writes in writes_of(seen.plan, record):
             datasets.apply(writes)
-        change = changes.get(record.epoch)
-        here = snapshots.get(record.epoch, ())
-        if change is None and not here:
-            continue
-        oracle = Oracle(graph, datasets.contents())
-        for snapshot in here:
-            found += _snapshot_failures(oracle, snapshot.stored, snapshot.errors)
-        if change is not None:
-            for number, name in enumerate(views):
-                before = () if change.snapshot else views[name].items()
-                views[name] = consolidate([*before, *change.rows[number]])
-                found += view_failures(name, views[name], oracle.view(name).rows)
-            found = found or list(_invariant_failures(invariants, readers, views))
+            watched.behind = True
+        here, change = snapshots.get(record.epoch, ()), changes.get(record.epoch)
+        if here or watched.may_differ_by(change):
+            oracle = Oracle(graph, datasets.contents())
+            for snapshot in here:
+                found += _snapshot_failures(oracle, snapshot.stored, snapshot.errors)
+            if change is not None:
+                found += watched.failures(oracle, change)
         if found:
             return [_at(record.epoch, failure) for failure in found]
     return []
+
+
+class _Watched:
+    """The views as a watch told them, one epoch after the other."""
+
+    def __init__(self, graph: Graph, plan: Plan, invariants: Sequence[Invariant]) -> None:
+        self.behind = False
+        """Whether something was written since they were compared last."""
+        self._views: dict[str, ZSet] = {view.name: {} for view in graph.views}
+        self._readers = {view.name: ViewReader(plan, number) for number, view in enumerate(plan.views)}
+        self._invariants = invariants
+
+    def may_differ_by(self, change: StoredChange | None) -> bool:
+        """Whether there is anything to compare: most epochs of an idle time change nothing."""
+        return change is not None and (self.behind or change.snapshot or any(change.rows.values()))
+
+    def failures(self, oracle: Oracle, change: StoredChange) -> list[Failure]:
+        """What is wrong once this change is applied."""
+        self.behind = False
+        found: list[Failure] = []
+        for number, name in enumerate(self._views):
+            before = () if change.snapshot else self._views[name].items()
+            self._views[name] = consolidate([*before, *change.rows[number]])
+            found += view_failures(name, self._views[name], oracle.view(name).rows)
+        return found or list(self._invariant_failures())
+
+    def _invariant_failures(self) -> Iterator[Failure]:
+        for invariant in self._invariants:
+            rows = {name: self._user_rows(name) for name in invariant.views}
+            broken = invariant.broken_by(rows)
+            if broken is not None:
+                about = tuple((name, row) for name in invariant.views for row in self._views[name])
+                yield Failure(
+                    "invariant", f"invariant {invariant.name!r} does not hold: {broken}", rows=about
+                )
+
+    def _user_rows(self, name: str) -> list[ViewRow]:
+        reader = self._readers[name]
+        repeated = [row for row, weight in self._views[name].items() for _ in range(weight)]
+        return reader.user_rows(reader.sorted(repeated))
 
 
 def _at(epoch: int, failure: Failure) -> Failure:
@@ -184,30 +218,11 @@ def _at(epoch: int, failure: Failure) -> Failure:
 
 def _watch_failures(changes: Sequence[StoredChange]) -> list[Failure]:
     """A watch that told an epoch twice, or left one out without beginning again."""
-    for before, change in zip(changes, changes[1:], strict=False):
+    for before, change in pairwise(changes):
         if change.epoch != before.epoch + 1 and not change.snapshot:
             text = f"the watch of all views told epoch {change.epoch} behind epoch {before.epoch}"
             return [Failure("watch", text, change.epoch)]
     return []
-
-
-def _invariant_failures(
-    invariants: Sequence[Invariant], readers: Sequence[ViewReader], views: Mapping[str, ZSet]
-) -> Iterator[Failure]:
-    by_name = {reader.name: reader for reader in readers}
-    for invariant in invariants:
-        rows = {
-            name: by_name[name].user_rows(by_name[name].sorted(_repeated(views[name])))
-            for name in invariant.views
-        }
-        broken = invariant.broken_by(rows)
-        if broken is not None:
-            about = tuple((name, row) for name in invariant.views for row in views[name])
-            yield Failure("invariant", f"invariant {invariant.name!r} does not hold: {broken}", rows=about)
-
-
-def _repeated(rows: ZSet) -> list[StoredRow]:
-    return [row for row, weight in rows.items() for _ in range(weight)]
 
 
 # ---- I2 ----------------------------------------------------------------------------------------------------
@@ -224,11 +239,13 @@ def commit_failures(seen: Seen) -> list[Failure]:
             there.setdefault(client, []).append(place)
         for index, opened in enumerate(record.opens):
             clients[place_in_log(record.epoch, index)] = opened.client
-    found = []
+    found: list[Failure] = []
     for written in seen.written:
         found += _client_failures(written, there.pop(written.client, []), seen.complete)
     for client, rest in there.items():
-        text = f"the log has {len(rest)} transactions of {client or 'an unknown session'!r}, which wrote nothing"
+        text = (
+            f"the log has {len(rest)} transactions of {client or 'an unknown session'!r}, which wrote nothing"
+        )
         found.append(Failure("commit", text, rest[0][1]))
     return found
 
@@ -248,7 +265,8 @@ def _client_failures(
             return
     for place, epoch in written.acknowledged.items():
         if place >= len(there):
-            text = f"transaction {place + 1} of {written.client} was acknowledged for epoch {epoch} and is not in the log"
+            what = f"transaction {place + 1} of {written.client}"
+            text = f"{what} was acknowledged for epoch {epoch} and is not in the log"
             yield Failure("commit", text, epoch)
             return
         if there[place][1] != epoch:

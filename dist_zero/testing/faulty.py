@@ -17,6 +17,7 @@ from dist_zero_common.sim.injector import Injector, Processes
 from dist_zero_common.sim.processes import CURRENT, GuardedStore, Process, SkewedClock, guarded_connector
 from dist_zero_common.sim.world import SimWorld
 from dist_zero_common.store.base import Store
+
 if TYPE_CHECKING:
     from services.machine_agent.service import AgentService
 

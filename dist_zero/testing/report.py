@@ -57,7 +57,7 @@ def report_on(
     *,
     jobs: int = 0,
     failures_max: int = FAILURES_MAX,
-    on_result: Callable[[SeedResult], None] = lambda result: None,
+    on_result: Callable[[SeedResult], None] = lambda _: None,
 ) -> Report:
     """Run the seeds, up to the last or to one too many that fails, and look into the first failure."""
     report = Report(program.name, options, processes_for(len(seeds), jobs), len(program.invariants))
@@ -107,7 +107,7 @@ def counted(counts: dict[str, int]) -> str:
 
 def faults_applied(report: Report) -> dict[str, int]:
     """How often each kind of fault that was asked for was applied, by kind."""
-    counts = {kind: 0 for kind in report.options.faults}
+    counts = dict.fromkeys(report.options.faults, 0)
     for name, count in report.totals.faults.items():
         counts[name.partition(" ")[0]] += count
     return counts

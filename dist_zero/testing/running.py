@@ -23,7 +23,15 @@ from dist_zero.client.writes import Transaction
 from dist_zero.compiler.plan import Plan, Sink
 from dist_zero.program import Program
 from dist_zero.system import SimulatedSystem
-from dist_zero.testing.checks import Failure, Seen, Written, commit_failures, epoch_failures, log_of, view_failures
+from dist_zero.testing.checks import (
+    Failure,
+    Seen,
+    Written,
+    commit_failures,
+    epoch_failures,
+    log_of,
+    view_failures,
+)
 from dist_zero.testing.faulty import FaultySystem
 from dist_zero.testing.workload import input_of, writers_of
 from dist_zero.zset import consolidate
@@ -182,7 +190,8 @@ class _Run:
             writers = self._writers(system, client.plan)
             seen.written += [writer.written for writer in writers]
             running = [
-                tasks.create_task(system.run_again("writer", w.written.client, w.live, w.is_done)) for w in writers
+                tasks.create_task(system.run_again("writer", w.written.client, w.live, w.is_done))
+                for w in writers
             ]
             await system.injector.run(self._plan)
             try:
@@ -203,6 +212,7 @@ class _Run:
     def _no_progress(self, client: Client, writers: Sequence[_Writer], seen: Seen) -> NoProgress:
         late = [
             f"{w.written.client} has heard of {len(w.written.acknowledged)} of {len(w.written.payloads)} transactions"
+            + (f" ({w.gave_up})" if w.gave_up else "")
             for w in writers
             if not w.is_done()
         ]
@@ -223,7 +233,11 @@ class _Run:
                 system,
                 self._program.name,
                 f"writer-{number}",
-                [transactions[place] for place in chosen if place % count == number and place < len(transactions)],
+                [
+                    transactions[place]
+                    for place in chosen
+                    if place % count == number and place < len(transactions)
+                ],
                 pause,
             )
             for number in range(count)
@@ -276,6 +290,8 @@ class _Writer:
     ) -> None:
         self.written = Written(name, [transaction.payload() for transaction in transactions])
         self.failures: list[Failure] = []
+        self.gave_up = ""
+        """Why a life of it ended before all was done, if one gave up."""
         self._system, self._program, self._transactions = system, program, transactions
         self._pause, self._rng = 2 * pause, system.world.rng(name)
         self._sent = 0
@@ -289,8 +305,10 @@ class _Writer:
 
     async def live(self, _process: Process) -> None:
         """One life."""
-        with suppress(OperatorError):  # it gives up, and is started again
+        try:
             await self._live()
+        except OperatorError as error:  # it gives up, and is started again
+            self.gave_up = str(error)
 
     async def _live(self) -> None:
         name, acknowledged = self.written.client, self.written.acknowledged
@@ -306,7 +324,9 @@ class _Writer:
             for place in range(first, last):
                 self._sent = max(self._sent, place + 1)
                 self.written.sent_at.setdefault(place, asyncio.get_running_loop().time())
-                ticket = asyncio.ensure_future(await client.write_soon(self._transactions[place]))
+                ticket: asyncio.Future[int] = asyncio.ensure_future(
+                    await client.write_soon(self._transactions[place])
+                )
                 ticket.add_done_callback(lambda done, place=place: self._hear(place, done))  # type: ignore[misc]
                 tickets.append(ticket)
                 if self._rng.random() < 0.5:
@@ -356,4 +376,3 @@ async def _get_failures(client: Client, snapshot: Snapshot) -> list[Failure]:
                 text = f"get of {key} from view {number} {view.name!r} gave {got}, the snapshot had {row}"
                 failures.append(Failure("view", text))
     return failures
-

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from dist_zero.program import Program
 from dist_zero.testing.running import SeedOptions, SeedResult, run_seed
@@ -74,7 +75,7 @@ class _Search:
         """`kept` without one of so many pieces, such that it still fails; the later pieces are tried first, because
         what comes after the harm does not matter."""
         bounds = [len(kept) * number // pieces for number in range(pieces + 1)]
-        for first, last in reversed(list(zip(bounds, bounds[1:], strict=False))):
+        for first, last in reversed(list(pairwise(bounds))):
             rest = kept[:first] + kept[last:]
             if self.runs < self._runs_max and self._fails(with_only(self.options, rest)):
                 return rest

@@ -28,7 +28,7 @@ _SAID = {
     "agent_started": "machine {machine} is there",
     "machine_ended": "machine {machine} has ended",
     "runner_died": "the agent of {machine} finds that runner {runner} has died",
-    "runner_started": "runner {runner} starts on {machine}",
+    "node_started": "runner {runner} hosts node {node}",
     "scheduler_started": "a scheduler starts",
     "program_placed": "the scheduler places all of the program, as generation {generation}, on {runners}",
     "program_adopted": "the scheduler finds the program running, in generation {generation}",
@@ -93,14 +93,16 @@ def _logged(events: Sequence[dict[str, object]]) -> Iterator[Line]:
         said = _SAID.get(str(event["event"]))
         if said is not None:
             at = datetime.fromisoformat(str(event["time"])).timestamp() - START_US / 1_000_000
-            yield Line(at, str(event["service"])[:10], said.format_map(event), 2)
+            yield Line(at, str(event["service"]).rpartition("-")[2], said.format_map(event), 2)
 
 
 def _told(seen: Seen, failure: Failure) -> Iterator[Line]:
     involved = _Involved(seen.plan, failure)
     for written in seen.written:
         for place, seconds in written.sent_at.items():
-            rows = _shown_writes(seen.plan, decode_payload(seen.plan.datasets, written.payloads[place]), involved)
+            rows = _shown_writes(
+                seen.plan, decode_payload(seen.plan.datasets, written.payloads[place]), involved
+            )
             if rows:
                 yield Line(seconds, written.client, f"sends transaction {place + 1}: {rows}", 2)
         for place, seconds in written.heard_at.items():
@@ -125,7 +127,9 @@ def _record(seen: Seen, failure: Failure) -> Iterator[Line]:
     for record in seen.log:
         if record.epoch == failure.epoch:
             seconds = _end(seen, failure) or 0.0
-            what = ", ".join(f"number {each.number} of session {each.session}" for each in record.transactions)
+            what = ", ".join(
+                f"number {each.number} of session {each.session}" for each in record.transactions
+            )
             text = f"epoch {record.epoch} is, by generation {record.generation}: {what or 'no transactions'}"
             yield Line(seconds, "log", text, 3)
 
@@ -163,7 +167,9 @@ def _shown_writes(plan: Plan, transaction: Sequence[Writes], involved: _Involved
 
 def _shown_changes(row_type: RowType, rows: Sequence[tuple[StoredRow, int]], involved: _Involved) -> str:
     mine = [(row, weight) for row, weight in rows if involved.row(row)]
-    shown = [f"{'+' if weight > 0 else '−'}{_times(weight)}{_shown_row(row_type, row)}" for row, weight in mine]
+    shown = [
+        f"{'+' if weight > 0 else '−'}{_times(weight)}{_shown_row(row_type, row)}" for row, weight in mine
+    ]
     more = f" … {len(shown) - ROWS_MAX} more" if len(shown) > ROWS_MAX else ""
     return " ".join(shown[:ROWS_MAX]) + more
 
@@ -174,6 +180,8 @@ def _times(weight: int) -> str:
 
 def _shown_row(row_type: RowType, row: StoredRow) -> str:
     columns = from_stored_row(row_type, row)
-    return "(" + ", ".join(f"{name}={value if value is not None else 'null'}" for name, value in columns.items()) + ")"
-
-
+    return (
+        "("
+        + ", ".join(f"{name}={value if value is not None else 'null'}" for name, value in columns.items())
+        + ")"
+    )

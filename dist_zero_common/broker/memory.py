@@ -295,8 +295,8 @@ class MemoryConnection:
         self._end(ConnectionState.LOST, reason)
 
     def hold(self, *, sent: float, received: float) -> None:
-        """A link that is down, which nobody has noticed yet: what is sent from now on arrives no sooner than `sent`, and
-        nothing is delivered before `received`, both in the loop's seconds."""
+        """A link that is down, which nobody has noticed yet: what is sent from now on arrives no sooner than `sent`,
+        and nothing is delivered before `received`, both in the loop's seconds."""
         self._sent_not_before = max(self._sent_not_before, sent)
         if received > self._received_not_before:
             self._received_not_before, self.is_held = received, True
