@@ -14,7 +14,7 @@ from itertools import pairwise
 from dist_zero.batch import Writes
 from dist_zero.client.snapshot import Snapshot, ViewError, ViewReader
 from dist_zero.client.watch import StoredChange
-from dist_zero.compiler.plan import Plan
+from dist_zero.compiler.plan import Plan, Sink
 from dist_zero.expr.ops import Graph
 from dist_zero.invariant import Invariant
 from dist_zero.reference.evaluate import LeftOut, Oracle
@@ -57,6 +57,16 @@ class Written:
     heard_at: dict[int, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A row that was got by its key: by whom, what came, and the epoch that it is not to be older than."""
+
+    view: str
+    key: StoredRow
+    row: StoredRow | None
+    at_least: int
+
+
 @dataclass(slots=True)
 class Seen:
     """What was seen of a run from outside: changes of all views, snapshots, what clients were told, the log."""
@@ -67,6 +77,7 @@ class Seen:
     changed_at: list[float] = field(default_factory=list)
     """When each of them was told."""
     snapshots: list[Snapshot] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
     written: list[Written] = field(default_factory=list)
     complete: bool = False
     """Whether the run came to its end, so that all that was meant to be written is."""
@@ -155,21 +166,60 @@ def epoch_failures(graph: Graph, invariants: Sequence[Invariant], seen: Seen) ->
     for snapshot in seen.snapshots:
         snapshots.setdefault(snapshot.epoch, []).append(snapshot)
     watched = _Watched(graph, seen.plan, invariants)
+    reads = _Reads(seen)
     datasets = Datasets(graph)
     for record in seen.log:
         for writes in writes_of(seen.plan, record):
             datasets.apply(writes)
             watched.behind = True
         here, change = snapshots.get(record.epoch, ()), changes.get(record.epoch)
-        if here or watched.may_differ_by(change):
+        if here or watched.may_differ_by(change) or reads.wait_for(record):
             oracle = Oracle(graph, datasets.contents())
+            reads.compare(oracle, record.epoch)
             for snapshot in here:
                 found += _snapshot_failures(oracle, snapshot.stored, snapshot.errors)
             if change is not None:
                 found += watched.failures(oracle, change)
         if found:
             return [_at(record.epoch, failure) for failure in found]
-    return []
+    return reads.failures()
+
+
+class _Reads:
+    """Rows that were got by key. Which epoch each is of is not said; there has to be one, and not too old a one."""
+
+    def __init__(self, seen: Seen) -> None:
+        self._open = list(seen.reads)
+        self._plan = seen.plan
+
+    def wait_for(self, record: LogRecord) -> bool:
+        """Whether the epoch may say what one of them should be."""
+        return any(read.at_least <= record.epoch for read in self._open)
+
+    def compare(self, oracle: Oracle, epoch: int) -> None:
+        """Some of them may be right as of this epoch."""
+        self._open = [r for r in self._open if r.at_least > epoch or self._right(oracle, r) != r.row]
+
+    def failures(self) -> list[Failure]:
+        """Those that are of no epoch that they might be of."""
+        return [
+            Failure(
+                "read",
+                f"the row {read.key} of view {read.view!r} was got as {read.row}, which it is at no epoch from"
+                f" {read.at_least} on",
+                rows=((read.view, read.row),) if read.row is not None else (),
+            )
+            for read in self._open
+        ]
+
+    def _right(self, oracle: Oracle, read: Read) -> StoredRow | None:
+        number = next(i for i, view in enumerate(self._plan.views) if view.name == read.view)
+        sink = self._plan.operators[self._plan.views[number].sink]
+        assert isinstance(sink, Sink)
+        for row in oracle.view(read.view).rows:
+            if tuple(row[place] for place in sink.key or ()) == read.key:
+                return row
+        return None
 
 
 class _Watched:

@@ -40,7 +40,7 @@ class FaultySystem(SimulatedSystem):
         self, kind: str, name: str, machine: str, main: Callable[[Process], Awaitable[None]]
     ) -> Process:
         """Run `main` as a process until it ends or is killed; returns the process."""
-        process = self.processes.started(Process(kind, name, machine))
+        process = self.processes.started(Process(kind, name, machine, self.world.rng("deaths")))
         await process.live(_as_coroutine(main, process))
         return process
 

@@ -25,6 +25,7 @@ from dist_zero.program import Program
 from dist_zero.system import SimulatedSystem
 from dist_zero.testing.checks import (
     Failure,
+    Read,
     Seen,
     Written,
     commit_failures,
@@ -34,6 +35,8 @@ from dist_zero.testing.checks import (
 )
 from dist_zero.testing.faulty import FaultySystem
 from dist_zero.testing.workload import input_of, writers_of
+from dist_zero.types import Row as StoredRow
+from dist_zero.types import from_stored
 from dist_zero.zset import consolidate
 from dist_zero_common.errors import OperatorError, UserError, first_error
 from dist_zero_common.log import captured_events
@@ -187,7 +190,7 @@ class _Run:
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(_collect(client, seen))
             reading = tasks.create_task(_read(client, seen))
-            writers = self._writers(system, client.plan)
+            writers = self._writers(system, client.plan, seen)
             seen.written += [writer.written for writer in writers]
             running = [
                 tasks.create_task(system.run_again("writer", w.written.client, w.live, w.is_done))
@@ -200,7 +203,7 @@ class _Run:
                     self._last = await client.snapshot()
                     await _wait_watched(seen, self._last.epoch)
                     seen.complete = True
-                    self._failures += await _get_failures(client, self._last)
+                    await _get_some(client, seen, self._last, GETS)
             except TimeoutError:
                 raise self._no_progress(client, writers, seen) from None
             finally:
@@ -221,7 +224,7 @@ class _Run:
         waits = f"; {client.waiting_for}" if client.waiting_for else ""
         return NoProgress(f"{PROGRESS_SECONDS:g} s after the last fault was over, {what}{waits}")
 
-    def _writers(self, system: FaultySystem, plan: Plan) -> list[_Writer]:
+    def _writers(self, system: FaultySystem, plan: Plan, seen: Seen) -> list[_Writer]:
         seed = self._world.seed if self._options.data_seed is None else self._options.data_seed
         transactions = input_of(self._program, plan, seed, self._options.transactions)
         only = self._options.only_transactions
@@ -231,6 +234,7 @@ class _Run:
         return [
             _Writer(
                 system,
+                seen,
                 self._program.name,
                 f"writer-{number}",
                 [
@@ -286,13 +290,20 @@ class _Writer:
     """A client that writes its transactions, over as many lives as it takes: each asks how far the ones before came."""
 
     def __init__(
-        self, system: FaultySystem, program: str, name: str, transactions: list[Transaction], pause: float
+        self,
+        system: FaultySystem,
+        seen: Seen,
+        program: str,
+        name: str,
+        transactions: list[Transaction],
+        pause: float,
     ) -> None:
         self.written = Written(name, [transaction.payload() for transaction in transactions])
         self.failures: list[Failure] = []
         self.gave_up = ""
         """Why a life of it ended before all was done, if one gave up."""
         self._system, self._program, self._transactions = system, program, transactions
+        self._seen = seen
         self._pause, self._rng = 2 * pause, system.world.rng(name)
         self._sent = 0
         self._half = len(transactions) // 2
@@ -333,8 +344,16 @@ class _Writer:
                     await asyncio.sleep(2 * self._rng.random() * self._pause)
             for ticket in tickets:
                 await ticket
-            await client.flush()
+            finished = await client.flush()
+            await self._read_own(client, finished)
             self._done = last == len(self._transactions)
+
+    async def _read_own(self, client: Client, finished: int) -> None:
+        """All that this one wrote is visible now: some row that anybody has seen has to be as of then, or later."""
+        change = self._seen.changes[-1] if self._seen.changes else None
+        for number, rows in change.rows.items() if change is not None else ():
+            for row, _ in rows[:1]:
+                await _get_one(client, self._seen, number, row, finished)
 
     def _hear(self, place: int, ticket: asyncio.Future[int]) -> None:
         if not ticket.cancelled() and ticket.exception() is None:
@@ -354,7 +373,9 @@ async def _read(client: Client, seen: Seen) -> None:
     while True:
         await asyncio.sleep(SNAPSHOT_SECONDS)
         with suppress(OperatorError):
-            seen.snapshots.append(await client.snapshot())
+            snapshot = await client.snapshot()
+            seen.snapshots.append(snapshot)
+            await _get_some(client, seen, snapshot, 1)
 
 
 async def _wait_watched(seen: Seen, epoch: int) -> None:
@@ -362,17 +383,22 @@ async def _wait_watched(seen: Seen, epoch: int) -> None:
         await asyncio.sleep(0.1)
 
 
-async def _get_failures(client: Client, snapshot: Snapshot) -> list[Failure]:
-    """Rows got by key that differ from those in the snapshot."""
-    failures = []
+async def _get_some(client: Client, seen: Seen, snapshot: Snapshot, count: int) -> None:
+    """Get rows of a snapshot by their keys; what comes may be newer than it, and not older."""
     for number, view in enumerate(client.plan.views):
-        sink = client.plan.operators[view.sink]
-        assert isinstance(sink, Sink)
-        for row in snapshot[view.name][:GETS] if sink.key else ():
-            names = [view.row_type.names[place] for place in sink.key or ()]
-            key = {name: getattr(row, name) for name in names}
-            got = await client.get(view.name, key)
-            if got != row:
-                text = f"get of {key} from view {number} {view.name!r} gave {got}, the snapshot had {row}"
-                failures.append(Failure("view", text))
-    return failures
+        for row in snapshot.stored[view.name][:count]:
+            await _get_one(client, seen, number, row, snapshot.epoch)
+
+
+async def _get_one(client: Client, seen: Seen, number: int, row: StoredRow, at_least: int) -> None:
+    view = client.plan.views[number]
+    sink = client.plan.operators[view.sink]
+    assert isinstance(sink, Sink)
+    if sink.key is None:
+        return
+    key = tuple(row[place] for place in sink.key)
+    asked = {
+        view.row_type.names[place]: from_stored(view.row_type.types[place], row[place]) for place in sink.key
+    }
+    got = await client.get(view.name, asked)
+    seen.reads.append(Read(view.name, key, None if got is None else got._stored, at_least))

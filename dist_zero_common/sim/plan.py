@@ -94,7 +94,7 @@ def drawn_faults(seed: int, kinds: Iterable[str], machines: int) -> FaultPlan:
     """The plan of a seed. `machines`: how many there are to choose from."""
     key = blake2b(f"{seed}/faults".encode(), digest_size=16).digest()
     rng = random.Random(int.from_bytes(key, "little"))
-    horizon = rng.choice((4.0, 10.0, 20.0, 40.0))
+    horizon = rng.choice((4.0, 10.0, 20.0, 45.0))
     faults: list[Fault] = []
     share = rng.choice((0.2, 0.4, 0.7, 1.0))
     busy = rng.choice((1, 2, 4))
@@ -139,13 +139,13 @@ def _restart(rng: random.Random, at: float, horizon: float, machines: int) -> Fa
 def _partition(rng: random.Random, at: float, horizon: float, machines: int) -> Fault:
     target, index = _process(rng, machines, "runner", "runner", "machine", "scheduler", "writer")
     variant = rng.choice(("both", "both", "sends", "receives", "store"))
-    seconds = _lasting(rng, at, horizon, 0.5, 3.0, 12.0)
+    seconds = _lasting(rng, at, horizon, 0.5, 3.0, 12.0, 25.0)
     return Fault("partition", at, target, index, variant, seconds)
 
 
 def _pause(rng: random.Random, at: float, horizon: float, machines: int) -> Fault:
     target, index = _process(rng, machines, "runner", "machine", "machine", "scheduler", "writer")
-    return Fault("pause", at, target, index, duration_seconds=_lasting(rng, at, horizon, 0.3, 3.0, 14.0))
+    return Fault("pause", at, target, index, duration_seconds=_lasting(rng, at, horizon, 0.3, 3.0, 14.0, 30.0))
 
 
 def _weather(kind: str, *amounts: float) -> Callable[[random.Random, float, float, int], Fault]:

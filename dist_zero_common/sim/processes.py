@@ -6,8 +6,8 @@ is, and three things follow without any help from the code that runs:
 
 - **A crash falls between any two steps**: `crash_after(n)` lets the process do n more callbacks and then ends it.
 - **A dead process has no effects**: its connections are lost, the connector and the store refuse it, and what its
-  tasks still do while they are cancelled reaches nobody. But a write that it had sent to the store may still arrive:
-  those go on in a task of the server's.
+  tasks still do while they are cancelled reaches nobody. But a write that was on its way to the store may still
+  arrive: those go on in a task of the server's, and when the process dies, chance says which of them do.
 - **A stopped process does nothing**: its callbacks are kept, in order, until it goes on. The network and the store
   go on meanwhile, so it wakes up as a zombie, with its old beliefs and whatever has come in.
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import random
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
@@ -50,8 +51,9 @@ class Link(Protocol):
 class Process:
     """One process, from its start to its end; who is started again is another one of the same name."""
 
-    def __init__(self, kind: str, name: str, machine: str) -> None:
-        """`kind` is scheduler, agent, runner or writer; `machine` where it runs, empty outside of machines."""
+    def __init__(self, kind: str, name: str, machine: str, rng: random.Random) -> None:
+        """`kind` is scheduler, agent, runner or writer; `machine` where it runs, empty outside of machines. `rng` says
+        what becomes of writes that are on their way when it dies."""
         self.kind, self.name, self.machine = kind, name, machine
         self.killed = False
         self.ended = False
@@ -63,6 +65,9 @@ class Process:
         self.say_goodbye: Callable[[], Awaitable[None]] | None = None
         """What a clean end begins with, if there is more to it than being cancelled."""
         self.on_killed: Callable[[], None] = lambda: None
+        self.writing: dict[asyncio.Task[Any], None] = {}
+        """Its writes to the store that are on their way."""
+        self._rng = rng
         self._links: list[Link] = []
         self._task: asyncio.Task[None] | None = None
         self._steps_left = -1
@@ -131,6 +136,9 @@ class Process:
         self.on_killed()
         for link in self._links:
             link.drop_connection(f"{self} was killed")
+        for write in list(self.writing):
+            if self._rng.random() < 0.5:
+                write.cancel()
         self.go_on()
         if self._task is not None:
             self._task.cancel()
@@ -212,13 +220,12 @@ class GuardedStore:
 
     def __init__(self, inner: Store) -> None:
         self.inner = inner
-        self.busy = False
-        """Whether writes are carried on by tasks of the server's; the outside observer's are not."""
 
     async def create(self, name: str, data: bytes) -> Created:
-        if await self._checked() is None:
+        process = await self._checked()
+        if process is None:
             return await self.inner.create(name, data)
-        return await _carried_on(self.inner.create(name, data))
+        return await _carried_on(process, self.inner.create(name, data))
 
     async def read(self, name: str) -> bytes | None:
         await self._checked()
@@ -229,10 +236,11 @@ class GuardedStore:
         return await self.inner.list(prefix)
 
     async def delete(self, name: str) -> None:
-        if await self._checked() is None:
+        process = await self._checked()
+        if process is None:
             await self.inner.delete(name)
         else:
-            await _carried_on(self.inner.delete(name))
+            await _carried_on(process, self.inner.delete(name))
 
     async def close(self) -> None:
         await self.inner.close()
@@ -249,16 +257,18 @@ class GuardedStore:
         return process
 
 
-async def _carried_on(operation: Coroutine[Any, Any, T]) -> T:
+async def _carried_on(process: Process, operation: Coroutine[Any, Any, T]) -> T:
     """Have the server do it, whatever becomes of the process that asked."""
     task = asyncio.get_running_loop().create_task(operation, name="store", context=contextvars.Context())
-    task.add_done_callback(_looked_at)
+
+    def ended(done: asyncio.Task[Any]) -> None:
+        process.writing.pop(done, None)
+        if not done.cancelled():
+            done.exception()  # whoever asked may be dead
+
+    process.writing[task] = None
+    task.add_done_callback(ended)
     return await asyncio.shield(task)
-
-
-def _looked_at(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled():
-        task.exception()  # whoever asked may be dead
 
 
 class SkewedClock:

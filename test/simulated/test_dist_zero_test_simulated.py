@@ -128,6 +128,5 @@ def test_the_command_says_how_to_run_a_failure_again(
     assert "seed 0 failed" in out
     assert (
         "run it again: dist-zero test small.py --seeds 1 --seed 0 --nodes 3 --machines 2 --transactions 9"
-        " --only-faults none --only-transactions "
-        in out
+        " --only-faults none --only-transactions " in out
     )
