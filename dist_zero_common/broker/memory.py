@@ -372,7 +372,9 @@ class MemoryConnection:
         if link is None:
             slow = weather.slow_pair > 0.0 and rng.random() < weather.slow_pair
             link = self._links[queue] = _Link(weather.slow_factor if slow else 1.0)
-        arrival = asyncio.get_running_loop().time() + weather.transit.draw(rng) * link.slow_factor
+        arrival = asyncio.get_running_loop().time() + weather.transit.draw(rng) * min(
+            link.slow_factor, weather.slow_factor
+        )
         if weather.overtakes == 0.0 or rng.random() >= weather.overtakes:
             arrival = max(arrival, link.newest_arrival)
         arrival = max(arrival, self._sent_not_before)
@@ -493,6 +495,11 @@ class MemoryBroker:
         """A broker that comes back with an empty disk: no connections, no queues."""
         self.lose_connections("the broker was replaced")
         self.queues.clear()
+
+    def readers_of(self, name: str) -> list[MemoryConnection]:
+        """The connections that consume a queue in whose name this text is."""
+        queues = [queue for each, queue in self.queues.items() if name in each]
+        return [consumer.connection for queue in queues for consumer in queue.consumers]
 
     def depths(self) -> dict[str, Depth]:
         """The queues that are there, by name."""

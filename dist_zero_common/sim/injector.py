@@ -14,11 +14,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from dist_zero_common.broker.memory import MemoryBroker
+from dist_zero_common.broker.topology import SEQUENCER_CLIENTS
 from dist_zero_common.sim.faults import Delay, Weather
 from dist_zero_common.sim.plan import Fault, FaultPlan
 from dist_zero_common.sim.processes import Process, SkewedClock
 from dist_zero_common.sim.world import SimWorld
 
+SEQUENCER = "sequencer"
 GOODBYE_SECONDS_MAX = 5.0
 """Who has not ended in an orderly way by then is killed."""
 HEARTBEATS_SECONDS = 15.0
@@ -43,9 +45,13 @@ class Processes:
         there = [each for each in self.all if not each.ended and not each.killed]
         return sorted(there, key=lambda each: (each.kind, each.name))
 
-    def hit_by(self, fault: Fault) -> list[Process]:
+    def hit_by(self, fault: Fault, broker: MemoryBroker) -> list[Process]:
         """What a fault is about: one process, or all of a machine; nothing if there is none."""
         living = self.living()
+        if fault.target == SEQUENCER:
+            readers = broker.readers_of(f".{SEQUENCER_CLIENTS.name}.")
+            living = [each for each in living if any(each.has(reader) for reader in readers)]
+            return [living[fault.index % len(living)]] if living else []
         if fault.target == "machine":
             machines = sorted({each.machine for each in living if each.machine})
             machine = machines[fault.index % len(machines)] if machines else None
@@ -101,7 +107,7 @@ class Injector:
     def _heal(self) -> None:
         self.healed_at = asyncio.get_running_loop().time()
         self._blowing.clear()
-        self._world.weather = self._calm
+        self._world.weather = _healed(self._calm)
         self._broker.unreachable = False
         for process in self._processes.living():
             process.crash_after(-1)
@@ -116,7 +122,7 @@ class Injector:
     # -- processes ----------------------------------------------------------------------------------------------
 
     def _crash(self, fault: Fault) -> bool:
-        victims = self._processes.hit_by(fault)
+        victims = self._processes.hit_by(fault, self._broker)
         if not victims:
             return False
         first = victims[0]
@@ -135,7 +141,7 @@ class Injector:
         return True
 
     def _restart(self, fault: Fault) -> bool:
-        victims = self._processes.hit_by(fault)
+        victims = self._processes.hit_by(fault, self._broker)
         if not victims:
             return False
         self._processes.away_seconds[victims[0].kind] = fault.duration_seconds
@@ -151,7 +157,7 @@ class Injector:
         process.kill()
 
     def _pause(self, fault: Fault) -> bool:
-        victims = self._processes.hit_by(fault)
+        victims = self._processes.hit_by(fault, self._broker)
         if not victims:
             return False
         self._tell(f"{_named(fault, victims)} stands still", victims[0].name)
@@ -171,7 +177,7 @@ class Injector:
             process.go_on()
 
     def _partition(self, fault: Fault) -> bool:
-        victims = self._processes.hit_by(fault)
+        victims = self._processes.hit_by(fault, self._broker)
         if not victims:
             return False
         until = asyncio.get_running_loop().time() + fault.duration_seconds
@@ -199,7 +205,7 @@ class Injector:
         self._tell(f"{_named(fault, victims)} is reached again", victims[0].name)
 
     def _set_clock(self, fault: Fault) -> bool:
-        victims = self._processes.hit_by(fault)
+        victims = self._processes.hit_by(fault, self._broker)
         if not victims:
             return False
         machine = victims[0].machine
@@ -264,6 +270,16 @@ def _named(fault: Fault, victims: list[Process]) -> str:
     return f"machine {victims[0].machine}" if fault.target == "machine" else str(victims[0])
 
 
+def _healed(weather: Weather) -> Weather:
+    """An ordinary day: on a link that is twenty times slower than others, progress takes longer than anybody waits."""
+    return replace(
+        weather,
+        transit=Delay(weather.transit.mean),
+        slow_factor=1.0,
+        store=replace(weather.store, latency=Delay(weather.store.latency.mean)),
+    )
+
+
 def _with(weather: Weather, fault: Fault) -> Weather:
     """The weather with one more fault in it."""
     store = weather.store
@@ -273,7 +289,9 @@ def _with(weather: Weather, fault: Fault) -> Weather:
         case "loss", _:
             return replace(weather, loss=max(weather.loss, fault.amount))
         case "delay", _:
-            transit = Delay(max(weather.transit.mean, fault.amount), 0.05, 5.0)
+            transit = Delay(
+                max(weather.transit.mean, fault.amount), 0.05, 2.0
+            )  # slow pairs take 20 times as long
             return replace(weather, transit=transit, overtakes=1.0, late_confirm=0.5, returns_shuffled=True)
         case "store", "slow":
             return replace(weather, store=replace(store, latency=Delay(fault.amount, 0.05, 5.0)))

@@ -43,7 +43,8 @@ class Fault:
     kind: str
     at_seconds: float
     target: str = ""
-    """A kind of process, or machine: whichever of them `index` says, among those that are there then."""
+    """A kind of process, or machine: whichever of them `index` says, among those that are there then. `sequencer` is
+    a runner that hosts one."""
     index: int = 0
     variant: str = ""
     duration_seconds: float = 0.0
@@ -94,7 +95,7 @@ def drawn_faults(seed: int, kinds: Iterable[str], machines: int) -> FaultPlan:
     """The plan of a seed. `machines`: how many there are to choose from."""
     key = blake2b(f"{seed}/faults".encode(), digest_size=16).digest()
     rng = random.Random(int.from_bytes(key, "little"))
-    horizon = rng.choice((4.0, 10.0, 20.0, 45.0))
+    horizon = rng.choice((4.0, 10.0, 25.0, 45.0))
     faults: list[Fault] = []
     share = rng.choice((0.2, 0.4, 0.7, 1.0))
     busy = rng.choice((1, 2, 4))
@@ -124,7 +125,7 @@ def _process(rng: random.Random, machines: int, *targets: str) -> tuple[str, int
 
 
 def _crash(rng: random.Random, at: float, horizon: float, machines: int) -> Fault:
-    target, index = _process(rng, machines, "runner", "runner", "machine", "agent", "scheduler", "writer")
+    target, index = _process(rng, machines, "runner", "sequencer", "machine", "agent", "scheduler", "writer")
     # Some processes are idle: then few steps are many.
     steps = rng.choice((0, rng.randrange(10), rng.randrange(100), rng.randrange(600)))
     seconds = _lasting(rng, at, horizon, 0.0, 0.5, 3.0)
@@ -137,15 +138,18 @@ def _restart(rng: random.Random, at: float, horizon: float, machines: int) -> Fa
 
 
 def _partition(rng: random.Random, at: float, horizon: float, machines: int) -> Fault:
-    target, index = _process(rng, machines, "runner", "runner", "machine", "scheduler", "writer")
+    target, index = _process(rng, machines, "runner", "sequencer", "machine", "scheduler", "writer")
     variant = rng.choice(("both", "both", "sends", "receives", "store"))
-    seconds = _lasting(rng, at, horizon, 0.5, 3.0, 12.0, 25.0)
+    seconds = _lasting(rng, at, horizon, 0.5, 3.0, 14.0, 25.0)
     return Fault("partition", at, target, index, variant, seconds)
 
 
 def _pause(rng: random.Random, at: float, horizon: float, machines: int) -> Fault:
-    target, index = _process(rng, machines, "runner", "machine", "machine", "scheduler", "writer")
-    return Fault("pause", at, target, index, duration_seconds=_lasting(rng, at, horizon, 0.3, 3.0, 14.0, 30.0))
+    """Also for so long that others take over: who wakes up then is a zombie."""
+    target, index = _process(rng, machines, "runner", "sequencer", "machine", "scheduler", "writer")
+    return Fault(
+        "pause", at, target, index, duration_seconds=_lasting(rng, at, horizon, 0.3, 3.0, 18.0, 25.0)
+    )
 
 
 def _weather(kind: str, *amounts: float) -> Callable[[random.Random, float, float, int], Fault]:
@@ -184,7 +188,7 @@ _DRAWN: dict[str, Callable[[random.Random, float, float, int], Fault]] = {
     "partition": _partition,
     "pause": _pause,
     "duplicate": _weather("duplicate", 0.05, 0.3, 1.0),
-    "delay": _weather("delay", 0.02, 0.2, 1.0),
+    "delay": _weather("delay", 0.02, 0.1, 0.5),
     "loss": _weather("loss", 0.02, 0.1, 0.5),
     "broker": _broker,
     "store": _store,

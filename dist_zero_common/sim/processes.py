@@ -185,6 +185,10 @@ class Process:
         for link in self._links:
             link.drop_connection(reason)
 
+    def has(self, link: Link) -> bool:
+        """Whether this connection is its own."""
+        return link in self._links
+
     def connected_by(self, link: Link) -> None:
         """It has this connection now."""
         self._links = [link]

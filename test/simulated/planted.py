@@ -68,7 +68,7 @@ def own_record_is_believed(patch: Patch) -> None:
 def no_fence(patch: Patch) -> None:
     """A new sequencer goes on at once, without a record of its own."""
 
-    def start(self: Sequencer, now: Any) -> list[Any]:
+    def start(self: Sequencer, _now: Any) -> list[Any]:
         self.fenced = True
         return []
 
