@@ -17,6 +17,8 @@ FAILURES_MAX = 10
 FAILURES_SHOWN = 5
 
 _RECOVERIES = {
+    "messages lost": "lose",
+    "messages doubled": "duplicate",
     "runners found dead": "runner_died",
     "machines gone": "machine_ended",
     "silences noticed": "silent",

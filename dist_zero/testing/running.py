@@ -52,6 +52,10 @@ PROGRESS_SECONDS = 300.0
 SNAPSHOT_SECONDS = 4.0
 
 
+HAPPENED = ("duplicate", "lose", "store-create-failed")
+"""What is counted of the simulation's own history."""
+
+
 class _Bounds(TypedDict):
     until_seconds: float
     events_max: int
@@ -97,7 +101,7 @@ class SeedResult:
     faults: dict[str, int] = field(default_factory=dict)
     """How often each kind of fault was applied."""
     events: dict[str, int] = field(default_factory=dict)
-    """What the services logged, by event: which ways of recovering were gone."""
+    """What the services logged, by event, and what befell messages: which ways of recovering were gone."""
 
 
 @dataclass(slots=True)
@@ -129,17 +133,19 @@ def run_recorded(program: Program, seed: int, options: SeedOptions) -> Recorded:
     failures += run.judged()
     if not failures:
         failures += run.replayed(SimWorld(seed + 1, "hostile" if seed % 2 else "faithful"))
-    published = world.history.counters.get("publish")
+    happened = Counter({kind: counter.records for kind, counter in world.history.counters.items()})
+    counts = Counter(str(event["event"]) for event in events)
+    counts.update({kind: happened[kind] for kind in HAPPENED if happened[kind]})
     result = SeedResult(
         seed,
         tuple(failures),
         transactions=sum(len(record.transactions) for record in run.seen.log) if run.seen else 0,
         epochs=len(run.seen.changes) if run.seen else 0,
-        messages=published.records if published else 0,
+        messages=happened["publish"],
         history=world.history.digest(),
         simulated_seconds=run.seconds,
         faults=dict(sorted(run.applied.items())),
-        events=dict(sorted(Counter(str(event["event"]) for event in events).items())),
+        events=dict(sorted(counts.items())),
     )
     return Recorded(result, run.seen, run.lines, events)
 

@@ -393,6 +393,7 @@ class MemoryConnection:
             error = self.server.accepted(queue, body)
         loop = asyncio.get_running_loop()
         if weather.duplicate > 0.0 and rng.random() < weather.duplicate:
+            world.record("duplicate", queue, self.name)
             when = self._arrival(world, queue)
             loop.call_at(when, self.server.accepted, queue, body, context=self.server.context)
         if weather.late_confirm > 0.0 and rng.random() < weather.late_confirm:
