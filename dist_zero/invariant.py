@@ -38,7 +38,8 @@ class Invariant:
         frames = traceback.extract_tb(error.__traceback__)
         mine = [frame for frame in frames if frame.filename == file] or frames
         place = f"{shown_path(mine[-1].filename)}:{mine[-1].lineno}"
-        said = f"{type(error).__name__}: {error}" if str(error) else (mine[-1].line or type(error).__name__)
+        first = str(error).partition("\n")[0]
+        said = f"{type(error).__name__}: {first}" if first else (mine[-1].line or type(error).__name__)
         return f"{said} ({place})"
 
 
