@@ -8,7 +8,7 @@ rewrites the method keeps the bug plantable, or sees here that its name is gone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,10 +32,12 @@ Patch = pytest.MonkeyPatch
 
 @dataclass(frozen=True)
 class Planted:
-    """A bug. `seeds_max`: within how many seeds it has to be found; `harmless` says why not, where that is so."""
+    """A bug. `checks`: which laws it may break first; `seeds_max`: within how many seeds it has to be found; `harmless`
+    says why not, where that is so."""
 
     plant: Callable[[Patch], None]
-    seeds_max: int = 60
+    checks: tuple[str, ...] = ()
+    seeds_max: int = 0
     harmless: str = ""
 
 
@@ -185,22 +187,39 @@ def older_generations_are_heard(patch: Patch) -> None:
     patch.setattr(ProgramHost, "_is_here", is_here)
 
 
+def set_iteration_in_a_kernel(patch: Patch) -> None:
+    """The sequencer tells readers in the order of a set of texts. Not in the table: only two hash seeds show it."""
+    original = Sequencer._record
+
+    def record(self: Sequencer, now: Any, save: bool) -> LogRecord:
+        made = original(self, now, save)
+        by_inbox = {each.reply_to: each for each in made.opens}
+        return replace(made, opens=tuple(by_inbox[inbox] for inbox in {*by_inbox}))
+
+    patch.setattr(Sequencer, "_record", record)
+
+
 PLANTED = {
-    "reply before the record": Planted(reply_before_the_record_is_there),
-    "own record believed": Planted(own_record_is_believed),
-    "no fence": Planted(no_fence),
-    "second copy of rows": Planted(a_second_copy_of_rows_counts),
-    "retry as new transaction": Planted(a_retry_is_a_new_transaction),
-    "session forgets the count": Planted(a_new_session_forgets_the_count),
-    "stage past a save": Planted(stages_run_past_a_save),
-    "done across generations": Planted(done_counts_across_generations),
-    "sent rows forgotten": Planted(sent_rows_are_forgotten),
-    "get does not wait": Planted(a_get_does_not_wait),
-    "flush counts the first": Planted(flush_counts_the_first_node),
-    "older generations heard": Planted(older_generations_are_heard),
+    "second copy of rows": Planted(a_second_copy_of_rows_counts, ("view", "error", "progress"), 10),
+    "retry as new transaction": Planted(a_retry_is_a_new_transaction, ("commit", "progress"), 5),
+    "session forgets the count": Planted(a_new_session_forgets_the_count, ("commit",), 5),
+    "sent rows forgotten": Planted(sent_rows_are_forgotten, ("progress",), 10),
+    "reply before the record": Planted(reply_before_the_record_is_there, ("commit", "error", "progress"), 60),
+    "flush counts the first": Planted(flush_counts_the_first_node, ("progress", "read"), 40),
+    "get does not wait": Planted(a_get_does_not_wait, ("read",), 80),
+    "own record believed": Planted(own_record_is_believed, ("commit", "progress"), 120),
+    "older generations heard": Planted(older_generations_are_heard, ("progress", "view"), 120),
+    "stage past a save": Planted(
+        stages_run_past_a_save,
+        harmless="no state is saved yet: a node that begins again makes all of its state of the log",
+    ),
+    "no fence": Planted(
+        no_fence,
+        harmless="a sequencer without a fence is in danger until its first record, which it writes within a second",
+    ),
+    "done across generations": Planted(
+        done_counts_across_generations,
+        harmless="`Done` goes to an inbox that is named by the sequencer's incarnation, and a node of an older"
+        " generation on the same runner is gone before the new sequencer has read the log",
+    ),
 }
-
-
-def names() -> Iterator[str]:
-    """The bugs that are to be found."""
-    yield from (name for name, planted in PLANTED.items() if not planted.harmless)
