@@ -180,10 +180,12 @@ class Program:
                 raise DataError(f"transaction {number} of the sample generator: {error}") from None
 
     @overload
-    def invariant(self, first: _C, /) -> _C: ...
+    def invariant(self, first: _C, /) -> _C:
+        """Its parameters name the views."""
 
     @overload
-    def invariant(self, first: str | Table, /, *views: str | Table) -> Callable[[_C], _C]: ...
+    def invariant(self, first: str | Table, /, *views: str | Table) -> Callable[[_C], _C]:
+        """The decorator names the views."""
 
     @located
     def invariant(self, first: Any, /, *views: str | Table) -> Any:

@@ -7,6 +7,7 @@ told. Nothing here trusts what the services say of themselves.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -55,6 +56,9 @@ class Written:
     acknowledged: dict[int, int] = field(default_factory=dict)
     sent_at: dict[int, float] = field(default_factory=dict)
     heard_at: dict[int, float] = field(default_factory=dict)
+    expired: list[str] = field(default_factory=list)
+    """What it was told when its sessions ended before it ended them. An `open` of an earlier life of it that was long
+    under way is a reason, and there is no other in a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +285,7 @@ def _watch_failures(changes: Sequence[StoredChange]) -> list[Failure]:
 def commit_failures(seen: Seen) -> list[Failure]:
     """Whose transactions are not in the log once, in order, in the epochs that were told."""
     there: dict[str, list[tuple[bytes, int, int]]] = {}
+    opens: Counter[str] = Counter()
     clients: dict[int, str] = {}
     for record in seen.log:
         for transaction in record.transactions:
@@ -289,9 +294,14 @@ def commit_failures(seen: Seen) -> list[Failure]:
             there.setdefault(client, []).append(place)
         for index, opened in enumerate(record.opens):
             clients[place_in_log(record.epoch, index)] = opened.client
+            opens[opened.client] += 1
     found: list[Failure] = []
     for written in seen.written:
         found += _client_failures(written, there.pop(written.client, []), seen.complete)
+        if len(written.expired) >= max(1, opens[written.client]):
+            found.append(
+                Failure("commit", f"{written.client} lost its session to nobody: {written.expired[-1]}")
+            )
     for client, rest in there.items():
         text = (
             f"the log has {len(rest)} transactions of {client or 'an unknown session'!r}, which wrote nothing"

@@ -38,7 +38,7 @@ from dist_zero.testing.workload import input_of, writers_of
 from dist_zero.types import Row as StoredRow
 from dist_zero.types import from_stored
 from dist_zero.zset import consolidate
-from dist_zero_common.errors import OperatorError, UserError, first_error
+from dist_zero_common.errors import OperatorError, SessionExpired, UserError, first_error
 from dist_zero_common.log import captured_events
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.plan import KINDS, FaultPlan, drawn_faults
@@ -326,6 +326,9 @@ class _Writer:
             await self._live()
         except OperatorError as error:  # it gives up, and is started again
             self.gave_up = str(error)
+        except SessionExpired as error:
+            self.gave_up = str(error)
+            self.written.expired.append(str(error))
 
     async def _live(self) -> None:
         name, acknowledged = self.written.client, self.written.acknowledged

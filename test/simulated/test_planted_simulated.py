@@ -1,4 +1,4 @@
-"""Planted bugs are found: each of `planted.py` within its number of seeds, or the table there says why it does no harm."""
+"""Planted bugs are found, each of `planted.py` within its number of seeds, or the table there says why not."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_planted_bugs_that_do_no_harm_do_none(name: str) -> None:
     assert first_failure(name, 20) is None, f"{name} is found now; the table says: {PLANTED[name].harmless}"
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_without_a_bug_the_same_seeds_hold(seed: int) -> None:
     """Or the others would prove nothing."""
     assert run_seed(PROGRAMS[3], seed, SeedOptions()).failures == ()
@@ -63,7 +63,7 @@ from test.simulated.planted import set_iteration_in_a_kernel
 from test.simulated.property_world import PROGRAMS
 with pytest.MonkeyPatch.context() as patch:
     set_iteration_in_a_kernel(patch)
-    print([run_seed(PROGRAMS[3], seed, SeedOptions(transactions=18, faults=())).history for seed in range(2)])
+    print([run_seed(PROGRAMS[3], seed, SeedOptions(transactions=18, faults=())).history for seed in range(1)])
 """
 
 
@@ -80,6 +80,6 @@ def test_iteration_over_a_set_shows_in_the_history() -> None:
             text=True,
             check=True,
         ).stdout
-        for hash_seed in ("1", "2", "3")
+        for hash_seed in ("1", "2")
     }
     assert len(said) > 1
