@@ -186,7 +186,19 @@ def test(
     that runs it again.
     """
     from dist_zero.cli.test import TestOptions, test_program
+    from dist_zero.testing.report import numbers_of
+    from dist_zero_common.errors import SettingsError
+    from dist_zero_common.sim.plan import checked_kinds
 
+    for option, check, given in (
+        ("--faults", checked_kinds, faults),
+        ("--only-faults", numbers_of, only_faults),
+        ("--only-transactions", numbers_of, only_transactions),
+    ):
+        try:
+            check(given or "none")
+        except SettingsError as wrong:
+            raise typer.BadParameter(str(wrong), param_hint=option) from None
     options = TestOptions(
         file=file,
         seeds=seeds,

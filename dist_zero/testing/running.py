@@ -351,18 +351,21 @@ class _Writer:
                 tickets.append(ticket)
                 if self._rng.random() < 0.5:
                     await asyncio.sleep(2 * self._rng.random() * self._pause)
+                if self._rng.random() < 0.2:
+                    await self._read_own(client, await ticket)
             for ticket in tickets:
                 await ticket
             finished = await client.flush()
             await self._read_own(client, finished)
             self._done = last == len(self._transactions)
 
-    async def _read_own(self, client: Client, finished: int) -> None:
-        """All that this one wrote is visible now: some row that anybody has seen has to be as of then, or later."""
-        change = self._seen.changes[-1] if self._seen.changes else None
-        for number, rows in change.rows.items() if change is not None else ():
-            for row, _ in rows[:1]:
-                await _get_one(client, self._seen, number, row, finished)
+    async def _read_own(self, client: Client, epoch: int) -> None:
+        """All that this one wrote up to an epoch is there for it: rows that changed lately have to be as of then, or
+        later."""
+        changes = [change for change in self._seen.changes[-5:] if any(change.rows.values())]
+        for number, rows in changes[-1].rows.items() if changes else ():
+            for row, _ in rows[:2]:
+                await _get_one(client, self._seen, number, row, epoch)
 
     def _hear(self, place: int, ticket: asyncio.Future[int]) -> None:
         if not ticket.cancelled() and ticket.exception() is None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import dist_zero as dz
-from dist_zero.cli.app import CHECK_FAILED, OK
+from dist_zero.cli.app import CHECK_FAILED, OK, USER_ERROR
 from dist_zero.cli.main import main
 from dist_zero.program import Program
 from dist_zero.testing import ProgramFailed, SeedOptions, check_program, check_program_async, run_seed
@@ -235,6 +235,26 @@ def test_a_program_that_cannot_run_is_the_users_error() -> None:
     for jobs in (1, 2):
         with pytest.raises(dz.DataError, match="numbr"):
             check_program(app, 4, jobs=jobs)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--faults", "crush"), "'crush' is no kind of fault"),
+        (("--only-faults", "x"), "'x' is no list of numbers"),
+        (("--only-transactions", "3-"), "'3-' is no list of numbers"),
+    ],
+)
+def test_mistakes_in_the_command_line_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], says: str
+) -> None:
+    """With the option's name, and as the user's error."""
+    monkeypatch.setattr(sys, "argv", ["dist-zero", "test", "app.py", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == USER_ERROR
+    said = " ".join(capsys.readouterr().err.split())
+    assert words[0] in said and says in said
 
 
 def test_numbers_as_text() -> None:
