@@ -32,13 +32,13 @@ Patch = pytest.MonkeyPatch
 
 @dataclass(frozen=True)
 class Planted:
-    """A bug. `checks`: which laws it may break first; `seeds_max`: within how many seeds it has to be found; `harmless`
-    says why not, where that is so."""
+    """A bug. `checks`: which laws it may break first; `seeds_max`: within how many seeds it has to be found; `missed`
+    says why it is not found: it does no harm, or the simulator has a hole."""
 
     plant: Callable[[Patch], None]
     checks: tuple[str, ...] = ()
     seeds_max: int = 0
-    harmless: str = ""
+    missed: str = ""
 
 
 def reply_before_the_record_is_there(patch: Patch) -> None:
@@ -206,20 +206,25 @@ PLANTED = {
     "sent rows forgotten": Planted(sent_rows_are_forgotten, ("progress",), 10),
     "reply before the record": Planted(reply_before_the_record_is_there, ("commit", "error", "progress"), 60),
     "flush counts the first": Planted(flush_counts_the_first_node, ("progress", "read"), 40),
-    "get does not wait": Planted(a_get_does_not_wait, ("read",), 80),
+    "get does not wait": Planted(a_get_does_not_wait, ("read",), 10),
     "own record believed": Planted(own_record_is_believed, ("commit", "progress"), 120),
-    "older generations heard": Planted(older_generations_are_heard, ("progress", "view"), 120),
+    "older generations heard": Planted(
+        older_generations_are_heard,
+        missed="a hole: 150 seeds of this workload do not show it, seed 53 of an earlier one did (no progress). Nodes"
+        " of two generations have to be on one runner at the same time, while rows are asked for again",
+    ),
     "stage past a save": Planted(
         stages_run_past_a_save,
-        harmless="no state is saved yet: a node that begins again makes all of its state of the log",
+        missed="harmless: no state is saved yet: a node that begins again makes all of its state of the log",
     ),
     "no fence": Planted(
         no_fence,
-        harmless="a sequencer without a fence is in danger until its first record, which it writes within a second",
+        missed="a hole: a sequencer without a fence is in danger until its first record, which it writes within a"
+        " second, and a deposed one has to write just then; 400 seeds do not show it",
     ),
     "done across generations": Planted(
         done_counts_across_generations,
-        harmless="`Done` goes to an inbox that is named by the sequencer's incarnation, and a node of an older"
+        missed="harmless: `Done` goes to an inbox that is named by the sequencer's incarnation, and a node of an older"
         " generation on the same runner is gone before the new sequencer has read the log",
     ),
 }
