@@ -326,6 +326,9 @@ class _Writer:
             await self._live()
         except OperatorError as error:  # it gives up, and is started again
             self.gave_up = str(error)
+        except UserError as error:  # what it writes was checked when it was made
+            self.failures.append(Failure("commit", f"{self.written.client}: {type(error).__name__}: {error}"))
+            self._done = True
         except SessionExpired as error:
             self.gave_up = str(error)
             self.written.expired.append(str(error))
