@@ -204,7 +204,7 @@ PLANTED = {
     "retry as new transaction": Planted(a_retry_is_a_new_transaction, ("commit", "progress"), 5),
     "session forgets the count": Planted(a_new_session_forgets_the_count, ("commit",), 5),
     "sent rows forgotten": Planted(sent_rows_are_forgotten, ("progress",), 10),
-    "reply before the record": Planted(reply_before_the_record_is_there, ("commit", "error", "progress"), 60),
+    "reply before the record": Planted(reply_before_the_record_is_there, ("commit", "progress", "read"), 60),
     "flush counts the first": Planted(flush_counts_the_first_node, ("progress", "read"), 40),
     "get does not wait": Planted(a_get_does_not_wait, ("read",), 10),
     "own record believed": Planted(own_record_is_believed, ("commit", "progress"), 120),
