@@ -7,7 +7,7 @@
 BIN := .venv/bin
 
 # What a person may say: make simulate APP=my.py SEEDS=1000, make demo ARGS="--nodes 16", make test ARGS="-k zset"
-APP ?= examples/leaderboard.py
+APP ?= examples/bank.py
 SEEDS ?= 200
 ARGS ?=
 
@@ -40,7 +40,7 @@ test: check images-with-docker  ## check, and every test but the long ones (ARGS
 test-long: check images-with-docker  ## every test, the long ones too, with far more random examples
 	$(BIN)/python -m pytest -m "" --hypothesis-profile=long $(ARGS)
 
-simulate: setup  ## one program under many seeds of simulated weather (APP=examples/leaderboard.py SEEDS=200)
+simulate: setup  ## one program under many seeds of faults, on all cores (APP=examples/bank.py SEEDS=2000)
 	$(BIN)/dist-zero test $(APP) --seeds $(SEEDS) $(ARGS)
 
 bench: setup  ## rows, messages and epochs per second, and the cost of an update

@@ -7,13 +7,14 @@ import inspect
 import random
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from dist_zero.bridge.source import AppliedMessage, Decode, Key, Source, checked_source
 from dist_zero.expr import checked, ops
 from dist_zero.expr.location import Refused, located, shown_path, user_location
 from dist_zero.expr.tables import Table, describe, duration_us, fresh_origins
 from dist_zero.expr.walk import check_bounds, in_order
+from dist_zero.invariant import Check, Invariant, checked_invariant
 from dist_zero.row import Row, row_type_of, to_stored_row
 from dist_zero.sample import Delete, Update
 from dist_zero.types import Row as StoredRow
@@ -22,6 +23,7 @@ from dist_zero_common.ids import checked_name
 
 Sampler = Callable[..., Iterable[Any]]
 _S = TypeVar("_S", bound=Sampler)
+_C = TypeVar("_C", bound=Check)
 Transaction = list[tuple[str, StoredRow | Update | Delete]]
 """Writes made together: pairs of dataset name and stored row, or change of a row."""
 
@@ -43,6 +45,7 @@ class Program:
         self._views: dict[str, ops.View] = {}
         self._sources: dict[str, Source] = {}
         self._sampler: Sampler | None = None
+        self._invariants: list[Invariant] = []
 
     @located
     def dataset(
@@ -176,6 +179,43 @@ class Program:
             except DataError as error:
                 raise DataError(f"transaction {number} of the sample generator: {error}") from None
 
+    @overload
+    def invariant(self, first: _C, /) -> _C:
+        """Its parameters name the views."""
+
+    @overload
+    def invariant(self, first: str | Table, /, *views: str | Table) -> Callable[[_C], _C]:
+        """The decorator names the views."""
+
+    @located
+    def invariant(self, first: Any, /, *views: str | Table) -> Any:
+        """Say what must always hold between views, as a decorator; `dist-zero test` checks it at every epoch::
+
+            @app.invariant
+            def money_is_neither_made_nor_lost(total):
+                assert sum(row.cents for row in total) == 0
+
+        The function is called with the rows of the views that its parameters name, in the views' order and as of one
+        epoch. It says no by an exception, as `assert` raises, or by returning False. Views of other names than its
+        parameters are given to the decorator: `@app.invariant("total")`.
+        """
+        location = user_location()
+
+        def keep(check: _C, named: tuple[str, ...] = ()) -> _C:
+            taken = [invariant.name for invariant in self._invariants]
+            self._invariants.append(checked_invariant(check, named, [*self._views], taken, location))
+            return check
+
+        if not isinstance(first, str | Table):
+            return keep(first)
+        names = tuple(self._view_name(view) for view in (first, *views))
+        return located(lambda check: keep(check, names))
+
+    @property
+    def invariants(self) -> tuple[Invariant, ...]:
+        """What `dist-zero test` holds against every epoch, in the order of declaration."""
+        return tuple(self._invariants)
+
     def graph(self) -> ops.Graph:
         """The whole program as plain data."""
         return ops.Graph(self.name, tuple(self._datasets.values()), tuple(self._views.values()))
@@ -204,6 +244,12 @@ class Program:
                     f"view {name!r} of program {self.name!r} uses {describe(part)} of another program, declared at"
                     f" {part.location}; a view reads the datasets of its own program"
                 )
+
+    def _view_name(self, view: str | Table) -> str:
+        name = view._name if isinstance(view, Table) else view
+        if not isinstance(name, str) or name not in self._views:
+            raise Refused(f"invariant: {name!r:.80} is no view; there are {', '.join(self._views) or 'none'}")
+        return name
 
     def _sampled(self, pair: object) -> tuple[str, StoredRow | Update | Delete]:
         if not isinstance(pair, tuple) or len(pair) != 2:

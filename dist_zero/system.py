@@ -34,6 +34,7 @@ from dist_zero_common.store.probe import probe_store
 
 if TYPE_CHECKING:
     from dist_zero.program import Program
+    from services.machine_agent.service import AgentService
     from services.node_runner.sequencer_events import SequencerOptions
     from services.scheduler.service import SchedulerService
     from services.scheduler.spawners.base import Spawner
@@ -131,7 +132,6 @@ class System:
     # -- the services ----------------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
-        from services.scheduler.spawners.in_process import InProcessSpawner
 
         try:
             async with asyncio.TaskGroup() as self._tasks:
@@ -145,25 +145,29 @@ class System:
 
     def start_scheduler(self, name: str, *, keeps_programs: bool = True) -> SchedulerService:
         """Start one more scheduler, which stands by while another one leads."""
+        scheduler = self._new_scheduler(name, self._spawner, keeps_programs=keeps_programs)
+        self._schedulers[name] = self._tasks.create_task(scheduler.run(), name=name)
+        return scheduler
+
+    def _new_scheduler(self, name: str, spawner: Spawner, *, keeps_programs: bool) -> SchedulerService:
+        """A scheduler; the first one need not wait to see whether another one leads."""
         from services.scheduler.lead import LeadOptions
         from services.scheduler.service import SchedulerService
         from services.scheduler.state import SchedulerOptions
 
         self._scheduler_starts += 1
-        scheduler = SchedulerService(
+        return SchedulerService(
             system=self.name,
             connect=self.connector(name),
             store=self.store,
             clock=self.clock,
-            spawner=self._spawner,
+            spawner=spawner,
             log=get_logger("scheduler", self.clock),
             options=SchedulerOptions(machines=self._machines, keeps_programs=keeps_programs),
             lead=LeadOptions(
                 name=f"{name}-{self._starts}-{self._scheduler_starts}", at_once=self._scheduler_starts == 1
             ),
         )
-        self._schedulers[name] = self._tasks.create_task(scheduler.run(), name=name)
-        return scheduler
 
     async def kill_scheduler(self, name: str) -> None:
         """End a scheduler, whatever it is at."""
@@ -195,10 +199,14 @@ class System:
                     labels=(),
                     log=log,
                 )
+                self._on_agent(agent)
                 await agent.run()
         except Exception as error:
             self.fail(first_error(error))
             raise
+
+    def _on_agent(self, agent: AgentService) -> None:
+        """A machine's agent is about to run."""
 
     async def _run_runner(self, machine: str, runner: str, incarnation: int) -> None:
         from services.node_runner.service import RunnerService

@@ -127,10 +127,10 @@ def warnings_to_stderr() -> Iterator[None]:
 
 
 @contextmanager
-def captured_events() -> Iterator[list[dict[str, object]]]:
-    """For tests: the list that every event written meanwhile is appended to, of whatever level."""
+def captured_events(level: str = "debug") -> Iterator[list[dict[str, object]]]:
+    """For tests: the list that every event of `level` and above that is written meanwhile is appended to."""
     handler = _ListHandler()
-    with _handling([handler], logging.DEBUG):
+    with _handling([handler], LEVELS[level]):
         yield handler.entries
 
 

@@ -152,16 +152,53 @@ def test(
         int,
         typer.Option("--transactions", metavar="N", min=1, help="How many transactions each seed writes."),
     ] = 60,
+    faults: Annotated[
+        str,
+        typer.Option(
+            "--faults",
+            metavar="KINDS",
+            help="What may go wrong, with commas: crash, restart, partition, pause, duplicate, delay, loss, broker,"
+            " store, clock; all or none.",
+        ),
+    ] = "all",
+    jobs: Annotated[
+        int,
+        typer.Option("--jobs", metavar="N", min=0, help="How many processes; 0: one per core."),
+    ] = 0,
+    only_faults: Annotated[
+        str | None,
+        typer.Option(
+            "--only-faults", metavar="N,N-N", help="Some of the faults that the seed draws, by number."
+        ),
+    ] = None,
+    only_transactions: Annotated[
+        str | None,
+        typer.Option("--only-transactions", metavar="N,N-N", help="Some of the transactions, by number."),
+    ] = None,
     as_json: AsJson = False,
     program: ProgramName = None,
 ) -> None:
-    """Check every view at every epoch, under many seeds.
+    """Try the program under many seeds of faults, and check every view at every epoch.
 
-    Each seed draws a network, a store and a data set, watches all views, and holds them against a
-    recomputation from the log. A failure prints the one line that runs it again.
+    Each seed draws a network, a store, a data set and what goes wrong when; all views are watched and held against a
+    recomputation from the log, and the program's invariants against all epochs. When the faults are over, everything
+    must get done. A failure is cut down to few faults and transactions, told as a story, and ends with the one line
+    that runs it again.
     """
     from dist_zero.cli.test import TestOptions, test_program
+    from dist_zero.testing.report import numbers_of
+    from dist_zero_common.errors import SettingsError
+    from dist_zero_common.sim.plan import checked_kinds
 
+    for option, check, given in (
+        ("--faults", checked_kinds, faults),
+        ("--only-faults", numbers_of, only_faults),
+        ("--only-transactions", numbers_of, only_transactions),
+    ):
+        try:
+            check(given or "none")
+        except SettingsError as wrong:
+            raise typer.BadParameter(str(wrong), param_hint=option) from None
     options = TestOptions(
         file=file,
         seeds=seeds,
@@ -170,6 +207,10 @@ def test(
         machines=machines,
         data_seed=data_seed,
         transactions=transactions,
+        faults=faults,
+        jobs=jobs,
+        only_faults=only_faults,
+        only_transactions=only_transactions,
         as_json=as_json,
         program=program,
     )

@@ -57,7 +57,21 @@ def levels(graph: Graph) -> Iterator[tuple[str, Graph | Plan]]:
 
 
 def compile(graph: Graph) -> Plan:
-    """The plan of a program. Raises `ProgramError` for a graph that is not well-typed."""
+    """The plan of a program. Raises `ProgramError` for a graph that is not well-typed.
+
+    The newest few are kept, by the identity of their graphs (`decode_graph` gives the same one for the same bytes):
+    one process compiles a program for each client and host that it has, and for each time that it is placed anew.
+    """
+    known = _compiled.get(id(graph))
+    if known is not None and known[0] is graph:
+        return known[1]
     *_, (_, plan) = levels(graph)
     assert isinstance(plan, Plan)
+    _compiled[id(graph)] = graph, plan
+    if len(_compiled) > _KEPT:
+        _compiled.pop(next(iter(_compiled)), None)
     return plan
+
+
+_KEPT = 4
+_compiled: dict[int, tuple[Graph, Plan]] = {}

@@ -6,6 +6,7 @@ programs become equal bytes in every process. Locations travel with the program 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -34,8 +35,10 @@ def encode_graph(graph: Graph) -> bytes:
     return encode(graph_to_blob(graph))
 
 
+@functools.lru_cache(maxsize=4)
 def decode_graph(data: bytes) -> Graph:
-    """The program in these bytes, wholly checked; raises `MalformedMessage`."""
+    """The program in these bytes, wholly checked; raises `MalformedMessage`. The same bytes soon again are the same
+    program, which is compiled once."""
     return graph_from_blob(decode(wire.GraphBlob, data))
 
 

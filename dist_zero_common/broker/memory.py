@@ -14,6 +14,7 @@ delivery limit and disk; acks arrive at once.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 from collections import deque
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ class _Queue:
 
     def __init__(self, queue: Queue, owner: MemoryConnection, deliveries_per_turn: int) -> None:
         self.queue = queue
+        self._context = owner.server.context
         self.owner = owner
         self.consumers: list[MemoryConsumer] = []
         self.bytes_waiting = 0
@@ -112,7 +114,7 @@ class _Queue:
         for consumer in self.consumers:
             if consumer.has_credit():
                 self._turn_set = True
-                asyncio.get_running_loop().call_soon(self._turn)
+                asyncio.get_running_loop().call_soon(self._turn, context=self._context)
                 return
 
     def _turn(self) -> None:
@@ -157,8 +159,8 @@ class MemoryConsumer:
         self._alive = True
 
     def has_credit(self) -> bool:
-        """Whether one more delivery is within the prefetch."""
-        return not self._prefetch or len(self.unacked) < self._prefetch
+        """Whether one more delivery is within the prefetch, and nothing holds deliveries up."""
+        return not self.connection.is_held and (not self._prefetch or len(self.unacked) < self._prefetch)
 
     def deliver(self, message: _Message) -> None:
         """Hand the message to the consumer's callback, unacked from now on."""
@@ -184,6 +186,10 @@ class MemoryConsumer:
     async def cancel(self) -> None:
         await self.connection.round_trip()
         self.end()
+
+    def wake(self) -> None:
+        """Deliveries were held up and are not any more."""
+        self._queue.wake()
 
     def end(self) -> None:
         """No more deliveries; what was not acked goes back to the queue."""
@@ -223,6 +229,10 @@ class MemoryConnection:
         self._unconfirmed: dict[asyncio.Future[None], None] = {}
         self._held: dict[asyncio.Future[None], None] = {}
         """Publishes that wait for the end of an alarm."""
+        self.is_held = False
+        """Whether nothing is delivered just now."""
+        self._sent_not_before = 0.0
+        self._received_not_before = 0.0
 
     def on_connection(self, callback: OnConnection) -> None:
         self._callbacks.append(callback)
@@ -284,6 +294,21 @@ class MemoryConnection:
         """Lose the connection, as when the cable is cut: for tests and fault plans."""
         self._end(ConnectionState.LOST, reason)
 
+    def hold(self, *, sent: float, received: float) -> None:
+        """A link that is down, which nobody has noticed yet: what is sent from now on arrives no sooner than `sent`,
+        and nothing is delivered before `received`, both in the loop's seconds."""
+        self._sent_not_before = max(self._sent_not_before, sent)
+        if received > self._received_not_before:
+            self._received_not_before, self.is_held = received, True
+            loop = asyncio.get_running_loop()
+            loop.call_at(received, self._release, received, context=self.server.context)
+
+    def _release(self, received: float) -> None:
+        if received == self._received_not_before:
+            self.is_held = False
+            for consumer in self.consumers:
+                consumer.wake()
+
     def unblock(self) -> None:
         """The alarm is over: what waited to be published goes on."""
         if self.state is ConnectionState.BLOCKED:
@@ -296,7 +321,8 @@ class MemoryConnection:
         self._check_connected()
         world = self.server.world
         if world is not None:
-            await asyncio.sleep(world.weather.transit.draw(world.rng("broker")))
+            wait = max(self._sent_not_before, self._received_not_before) - asyncio.get_running_loop().time()
+            await asyncio.sleep(max(wait, world.weather.transit.draw(world.rng("broker"))))
             self._check_connected()
 
     def record(self, kind: str, queue: str, tags: list[int], body: bytes = b"") -> None:
@@ -330,7 +356,8 @@ class MemoryConnection:
         loop = asyncio.get_running_loop()
         confirm: asyncio.Future[None] = loop.create_future()
         self._unconfirmed[confirm] = None
-        loop.call_at(self._arrival(world, queue), self._arrive, world, queue, body, confirm)
+        when, context = self._arrival(world, queue), self.server.context
+        loop.call_at(when, self._arrive, world, queue, body, confirm, context=context)
         try:
             await confirm
         finally:
@@ -345,9 +372,12 @@ class MemoryConnection:
         if link is None:
             slow = weather.slow_pair > 0.0 and rng.random() < weather.slow_pair
             link = self._links[queue] = _Link(weather.slow_factor if slow else 1.0)
-        arrival = asyncio.get_running_loop().time() + weather.transit.draw(rng) * link.slow_factor
+        arrival = asyncio.get_running_loop().time() + weather.transit.draw(rng) * min(
+            link.slow_factor, weather.slow_factor
+        )
         if weather.overtakes == 0.0 or rng.random() >= weather.overtakes:
             arrival = max(arrival, link.newest_arrival)
+        arrival = max(arrival, self._sent_not_before)
         link.newest_arrival = max(arrival, link.newest_arrival)
         return arrival
 
@@ -363,9 +393,12 @@ class MemoryConnection:
             error = self.server.accepted(queue, body)
         loop = asyncio.get_running_loop()
         if weather.duplicate > 0.0 and rng.random() < weather.duplicate:
-            loop.call_at(self._arrival(world, queue), self.server.accepted, queue, body)
+            world.record("duplicate", queue, self.name)
+            when = self._arrival(world, queue)
+            loop.call_at(when, self.server.accepted, queue, body, context=self.server.context)
         if weather.late_confirm > 0.0 and rng.random() < weather.late_confirm:
-            loop.call_later(weather.transit.draw(rng), _settle, confirm, error)
+            when = loop.time() + weather.transit.draw(rng)
+            loop.call_at(when, _settle, confirm, error, context=self.server.context)
         else:
             _settle(confirm, error)
 
@@ -406,6 +439,8 @@ class MemoryBroker:
     def __init__(self, world: SimWorld | None = None, queue_bytes_max: int | None = None) -> None:
         """`queue_bytes_max`: a queue in which more wait refuses further messages with `BrokerError`."""
         self.world = world
+        self.context = contextvars.Context()
+        """What the server does is nobody's doing: it goes on when whoever caused it is stopped."""
         self.queues: dict[str, _Queue] = {}
         self.connections: list[MemoryConnection] = []
         self.alarm = ""
@@ -450,8 +485,22 @@ class MemoryBroker:
         so are all connections."""
         for queue in self.queues.values():
             queue.forget_all()
+        self.lose_connections("the broker was restarted")
+
+    def lose_connections(self, reason: str) -> None:
+        """All connections end, and with them all delivery tags; what was not acked returns to its queues."""
         for connection in list(self.connections):
-            connection.drop_connection("the broker was restarted")
+            connection.drop_connection(reason)
+
+    def wipe(self) -> None:
+        """A broker that comes back with an empty disk: no connections, no queues."""
+        self.lose_connections("the broker was replaced")
+        self.queues.clear()
+
+    def readers_of(self, name: str) -> list[MemoryConnection]:
+        """The connections that consume a queue in whose name this text is."""
+        queues = [queue for each, queue in self.queues.items() if name in each]
+        return [consumer.connection for queue in queues for consumer in queue.consumers]
 
     def depths(self) -> dict[str, Depth]:
         """The queues that are there, by name."""

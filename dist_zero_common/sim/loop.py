@@ -31,6 +31,7 @@ from typing import Any, NoReturn, TypeVar, TypeVarTuple
 
 from dist_zero_common.errors import SimulationError
 from dist_zero_common.sim.guard import real_world_refused
+from dist_zero_common.sim.processes import CURRENT
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -142,8 +143,12 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         for _ in range(len(ready)):
             handle = ready.popleft()
             if not handle._cancelled:
+                context: Context = handle._context  # type: ignore[attr-defined]
+                process = context.get(CURRENT)
+                if process is not None and not process.takes(handle):
+                    continue  # it is stopped, and does this when it goes on
                 self.events += 1
-                handle._context.run(handle._callback, *handle._args)  # type: ignore[attr-defined]
+                context.run(handle._callback, *handle._args)  # type: ignore[attr-defined]
         if self._failure is not None:
             self._raise_failure()
         if self.events >= self._collect_at:

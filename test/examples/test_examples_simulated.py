@@ -15,7 +15,7 @@ from dist_zero.types import Row
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 
-EXAMPLES = ("leaderboard", "fraud", "flights", "payments")
+EXAMPLES = ("leaderboard", "fraud", "flights", "payments", "bank")
 
 
 def example(name: str) -> Program:

@@ -23,18 +23,15 @@ from dist_zero.compiler import compile
 from dist_zero.generated import Generator
 from dist_zero.reference.evaluate import Oracle
 from dist_zero.reference.history import Datasets
-from dist_zero.shards import even_map
 from dist_zero.system import SimulatedSystem, System
 from dist_zero.testing import log_of, writes_of
 from dist_zero.zset import ZSet, consolidate
 from dist_zero_common.broker.base import Broker, Connect, ConnectionState
 from dist_zero_common.broker.memory import MemoryConnection
-from dist_zero_common.protocol.codec import decode, encode
-from dist_zero_common.protocol.messages import Base, LogRecord
+from dist_zero_common.protocol.messages import LogRecord
 from dist_zero_common.sim.faults import Weather
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
-from dist_zero_common.store.layout import base_name, records_prefix
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 from services.node_runner.sequencer_events import SequencerOptions
 
@@ -294,20 +291,3 @@ def _thirds(wanted: list[Transaction]) -> Iterator[list[Transaction]]:
     size = (len(wanted) + 2) // 3
     for start in range(0, len(wanted), size):
         yield wanted[start : start + size]
-
-
-def with_nodes(objects: MemoryObjects, name: str, nodes: int) -> MemoryObjects:
-    """A copy of a store in which the program `name` has the same log from its beginning, and nothing but the log, and
-    begins with this many nodes."""
-    copied = MemoryObjects(remembers=True)
-    ever = {**objects.data, **objects.gone}
-    for each in sorted(ever):
-        if each.startswith((records_prefix(name), "scheduler/")):
-            copied.create(each, ever[each])
-    copied.create(base_name(name, 0), ever[base_name(name, 0)])
-    base = decode(Base, copied.data[base_name(name, 0)])
-    shard_map = even_map(1, [f"n{i}" for i in range(nodes)])
-    copied.data[base_name(name, 0)] = encode(
-        Base(base.epoch, base.generation, base.time_us, shard_map, base.graph)
-    )
-    return copied

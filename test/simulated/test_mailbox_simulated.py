@@ -428,3 +428,24 @@ def test_windows_hold_little_and_let_much_through() -> None:
             assert sender.counters["envelopes"] < 30
 
     run_simulation(scenario())
+
+
+def test_who_stops_listening_while_a_connection_is_set_up_is_not_consumed_for() -> None:
+    """Found by `dist-zero test examples/payments.py --seed 47`: a sequencer was stopped just when its runner's new
+    connection was being set up, and was listened for all the same; half of its successor's messages went to it."""
+
+    async def scenario() -> None:
+        broker = MemoryBroker(SimWorld(3, Weather("slow", transit=Delay(0.1))))
+        receiver = mailbox(broker, "b")
+        first, second = Keep(receiver.settle), Keep(receiver.settle)
+        async with running(receiver):
+            await receiver.listen(Queue("dz.s.runner.b"), first)
+            await receiver.listen(Queue("dz.s.runner.c"), second)
+            broker.connections[0].drop_connection()
+            await until(lambda: bool(broker.connections))
+            await receiver.stop_listening("dz.s.runner.c", second)
+            await asyncio.sleep(10)
+            assert len(broker.queues["dz.s.runner.b"].consumers) == 1
+            assert not broker.queues["dz.s.runner.c"].consumers
+
+    run_simulation(scenario())

@@ -24,7 +24,7 @@ LAYERS = ("dist_zero_common", "dist_zero", "services")  # each may import itself
 STARTERS = (
     "dist_zero/cli/",
     "dist_zero/system.py",
-    "dist_zero/testing.py",
+    "dist_zero/testing/",
     "dist_zero/virtual.py",
 )  # may import services, inside functions
 
@@ -79,7 +79,6 @@ ENTRY_POINTS = (
     "__main__.py",
     "__init__.py",
     "dist_zero/cli/main.py",
-    "dist_zero/testing.py",
     "dist_zero_common/broker/administration.py",
     "services/node_runner/collection.py",  # until sequencers write bases
 )

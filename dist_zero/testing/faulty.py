@@ -1,0 +1,92 @@
+"""A simulated system whose parts are processes, so that a fault plan can end them, stop them and cut them off.
+
+What looks after processes in production looks after them here: an agent after its runners, the scheduler's spawner
+after machines. The scheduler itself is started again as `docker compose` or systemd would, and keeps its programs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from dist_zero.system import SimulatedSystem
+from dist_zero_common.errors import first_error
+from dist_zero_common.log import get_logger
+from dist_zero_common.sim.injector import Injector, Processes
+from dist_zero_common.sim.processes import CURRENT, GuardedStore, Process, SkewedClock, guarded_connector
+from dist_zero_common.sim.world import SimWorld
+from dist_zero_common.store.base import Store
+
+if TYPE_CHECKING:
+    from services.machine_agent.service import AgentService
+
+AGAIN_SECONDS_MIN = 0.1
+"""Who has ended is started again after this time, unless the fault says more."""
+
+
+class FaultySystem(SimulatedSystem):
+    """See `SimulatedSystem`; `injector` does the harm."""
+
+    def __init__(self, world: SimWorld, *, machines: int, store: Store) -> None:
+        super().__init__(world, machines=machines, store=store)
+        self.processes = Processes()
+        clock = SkewedClock(world.clock)
+        self.injector = Injector(world, self.broker, self.processes, clock)
+        self.clock, self.store = clock, GuardedStore(store)
+        self.connector = guarded_connector(self.broker.connector)
+
+    async def run_process(
+        self, kind: str, name: str, machine: str, main: Callable[[Process], Awaitable[None]]
+    ) -> Process:
+        """Run `main` as a process until it ends or is killed; returns the process."""
+        process = self.processes.started(Process(kind, name, machine, self.world.rng("deaths")))
+        await process.live(_as_coroutine(main, process))
+        return process
+
+    async def run_again(
+        self, kind: str, name: str, main: Callable[[Process], Awaitable[None]], done: Callable[[], bool]
+    ) -> None:
+        """Run `main` as a process, and start it again whenever it has ended, until it is `done`."""
+        while not done():
+            await self.run_process(kind, name, "", main)
+            if not done():
+                away = self.processes.away_seconds.pop(kind, 0.0)
+                await asyncio.sleep(max(AGAIN_SECONDS_MIN, away))
+
+    async def _serve(self) -> None:
+        from services.scheduler.spawners.in_process import InProcessSpawner
+
+        try:
+            async with asyncio.TaskGroup() as machines:
+                log = get_logger("system", self.clock, system=self.name)
+                spawner = InProcessSpawner(machines, self._run_machine, log)
+
+                async def schedule(_process: Process) -> None:
+                    await self._new_scheduler("scheduler", spawner, keeps_programs=True).run()
+
+                await self.run_again("scheduler", "scheduler", schedule, lambda: False)
+        except Exception as error:
+            self.fail(first_error(error))
+
+    async def _run_machine(self, machine: str) -> None:
+        async def main(_process: Process) -> None:
+            await super(FaultySystem, self)._run_machine(machine)
+
+        CURRENT.set(None)  # who started it has no more to do with it
+        await self.run_process("agent", machine, machine, main)
+
+    def _on_agent(self, agent: AgentService) -> None:
+        process = CURRENT.get()
+        assert process is not None
+        process.say_goodbye = agent.say_goodbye
+
+    async def _run_runner(self, machine: str, runner: str, incarnation: int) -> None:
+        async def main(_process: Process) -> None:
+            await super(FaultySystem, self)._run_runner(machine, runner, incarnation)
+
+        await self.run_process("runner", f"{runner}-{incarnation}", machine, main)
+
+
+async def _as_coroutine(main: Callable[[Process], Awaitable[None]], process: Process) -> None:
+    await main(process)

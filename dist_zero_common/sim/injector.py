@@ -1,0 +1,301 @@
+"""Applies a fault plan to a simulated system, and keeps what it did: a line for people, a count per kind, a record in
+the history.
+
+It knows processes, the broker and the weather, and nothing of how the system recovers. A fault that finds nobody to
+hit (a writer that is done, a machine that is away) is recorded as missed, not as applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from dist_zero_common.broker.memory import MemoryBroker
+from dist_zero_common.broker.topology import SEQUENCER_CLIENTS
+from dist_zero_common.sim.faults import Delay, Weather
+from dist_zero_common.sim.plan import Fault, FaultPlan
+from dist_zero_common.sim.processes import Process, SkewedClock
+from dist_zero_common.sim.world import SimWorld
+
+SEQUENCER = "sequencer"
+GOODBYE_SECONDS_MAX = 5.0
+"""Who has not ended in an orderly way by then is killed."""
+HEARTBEATS_SECONDS = 15.0
+"""A broker takes a connection for lost from which it heard nothing for so long."""
+
+
+@dataclass(slots=True)
+class Processes:
+    """Those that there are, and how long who ended stays away."""
+
+    all: list[Process] = field(default_factory=list)
+    away_seconds: dict[str, float] = field(default_factory=dict)
+
+    def started(self, process: Process) -> Process:
+        """A process begins."""
+        self.all = [each for each in self.all if not each.ended]
+        self.all.append(process)
+        return process
+
+    def living(self) -> list[Process]:
+        """Those that have not ended, in the order of their names."""
+        there = [each for each in self.all if not each.ended and not each.killed]
+        return sorted(there, key=lambda each: (each.kind, each.name))
+
+    def hit_by(self, fault: Fault, broker: MemoryBroker) -> list[Process]:
+        """What a fault is about: one process, or all of a machine; nothing if there is none."""
+        living = self.living()
+        if fault.target == SEQUENCER:
+            readers = broker.readers_of(f".{SEQUENCER_CLIENTS.name}.")
+            living = [each for each in living if any(each.has(reader) for reader in readers)]
+            return [living[fault.index % len(living)]] if living else []
+        if fault.target == "machine":
+            machines = sorted({each.machine for each in living if each.machine})
+            machine = machines[fault.index % len(machines)] if machines else None
+            return [each for each in living if each.machine == machine]
+        there = [each for each in living if each.kind == fault.target]
+        return [there[fault.index % len(there)]] if there else []
+
+
+class Injector:
+    """The faults of one run."""
+
+    def __init__(
+        self, world: SimWorld, broker: MemoryBroker, processes: Processes, clock: SkewedClock
+    ) -> None:
+        self.lines: list[tuple[float, str]] = []
+        """What was done, with its time."""
+        self.applied: Counter[str] = Counter()
+        """How often each kind of fault had an effect, by `kind` or `kind variant`."""
+        self.healed_at = 0.0
+        self._world, self._broker, self._processes, self._clock = world, broker, processes, clock
+        self._calm = world.weather
+        self._blowing: dict[int, Fault] = {}
+        self._away = 0
+        self._kinds: dict[str, Callable[[Fault], bool]] = {
+            "crash": self._crash,
+            "restart": self._restart,
+            "partition": self._partition,
+            "pause": self._pause,
+            "duplicate": self._blow,
+            "delay": self._blow,
+            "loss": self._blow,
+            "store": self._blow,
+            "broker": self._restart_broker,
+            "clock": self._set_clock,
+        }
+        self._tasks: asyncio.TaskGroup
+
+    async def run(self, plan: FaultPlan) -> None:
+        """Do what the plan says, each fault at its time, and heal everything at the horizon."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        async with asyncio.TaskGroup() as self._tasks:
+            for number, fault in enumerate(plan.faults):
+                await asyncio.sleep(begun + fault.at_seconds - loop.time())
+                if self._kinds[fault.kind](fault):
+                    name = f"{fault.kind} {fault.variant}".rstrip()
+                    self.applied[name] += 1
+                else:
+                    self._tell(f"{fault.kind} of a {fault.target} finds none", f"missed {number}")
+            await asyncio.sleep(begun + plan.horizon_seconds - loop.time())
+        self._heal()
+
+    def _heal(self) -> None:
+        self.healed_at = asyncio.get_running_loop().time()
+        self._blowing.clear()
+        self._world.weather = _healed(self._calm)
+        self._broker.unreachable = False
+        for process in self._processes.living():
+            process.crash_after(-1)
+            process.heal()
+            process.go_on()
+        self._tell("all faults are over", "healed")
+
+    def _tell(self, line: str, detail: str) -> None:
+        self.lines.append((asyncio.get_running_loop().time(), line))
+        self._world.record("fault", detail, line)
+
+    # -- processes ----------------------------------------------------------------------------------------------
+
+    def _crash(self, fault: Fault) -> bool:
+        victims = self._processes.hit_by(fault, self._broker)
+        if not victims:
+            return False
+        first = victims[0]
+        self._processes.away_seconds[first.kind] = fault.duration_seconds
+
+        def killed() -> None:
+            self._tell(f"{_named(fault, victims)} is killed", first.name)
+            for other in victims[1:]:
+                other.kill()
+
+        first.on_killed = killed
+        if fault.steps:
+            first.crash_after(fault.steps)
+        else:
+            first.kill()
+        return True
+
+    def _restart(self, fault: Fault) -> bool:
+        victims = self._processes.hit_by(fault, self._broker)
+        if not victims:
+            return False
+        self._processes.away_seconds[victims[0].kind] = fault.duration_seconds
+        self._tell(f"{_named(fault, victims)} is told to end", victims[0].name)
+        self._tasks.create_task(self._stop(victims[0]))  # a machine's runners end with its agent
+        return True
+
+    async def _stop(self, process: Process) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_SECONDS_MAX):
+                await process.stop()
+                return
+        process.kill()
+
+    def _pause(self, fault: Fault) -> bool:
+        victims = self._processes.hit_by(fault, self._broker)
+        if not victims:
+            return False
+        self._tell(f"{_named(fault, victims)} stands still", victims[0].name)
+        for process in victims:
+            process.pause()
+        self._tasks.create_task(self._wake(fault, victims))
+        return True
+
+    async def _wake(self, fault: Fault, victims: list[Process]) -> None:
+        await asyncio.sleep(min(fault.duration_seconds, HEARTBEATS_SECONDS))
+        if fault.duration_seconds > HEARTBEATS_SECONDS:
+            for process in victims:
+                process.lose_connections("no heartbeats came")
+            await asyncio.sleep(fault.duration_seconds - HEARTBEATS_SECONDS)
+        self._tell(f"{_named(fault, victims)} goes on", victims[0].name)
+        for process in victims:
+            process.go_on()
+
+    def _partition(self, fault: Fault) -> bool:
+        victims = self._processes.hit_by(fault, self._broker)
+        if not victims:
+            return False
+        until = asyncio.get_running_loop().time() + fault.duration_seconds
+        both = fault.variant == "both"
+        for process in victims:
+            if fault.variant == "store":
+                process.store_cut = True
+            else:
+                sends, receives = both or fault.variant == "sends", both or fault.variant == "receives"
+                process.cut_off(until=until, sends=sends, receives=receives)
+        what = {
+            "both": "is cut off from the broker",
+            "sends": "sends nothing that arrives",
+            "receives": "receives nothing",
+            "store": "is cut off from the store",
+        }
+        self._tell(f"{_named(fault, victims)} {what[fault.variant]}", victims[0].name)
+        self._tasks.create_task(self._reconnect(fault, victims))
+        return True
+
+    async def _reconnect(self, fault: Fault, victims: list[Process]) -> None:
+        await asyncio.sleep(fault.duration_seconds)
+        for process in victims:
+            process.heal()
+        self._tell(f"{_named(fault, victims)} is reached again", victims[0].name)
+
+    def _set_clock(self, fault: Fault) -> bool:
+        victims = self._processes.hit_by(fault, self._broker)
+        if not victims:
+            return False
+        machine = victims[0].machine
+        self._clock.jump(machine, round(fault.amount * 1_000_000))
+        how = f"{abs(fault.amount):g} s {'forward' if fault.amount > 0 else 'back'}"
+        self._tell(f"the clock of {_named(fault, victims)} is set {how}", victims[0].name)
+        return True
+
+    # -- broker, network, store ----------------------------------------------------------------------------------
+
+    def _restart_broker(self, fault: Fault) -> bool:
+        match fault.variant:
+            case "connections":
+                self._broker.lose_connections("the broker closed it")
+            case "away":
+                self._broker.lose_connections("the broker is away")
+            case "forgets":
+                self._broker.restart()
+            case _:
+                self._broker.wipe()
+        what = {
+            "connections": "closes all connections",
+            "away": "is restarted and keeps its messages",
+            "forgets": "is restarted and has no messages any more",
+            "replaced": "is replaced by an empty one",
+        }
+        away = f", away for {fault.duration_seconds:.1f} s" if fault.duration_seconds else ""
+        self._tell(f"the broker {what[fault.variant]}{away}", "broker")
+        if fault.duration_seconds:
+            self._tasks.create_task(self._stay_away(fault.duration_seconds))
+        return True
+
+    async def _stay_away(self, seconds: float) -> None:
+        self._away += 1
+        self._broker.unreachable = True
+        await asyncio.sleep(seconds)
+        self._away -= 1
+        self._broker.unreachable = self._away > 0
+
+    def _blow(self, fault: Fault) -> bool:
+        self._tasks.create_task(self._blow_over(fault))
+        return True
+
+    async def _blow_over(self, fault: Fault) -> None:
+        self._blowing[id(fault)] = fault
+        self._set_weather()
+        what = f"{fault.kind} {fault.variant}".rstrip()
+        self._tell(f"{what} begins, by {fault.amount:g}", "weather")
+        await asyncio.sleep(fault.duration_seconds)
+        self._blowing.pop(id(fault), None)
+        self._set_weather()
+        self._tell(f"{what} ends", "weather")
+
+    def _set_weather(self) -> None:
+        weather = self._calm
+        for fault in self._blowing.values():
+            weather = _with(weather, fault)
+        self._world.weather = weather
+
+
+def _named(fault: Fault, victims: list[Process]) -> str:
+    return f"machine {victims[0].machine}" if fault.target == "machine" else str(victims[0])
+
+
+def _healed(weather: Weather) -> Weather:
+    """An ordinary day: on a link that is twenty times slower than others, progress takes longer than anybody waits."""
+    return replace(
+        weather,
+        transit=Delay(weather.transit.mean),
+        slow_factor=1.0,
+        store=replace(weather.store, latency=Delay(weather.store.latency.mean)),
+    )
+
+
+def _with(weather: Weather, fault: Fault) -> Weather:
+    """The weather with one more fault in it."""
+    store = weather.store
+    match fault.kind, fault.variant:
+        case "duplicate", _:
+            return replace(weather, duplicate=max(weather.duplicate, fault.amount))
+        case "loss", _:
+            return replace(weather, loss=max(weather.loss, fault.amount))
+        case "delay", _:
+            transit = Delay(
+                max(weather.transit.mean, fault.amount), 0.05, 2.0
+            )  # slow pairs take 20 times as long
+            return replace(weather, transit=transit, overtakes=1.0, late_confirm=0.5, returns_shuffled=True)
+        case "store", "slow":
+            return replace(weather, store=replace(store, latency=Delay(fault.amount, 0.05, 5.0)))
+        case "store", "fails":
+            return replace(weather, store=replace(store, fails_absent=fault.amount))
+        case _:
+            return replace(weather, store=replace(store, fails_stored=fault.amount))
