@@ -132,6 +132,7 @@ class System:
     # -- the services ----------------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
+        from services.scheduler.spawners.in_process import InProcessSpawner
 
         try:
             async with asyncio.TaskGroup() as self._tasks:
