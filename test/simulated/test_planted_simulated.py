@@ -63,7 +63,7 @@ from test.simulated.planted import set_iteration_in_a_kernel
 from test.simulated.property_world import PROGRAMS
 with pytest.MonkeyPatch.context() as patch:
     set_iteration_in_a_kernel(patch)
-    print([run_seed(PROGRAMS[3], seed, SeedOptions(transactions=18, faults=())).history for seed in range(1)])
+    print([run_seed(PROGRAMS[3], seed, SeedOptions(transactions=18, faults=())).history for seed in range(4)])
 """
 
 
