@@ -32,6 +32,7 @@ from dist_zero_common.protocol.messages import (
     StageRows,
 )
 from services.node_runner import wire
+from services.node_runner.evidence import Standing, keep_evidence
 from services.node_runner.hosted import HostedNode, is_far_ahead, token_of
 from services.node_runner.keeping import Beginning, NodeKeeper, NodeKeeping, SavedState
 from services.node_runner.kernel import NodeKernel
@@ -316,6 +317,7 @@ class ProgramHost:
                 again=effect.again,
                 base=effect.base,
                 token=NO_TOKEN,
+                forgets=effect.forgets,
             )
             self._work.append((target, event))
         for inbox, targets in elsewhere.items():
@@ -445,6 +447,18 @@ class ProgramHost:
             case Halted():
                 self.counters["halted"] += 1
                 self._log_of(shard).error("node_halted", epoch=node.finished, reason=effect.reason)
+                if effect.epoch:
+                    self._tasks.create_task(self._keep_evidence(shard, node, effect))
+
+    async def _keep_evidence(self, shard: int, node: HostedNode, halted: Halted) -> None:
+        """Find out, for people, what the node stands still on."""
+        name = self.shard_map.nodes[shard]
+        standing = Standing(self.program, name, node.generation, node.incarnation)
+        log = self._log_of(shard)
+        told = await keep_evidence(self._keeper.store, standing, halted, log)
+        log.error("node_stands_still", epoch=halted.epoch, reason=told)
+        if node.kernel is not None:
+            node.kernel.halted = told
 
     def tell_gone(self, shard: int, generation: int, epoch: int) -> None:
         """Tell a node that nobody keeps rows of this epoch for it any more."""

@@ -284,17 +284,15 @@ class NodeKernel:
             changes = self._executor.finish(e) if stage == self._plan.stages else {}
             saved = self._saved(epoch.hand_out) if stage == self._plan.stages else None
         except Exception as error:  # whatever it is, it would come again: keep it as evidence and stand still
-            self._halt(
-                f"epoch {e}, stage {stage}: the executor failed: {type(error).__name__}: {error}", effects
+            where = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
+            self._stand_still(
+                e, stage, f"the executor failed{where}: {type(error).__name__}: {error}", writes, effects
             )
             return
         size = _too_large([p.batch for p in parcels if p.shard != self._shard] + list(changes.values()))
         if size:
-            self._halt(
-                f"epoch {e}, stage {stage}: a row of {size:,} bytes cannot be sent; at most"
-                f" {TRANSACTION_BYTES_MAX:,} can. It came of the program's expressions, from smaller ones",
-                effects,
-            )
+            reason = f"a row of {size:,} bytes cannot be sent; at most {TRANSACTION_BYTES_MAX:,} can. It came of the"
+            self._stand_still(e, stage, f"{reason} program's expressions, from smaller ones", writes, effects)
             return
         self._reached[stage] = e
         if stage == 1 and epoch.hand_out.save:
@@ -350,11 +348,24 @@ class NodeKernel:
         self.halted = reason
         effects.append(Halted(reason))
 
+    def _stand_still(
+        self, e: int, stage: int, reason: str, writes: Sequence[Writes], effects: list[NodeEffect]
+    ) -> None:
+        """This epoch cannot be computed."""
+        self.halted = f"epoch {e}, stage {stage}: {reason}"
+        places = frozenset(place for each in writes for place in each.transactions)
+        effects.append(Halted(self.halted, e, stage, tuple(sorted(places))))
+
     # -- readers -----------------------------------------------------------------------------------------------
 
     def _tell_readers(self, hand_out: HandOutEvent, effects: list[NodeEffect]) -> None:
         """What the epoch that was just finished means to whoever watches or wants a snapshot. Of one that is handed out
-        again they may have heard: whoever has not asks."""
+        again they may have heard: whoever has not asks. Where transactions are void from here on, all that they heard
+        is not so any more."""
+        if hand_out.forgets:
+            self._subscriptions = {}
+            self._history.clear()
+            self._history_bytes = 0
         if not hand_out.again:
             for subscription in self._subscriptions.values():
                 self._send_changes(subscription, self.finished, subscription.reply_to, effects)

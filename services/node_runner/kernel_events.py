@@ -30,6 +30,7 @@ class HandOutEvent:
     again: bool
     base: int
     token: Token
+    forgets: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +190,13 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Halted:
-    """The node stands still from now on; `reason` is the evidence."""
+    """The node stands still from now on; `reason` is the evidence. Where an epoch cannot be computed: `epoch` and
+    `stage`, and in stage 1 the `places` of the transactions in the record that have writes for this node."""
 
     reason: str
+    epoch: int = 0
+    stage: int = 0
+    places: tuple[int, ...] = ()
 
 
 NodeEffect = SendRows | AskForRows | Finished | SaveState | TellGone | BeginAgain | Reply | Settle | Halted

@@ -34,6 +34,7 @@ from dist_zero_common.protocol.messages import (
     SnapshotRequest,
     Subscribe,
     Transaction,
+    TransactionPlace,
 )
 from services.node_runner import wire
 from services.node_runner.epoch_log import EpochLog
@@ -84,8 +85,10 @@ class HostedSequencer:
         tasks: asyncio.TaskGroup,
         options: SequencerOptions,
         log: Logger,
+        voids: tuple[TransactionPlace, ...] = (),
     ) -> None:
         self.incarnation = incarnation
+        self._voids = voids
         self._system = system
         self.nodes_inbox = sequencer_nodes_inbox(system, host.program, incarnation)
         self.clients_inbox = sequencer_clients_inbox(system, host.program)
@@ -108,7 +111,10 @@ class HostedSequencer:
 
     async def _start(self) -> None:
         try:
-            loaded = await self._log_of_epochs.load(self._generation)
+            loaded = await self._log_of_epochs.load(self._generation, self._voids)
+            if loaded.refused:
+                self._log.error("not_voided", reason=loaded.refused)
+            await self._log_of_epochs.note_voids(loaded.records)
             if loaded.later:
                 raise BaseDamaged(f"generation {loaded.later} has begun, and this is {self._generation}")
             self._sequencer = Sequencer(
@@ -120,6 +126,7 @@ class HostedSequencer:
                 based=loaded.based,
                 records=loaded.records,
                 options=self._options,
+                voids=loaded.voids,
             )
         except (LogDamaged, MalformedMessage) as damaged:
             self._halt(str(damaged), rewind=isinstance(damaged, BaseDamaged))
@@ -294,6 +301,7 @@ class HostedSequencer:
         appending = self._sequencer
         try:
             there, bases = await self._log_of_epochs.append(effect.record)
+            await self._log_of_epochs.note_voids((there,))  # before there is a base of that generation
         except LogDamaged as damaged:
             self._halt(str(damaged))
             return

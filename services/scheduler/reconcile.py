@@ -193,6 +193,8 @@ def _with_times(
         return program
     lost = bool(lost_parts(program.assignment, desired, observed, now))
     _, halted = why_halted(program.program, program.assignment, observed)
+    generation = program.assignment.placement.generation
+    halted = halted or len(program.voids_of(generation)) < len(program.voids)
     room = not lost and not halted and has_more_room(program, program.assignment, candidates)
     times = (
         _since(program.lost_since, lost, now),
@@ -504,6 +506,7 @@ def _host_sequencer(program: WantedProgram, assignment: Assignment, desired: Des
         assignment.placement.inboxes,
         program.graph,
         assignment.placement.generation,
+        program.voids_of(assignment.placement.generation),
     )
     return Send(("sequencer", program.program, part.incarnation), inbox_of(desired.system, part), command)
 

@@ -41,6 +41,8 @@ from dist_zero_common.protocol.messages import (
     RequestRefused,
     RunnerReport,
     SubmitProgram,
+    TransactionVoided,
+    VoidTransaction,
 )
 from dist_zero_common.store.base import Created, Store
 from dist_zero_common.store.layout import (
@@ -86,6 +88,7 @@ from services.scheduler.state import (
     silent,
 )
 from services.scheduler.status import status_of
+from services.scheduler.voiding import Voider, want_void, without_void
 
 ROUND_SECONDS = 1.0
 REST_SECONDS = 0.05
@@ -125,6 +128,7 @@ class SchedulerService:
         self._changed = asyncio.Event()
         self._wanted = WantedPrograms(store)
         self._repeats = Repeats()
+        self._voider = Voider(store, self._log)
         self._silent: tuple[str, ...] = ()
         self._looked_at = 0.0
         self._starting: dict[str, list[SubmitProgram | RemoveProgram]] = {}
@@ -139,6 +143,7 @@ class SchedulerService:
             Locate: self._on_locate,
             RemoveProgram: self._on_remove_program,
             AskStatus: self._on_ask_status,
+            VoidTransaction: self._on_void_transaction,
         }
         check_handlers(ROLES, self._handlers)
 
@@ -371,6 +376,25 @@ class SchedulerService:
         else:
             self._remove(message)
 
+    def _on_void_transaction(self, message: VoidTransaction) -> None:
+        check_reply_to(self._system, message.reply_to)
+        if not self._voider.is_looking(message):
+            self._tasks.create_task(self._void(message))
+
+    async def _void(self, message: VoidTransaction) -> None:
+        try:
+            if await self._voider.is_void(message, self.desired):
+                voided = TransactionVoided(message.request, message.program, message.place)
+                self.post.send(message.reply_to, voided)
+            else:
+                self.desired = want_void(self.desired, message.program, message.place)
+                self._changed.set()  # whoever asked asks again, until the log has it
+        except RequestError as wrong:
+            self.desired = without_void(self.desired, message.program, message.place)
+            self._refuse(message, str(wrong))
+        except StoreError as failed:
+            self._log.warning("store_failed", program=message.program, reason=str(failed))
+
     # -- programs ------------------------------------------------------------------------------------------
 
     async def _start_program(self, submission: Submission) -> None:
@@ -473,7 +497,7 @@ class SchedulerService:
         located = Located(message.request, program, ProgramState.STARTING, b"", None, note)
         self.post.send(message.reply_to, located)
 
-    def _refuse(self, message: SubmitProgram | Locate | RemoveProgram, reason: str) -> None:
+    def _refuse(self, message: SubmitProgram | Locate | RemoveProgram | VoidTransaction, reason: str) -> None:
         self.counters["requests_refused"] += 1
         self._log.info("request_refused", request=type(message).__name__, reason=reason)
         self.post.send(message.reply_to, RequestRefused(message.request, reason))

@@ -27,6 +27,7 @@ from dist_zero_common.protocol.messages import (
     RunnerStatus,
     SequencerStatus,
     ShardMap,
+    TransactionPlace,
 )
 
 INCARNATIONS_PER_SCHEDULER = 1 << 20
@@ -94,11 +95,19 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
+class VoidWanted:
+    """A transaction to be voided by any generation later than `after`, the one that there was."""
+
+    place: TransactionPlace
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
 class WantedProgram:
     """A program that shall run, as its base in the store has it. `since` is when it was submitted. `lost_since` is when
     a runner was found lost that has a part of it, `room_since` when it was found that it would be better placed
     elsewhere, `halted_since` when it was found halted so that a new generation helps; each is None when that is not
-    so."""
+    so. `voids`: what people have asked to take out of it."""
 
     program: str
     graph: bytes
@@ -109,6 +118,11 @@ class WantedProgram:
     lost_since: float | None = None
     room_since: float | None = None
     halted_since: float | None = None
+    voids: tuple[VoidWanted, ...] = ()
+
+    def voids_of(self, generation: int) -> tuple[TransactionPlace, ...]:
+        """What this generation has to void."""
+        return tuple(each.place for each in self.voids if each.after < generation)
 
 
 @dataclass(frozen=True, slots=True)
