@@ -356,8 +356,8 @@ class HandOut:
 
     An epoch that is `again` handed out was in the log when the sequencer started: readers may have had it before, and
     hear of it only if they ask. `base`: the newest one; nobody will ask for rows of epochs up to there again.
-    `everything`: what is saved at this epoch is all of the state, not just what changed. `forgets`: transactions are void
-    from here on, so what readers were told of epochs before is not so any more, and they begin again."""
+    `everything`: what is saved at this epoch is all of the state, not just what changed. `forgets`: transactions are
+    void from here on, so what readers were told of epochs before is not so any more, and they begin again."""
 
     program: str
     generation: int

@@ -51,9 +51,9 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """What a sequencer begins with. `base` is under its own generation. `opened`: the log has the record that opens the
-    generation; `based`: the store has its base. `later`: the newest generation there is, if that is a later one. `voids`:
-    of the transactions that were to be void, those that the record that opens the generation has to name; `refused`:
-    why others cannot be."""
+    generation; `based`: the store has its base. `later`: the newest generation there is, if that is a later one.
+    `voids`: of the transactions that were to be void, those that the record that opens the generation has to name;
+    `refused`: why others cannot be."""
 
     base: Base
     origin: BaseId
@@ -164,9 +164,13 @@ class EpochLog:
             self._check_epoch(record, epoch)
         return record
 
-    async def _records_behind(self, epoch: int) -> list[LogRecord]:
+    async def newest_epoch(self) -> int:
+        """The newest epoch that has a record in the store, 0 if none has."""
         listed = await self._store.list(records_prefix(self._program))
-        newest = number_of(listed[-1]) if listed else epoch
+        return number_of(listed[-1]) if listed else 0
+
+    async def _records_behind(self, epoch: int) -> list[LogRecord]:
+        newest = max(epoch, await self.newest_epoch())
         records: list[LogRecord] = []
         while (record := await self.read(epoch + 1)) is not None:
             records.append(record)
@@ -281,10 +285,8 @@ def _beginning(
             reasons.append(f"{place}: {reason}")
         else:
             wanted.append(place)
-    if wanted:
-        begins = beginning_before(bases, generation, records, wanted)
-    else:
-        begins = beginning(bases, generation, records)
+    before = beginning_before(bases, generation, records, wanted)
+    begins = before if wanted else beginning(bases, generation, records)
     if begins is None:
         raise LogDamaged(
             f"every base of {program!r} from before the transactions that are void is damaged or gone; the marks under"

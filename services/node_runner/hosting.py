@@ -47,6 +47,7 @@ from services.node_runner.kernel_events import (
     Halted,
     HandOutEvent,
     Look,
+    MayStep,
     NodeEffect,
     NodeEvent,
     PeerBegun,
@@ -57,6 +58,7 @@ from services.node_runner.kernel_events import (
     SendRows,
     Settle,
     TellGone,
+    TryStep,
 )
 from services.node_runner.sequencer_events import HandOutEpoch
 from services.node_runner.telling import Telling
@@ -122,6 +124,7 @@ class ProgramHost:
             on_saved=lambda saved: self._on_saved(shard, node, saved),
             on_failed=lambda reason, rewind: self._on_failed(shard, node, reason, rewind),
             behind=behind,
+            incarnation=incarnation,
         )
         task = self._tasks.create_task(keeping.run(), name=f"keeping {self.program} {shard} {incarnation}")
         node = self.nodes[shard] = HostedNode(generation, incarnation, keeping, task)
@@ -131,8 +134,15 @@ class ProgramHost:
         if self.nodes.get(shard) is not node:
             return
         node.kernel = NodeKernel(
-            self.plan, beginning.executor, self.shard_map, shard, beginning.epoch, beginning.subscriptions
+            self.plan,
+            beginning.executor,
+            self.shard_map,
+            shard,
+            beginning.epoch,
+            beginning.subscriptions,
+            beginning.trial,
         )
+        node.through_at = beginning.trial.until
         node.begun_at = beginning.epoch
         self._log_of(shard).info("node_begun", epoch=beginning.epoch, entries=beginning.entries)
         for event in node.take_early():
@@ -435,6 +445,11 @@ class ProgramHost:
                 self.tell_gone(effect.asker, node.generation, effect.epoch)
             case Finished():
                 self.telling.finished(shard, node, effect.epoch)
+                if node.through_at and effect.epoch >= node.through_at:
+                    node.through_at = 0
+                    self._tasks.create_task(node.keeping.attempts.clear())
+            case TryStep():
+                self._tasks.create_task(self._try_step(shard, node, effect))
             case SaveState():
                 node.keeping.save(effect)
             case BeginAgain():
@@ -449,6 +464,16 @@ class ProgramHost:
                 self._log_of(shard).error("node_halted", epoch=node.finished, reason=effect.reason)
                 if effect.epoch:
                     self._tasks.create_task(self._keep_evidence(shard, node, effect))
+
+    async def _try_step(self, shard: int, node: HostedNode, step: TryStep) -> None:
+        """Let a node take a careful step; if that ends our process, its mark stays."""
+        async with self._keeper.turn:
+            await node.keeping.attempts.mark(step.epoch)
+            if self.nodes.get(shard) is node:
+                self._work.append((shard, MayStep(step.epoch, step.stage)))
+                self.work()
+            await node.keeping.attempts.unmark(step.epoch)
+        self.flush()
 
     async def _keep_evidence(self, shard: int, node: HostedNode, halted: Halted) -> None:
         """Find out, for people, what the node stands still on."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from dist_zero.batch import Batch
 from dist_zero.compiler.plan import Plan
@@ -34,6 +34,7 @@ from dist_zero_common.protocol.messages import (
     TableBlob,
 )
 from dist_zero_common.store.base import Store
+from services.node_runner.attempts import NO_TRIAL, Attempts, Trial
 from services.node_runner.checkpoints import Checkpoint, read_checkpoint, table_entries, write_checkpoint
 from services.node_runner.epoch_log import EpochLog
 from services.node_runner.kernel_events import SaveState
@@ -53,6 +54,7 @@ class Beginning:
     epoch: int
     subscriptions: tuple[SubscriptionWanted, ...]
     entries: int
+    trial: Trial = NO_TRIAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class NodeKeeper:
 
     store: Store
     make_executor: MakeExecutor
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Of the nodes of this runner that take careful steps, one at a time does."""
 
 
 class NodeKeeping:
@@ -94,6 +98,7 @@ class NodeKeeping:
         on_saved: OnSaved,
         on_failed: OnFailed,
         behind: int = -1,
+        incarnation: int = 0,
     ) -> None:
         """`behind`: the base that did not do, because rows behind it are not kept any more."""
         self._behind = behind
@@ -103,6 +108,7 @@ class NodeKeeping:
         self._tables = state_tables(plan)
         self._numbers = {table.name: number for number, table in enumerate(self._tables)}
         self._epoch_log = EpochLog(keeper.store, plan.name, log)
+        self.attempts = Attempts(keeper.store, plan.name, self._node, incarnation, log)
         self._log = log
         self._on_begun, self._on_saved, self._on_failed = on_begun, on_saved, on_failed
         self._saves: deque[SaveState] = deque()
@@ -147,7 +153,8 @@ class NodeKeeping:
                 if base is not None:
                     where = BaseId(base.generation, base.epoch)
                     try:
-                        return await self._loaded(base)
+                        loaded = await self._loaded(base)
+                        return replace(loaded, trial=await self.attempts.begin(base.epoch))
                     except (LogDamaged, MalformedMessage) as damaged:
                         if where == failed_at:
                             await self._epoch_log.mark_damaged(where, str(damaged))

@@ -38,6 +38,7 @@ from dist_zero_common.protocol.messages import (
     SubscriptionWanted,
     ViewRows,
 )
+from services.node_runner.attempts import NO_TRIAL, TRIES_MAX, Trial
 from services.node_runner.kernel_events import (
     AskChangesEvent,
     AskForRows,
@@ -50,6 +51,7 @@ from services.node_runner.kernel_events import (
     Halted,
     HandOutEvent,
     Look,
+    MayStep,
     NodeEffect,
     NodeEvent,
     PeerBegun,
@@ -60,6 +62,7 @@ from services.node_runner.kernel_events import (
     SendRows,
     Settle,
     TellGone,
+    TryStep,
 )
 from services.node_runner.patience import Patience
 
@@ -108,8 +111,10 @@ class NodeKernel:
         shard: int,
         base: int = 0,
         subscriptions: Sequence[SubscriptionWanted] = (),
+        trial: Trial = NO_TRIAL,
     ) -> None:
-        """`base`: the epoch as of which the executor's state is; `subscriptions`: those that there were then."""
+        """`base`: the epoch as of which the executor's state is; `subscriptions`: those that there were then. `trial`:
+        what is known of attempts to compute what is behind it."""
         self.finished = base
         self.halted = ""
         self._plan, self._executor = plan, executor
@@ -117,6 +122,9 @@ class NodeKernel:
         self._reached = [base] * (plan.stages + 1)
         self._save_at = 0
         self._base = base
+        self._trial = trial
+        self._asked: tuple[int, int] | None = None
+        self._may: tuple[int, int] | None = None
         self._epochs: dict[int, _EpochInput] = {}
         self._subscriptions = {each.subscription: each for each in subscriptions}
         self._sent: dict[tuple[int, int], dict[int, Batches]] = {}
@@ -147,13 +155,16 @@ class NodeKernel:
                 pass  # they have come since
             case Look():
                 self._look(event, effects)
-            case HandOutEvent() | RowsEvent() if self.halted:
+            case HandOutEvent() | RowsEvent() | MayStep() if self.halted:
                 pass  # its messages stay unsettled: whoever takes over will need them
             case HandOutEvent():
                 self._on_hand_out(event, effects)
                 self._advance(effects)
             case RowsEvent():
                 self._on_rows(event, effects)
+                self._advance(effects)
+            case MayStep():
+                self._asked, self._may = None, (event.epoch, event.stage)
                 self._advance(effects)
         return effects
 
@@ -249,10 +260,28 @@ class NodeKernel:
         stage = self._plan.stages
         while stage and not self.halted:
             if self._is_ready(stage):
+                if not self._may_run(stage, effects):
+                    return
                 self._run(stage, effects)
                 stage = self._plan.stages
             else:
                 stage -= 1
+
+    def _may_run(self, stage: int, effects: list[NodeEffect]) -> bool:
+        """Whether a step that is ready may be taken. Of a careful one that has to be asked first."""
+        step = (self._reached[stage] + 1, stage)
+        if step[0] == self._trial.refused:
+            self.halted = (
+                f"epoch {step[0]}: each of {TRIES_MAX} attempts to compute it has ended the whole process"
+            )
+            effects.append(Halted(self.halted, step[0]))
+            return False
+        if not self._trial.careful or step[0] > self._trial.until or step == self._may:
+            return True
+        if self._asked is None:
+            self._asked = step
+            effects.append(TryStep(*step))
+        return False
 
     def _is_ready(self, stage: int) -> bool:
         e = self._reached[stage] + 1

@@ -108,6 +108,14 @@ class ReaderGone:
     inbox: str
 
 
+@dataclass(frozen=True, slots=True)
+class MayStep:
+    """The careful step that was asked for is marked."""
+
+    epoch: int
+    stage: int
+
+
 NodeEvent = (
     HandOutEvent
     | RowsEvent
@@ -118,6 +126,7 @@ NodeEvent = (
     | GoneEvent
     | Look
     | ReaderGone
+    | MayStep
 )
 
 # ---- effects -------------------------------------------------------------------------------------------------
@@ -199,4 +208,14 @@ class Halted:
     places: tuple[int, ...] = ()
 
 
-NodeEffect = SendRows | AskForRows | Finished | SaveState | TellGone | BeginAgain | Reply | Settle | Halted
+@dataclass(frozen=True, slots=True)
+class TryStep:
+    """A step is to be taken carefully: say `MayStep` when it is marked, and take the mark away when that is handled."""
+
+    epoch: int
+    stage: int
+
+
+NodeEffect = (
+    SendRows | AskForRows | Finished | SaveState | TellGone | BeginAgain | Reply | Settle | Halted | TryStep
+)

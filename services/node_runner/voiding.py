@@ -44,8 +44,11 @@ def beginning_before(
     """The base at which this generation can begin so that these transactions are void; None if none is kept that is
     before them."""
     kept = [each for each in bases if each.generation < generation][-BASES_KEPT:]
-    first = min(place.epoch for place in places)
-    fit = [each for each in kept if each.epoch < first and not holds_void(each, records)]
+    fit = [
+        each
+        for each in kept
+        if all(each.epoch < place.epoch for place in places) and not holds_void(each, records)
+    ]
     return fit[-1] if fit else None
 
 
@@ -56,7 +59,7 @@ def why_not_void(
     if beginning_before(bases, generation, records, (place,)) is None:
         newest = bases[-1].epoch if bases else 0
         return (
-            f"the state before epoch {place.epoch} is not kept any more: the bases are at epoch {newest} by now, and the"
-            " transaction is part of them. Write what undoes it instead"
+            f"the state before epoch {place.epoch} is not kept any more: the bases are at epoch {newest} by now, and"
+            " the transaction is part of them. Write what undoes it instead"
         )
     return ""

@@ -1,8 +1,8 @@
 """Taking a transaction out of a program: what a person asks for when the program stands still on it.
 
 The log decides. A transaction is void when a record of the log says so, and that is written by the sequencer of a new
-generation, which this scheduler therefore starts for it. The person's question comes again until it is answered, so a
-scheduler that is started again in between needs to remember nothing: it looks into the log, and sees what has been done.
+generation, which this scheduler therefore starts for it. The person's question comes again until it is answered, so
+a scheduler that is started again in between needs to remember nothing: it looks into the log, and sees what was done.
 
 The sequencer also notes beside the log what it has voided, since the record that says so is deleted when bases have
 passed it. The note is there before the generation has a base; so where there is a base and no note, it was too late.

@@ -20,10 +20,6 @@ Hurt = Callable[[], None]
 """What the poison does."""
 
 
-class ProcessDied(asyncio.CancelledError):
-    """A process ends in the middle of a step: nothing of it comes to an orderly end."""
-
-
 class Poisonable(Interpreter):
     """An interpreter that a sale of 666 hurts, in stage 1, and in any later one that carries that amount."""
 
@@ -57,10 +53,9 @@ def raising(plan: Plan) -> Executor:
 
 
 class PoisonedSystem(SimulatedSystem):
-    """A simulated system with executors of one's own. One that raises `ProcessDied` ends its runner."""
+    """A simulated system with executors of one's own."""
 
     make_executor: MakeExecutor = staticmethod(raising)
-    deaths = 0
 
     async def _run_runner(self, machine: str, runner: str, incarnation: int) -> None:
         from services.node_runner.service import RunnerService
@@ -86,3 +81,20 @@ class PoisonedSystem(SimulatedSystem):
     def executor_of(self, _runner: asyncio.Task[None] | None) -> MakeExecutor:
         """What makes the executors of the runner that is this task."""
         return type(self).make_executor
+
+
+class DeadlySystem(PoisonedSystem):
+    """One in which the poison ends the runner's process, in the middle of the step, as a segmentation fault does."""
+
+    deaths = 0
+
+    def executor_of(self, runner: asyncio.Task[None] | None) -> MakeExecutor:
+        """What makes executors that end this runner."""
+        assert runner is not None
+
+        def dies() -> None:
+            self.deaths += 1
+            runner.cancel()
+            raise asyncio.CancelledError
+
+        return lambda plan: Poisonable(plan, dies)

@@ -24,18 +24,24 @@ from dist_zero_common.sim.world import SimWorld
 from dist_zero_common.store.layout import halted_prefix
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 from services.node_runner.sequencer_events import SequencerOptions
-from test.simulated.poisoned import POISON, PoisonedSystem
+from test.simulated.poisoned import POISON, DeadlySystem, PoisonedSystem
 from test.simulated.property_world import PROGRAMS
 from test.simulated.test_recovery_simulated import put_sales
 
 Main = Callable[[PoisonedSystem, RemoteSystem], Coroutine[Any, Any, None]]
 
 
-def with_poison(main: Main, world: SimWorld, objects: MemoryObjects, machines: int = 2) -> None:
+def with_poison(
+    main: Main,
+    world: SimWorld,
+    objects: MemoryObjects,
+    machines: int = 2,
+    kind: type[PoisonedSystem] = PoisonedSystem,
+) -> None:
     """Run `main` in a system that a sale of 666 hurts."""
 
     options = SequencerOptions(save_interval_seconds=0.3)
-    system = PoisonedSystem(world, machines=machines, store=MemoryStore(objects, world), sequencer=options)
+    system = kind(world, machines=machines, store=MemoryStore(objects, world), sequencer=options)
     remote = RemoteSystem("", system.name, world.clock, connect=system.connector("operator"))
 
     async def live() -> None:
@@ -62,6 +68,12 @@ def right_views(stages: int, log: list[LogRecord], epoch: int, snapshot: Snapsho
         for name, rows in snapshot.stored.items()
         for line in view_differences(name, consolidate((row, 1) for row in rows), oracle.view(name).rows)
     ]
+
+
+async def settled_log(system: PoisonedSystem, program: str) -> list[LogRecord]:
+    """The whole log, when nothing is being collected any more: what goes while it is listed would be missing."""
+    await asyncio.sleep(10)
+    return await log_of(system.store, program)
 
 
 async def status_of(remote: RemoteSystem, program: str) -> ProgramStatus:
@@ -128,7 +140,7 @@ def test_oracle_a_program_stands_still_and_goes_on_without_the_void_transaction(
                 await put_sales(again, 50, 5)
                 await again.flush()
                 snapshot = await again.snapshot()
-            log = await log_of(system.store, app.name)
+            log = await settled_log(system, app.name)
             assert void_transactions(log) == {(place.epoch, place.index)} and committed == place.epoch
             assert not right_views(stages, log, snapshot.epoch, snapshot)
             await asyncio.sleep(5)
@@ -206,7 +218,7 @@ def test_oracle_a_transaction_that_hurts_nobody_is_void_while_all_are_busy(seed:
             await put_sales(client, 90, 3)
             newest = await client.flush()
             snapshot = await client.snapshot()
-            log = await log_of(system.store, app.name)
+            log = await settled_log(system, app.name)
             assert void_transactions(log) == void
             outcomes.append(bool(void))
             assert not right_views(3, log, snapshot.epoch, snapshot)
@@ -220,3 +232,47 @@ def test_oracle_a_transaction_that_hurts_nobody_is_void_while_all_are_busy(seed:
     outcomes: list[bool] = []
     with_poison(main, world, objects)
     assert outcomes
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3])
+@pytest.mark.parametrize("profile", ["faithful", "hostile"])
+def test_oracle_an_epoch_that_ends_processes_is_refused_after_some_tries(stages: int, profile: str) -> None:
+    """The poison ends the process of whichever runner has the node. After few such ends the node stands still instead,
+    the runners live, and the other program, whose nodes went down with it each time, goes on. With the transaction
+    void, so does this one, and the marks of attempts are gone."""
+    world, objects = SimWorld(740 + stages, profile), MemoryObjects(remembers=True)
+    app, other = PROGRAMS[stages], PROGRAMS[1 + stages % 3]
+
+    async def main(system: PoisonedSystem, remote: RemoteSystem) -> None:
+        assert isinstance(system, DeadlySystem)
+        async with system.connect(other, nodes=3) as unharmed:
+            async with system.connect(app, nodes=3, client_id="ann") as client:
+                await put_sales(client, 0, 30)
+                await client.flush()
+                await asyncio.sleep(3)
+                await client.put("sales", {"id": 500, "shop": "s1", "amount": POISON})
+                note = await until_halted(remote, app.name)
+            place = await poison_of(system, app.name, 0)
+            assert str(place) in note and "ended the whole process" in note
+            assert 3 <= system.deaths <= 5
+            deaths = system.deaths
+            await put_sales(unharmed, 0, 10)
+            await unharmed.flush()
+            await asyncio.sleep(60)
+            assert (
+                system.deaths == deaths and (await status_of(remote, app.name)).state is ProgramState.HALTED
+            )
+            await remote.void(app.name, place)
+            async with system.connect(app.name, client_id="ann") as again:
+                assert again.committed == 31
+                await put_sales(again, 50, 5)
+                await again.flush()
+                snapshot = await again.snapshot()
+            log = await settled_log(system, app.name)
+            assert not right_views(stages, log, snapshot.epoch, snapshot)
+            await asyncio.sleep(5)
+            assert system.deaths == deaths
+            for program in (app, other):
+                assert not objects.list(f"programs/{program.name}/attempts/")
+
+    with_poison(main, world, objects, machines=3, kind=DeadlySystem)
