@@ -34,6 +34,7 @@ from dist_zero_common.protocol.messages import Base, LogRecord
 from dist_zero_common.sim.faults import Weather
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
+from dist_zero_common.store.base import Store
 from dist_zero_common.store.layout import base_name, records_prefix
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 from services.node_runner.sequencer_events import SequencerOptions
@@ -196,7 +197,7 @@ class BusyRun:
                 await asyncio.sleep(1)
             watching.cancel()
             await _until_settled(simulated, self.nobody_reads)
-            self.log = await log_of(store, app.name)
+            self.log = await whole_log(store, app.name)
 
     async def _watch(self, client: Client) -> None:
         with client.watch_stored(range(len(client.plan.views))) as watch:
@@ -274,6 +275,16 @@ class BusyRun:
             for change in self.changes
             if not change.snapshot
         }
+
+
+async def whole_log(store: Store, program: str) -> list[LogRecord]:
+    """Every record that there ever was; `log_of` misses what is collected while it lists."""
+    for _ in range(60):
+        log = await log_of(store, program)
+        if [record.epoch for record in log] == [*range(1, len(log) + 1)]:
+            return log
+        await asyncio.sleep(1)
+    raise AssertionError(f"the log has gaps: {[record.epoch for record in log]}")
 
 
 async def _until_settled(system: SimulatedSystem, nobody_reads: Callable[[str], bool]) -> None:

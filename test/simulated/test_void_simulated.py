@@ -25,7 +25,7 @@ from dist_zero_common.store.layout import halted_prefix
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 from services.node_runner.sequencer_events import SequencerOptions
 from test.simulated.poisoned import POISON, DeadlySystem, PoisonedSystem
-from test.simulated.property_world import PROGRAMS
+from test.simulated.property_world import PROGRAMS, whole_log
 from test.simulated.test_recovery_simulated import put_sales
 
 Main = Callable[[PoisonedSystem, RemoteSystem], Coroutine[Any, Any, None]]
@@ -68,12 +68,6 @@ def right_views(stages: int, log: list[LogRecord], epoch: int, snapshot: Snapsho
         for name, rows in snapshot.stored.items()
         for line in view_differences(name, consolidate((row, 1) for row in rows), oracle.view(name).rows)
     ]
-
-
-async def settled_log(system: PoisonedSystem, program: str) -> list[LogRecord]:
-    """The whole log, when nothing is being collected any more: what goes while it is listed would be missing."""
-    await asyncio.sleep(10)
-    return await log_of(system.store, program)
 
 
 async def status_of(remote: RemoteSystem, program: str) -> ProgramStatus:
@@ -140,7 +134,7 @@ def test_oracle_a_program_stands_still_and_goes_on_without_the_void_transaction(
                 await put_sales(again, 50, 5)
                 await again.flush()
                 snapshot = await again.snapshot()
-            log = await settled_log(system, app.name)
+            log = await whole_log(system.store, app.name)
             assert void_transactions(log) == {(place.epoch, place.index)} and committed == place.epoch
             assert not right_views(stages, log, snapshot.epoch, snapshot)
             await asyncio.sleep(5)
@@ -218,7 +212,7 @@ def test_oracle_a_transaction_that_hurts_nobody_is_void_while_all_are_busy(seed:
             await put_sales(client, 90, 3)
             newest = await client.flush()
             snapshot = await client.snapshot()
-            log = await settled_log(system, app.name)
+            log = await whole_log(system.store, app.name)
             assert void_transactions(log) == void
             outcomes.append(bool(void))
             assert not right_views(3, log, snapshot.epoch, snapshot)
@@ -268,7 +262,7 @@ def test_oracle_an_epoch_that_ends_processes_is_refused_after_some_tries(stages:
                 await put_sales(again, 50, 5)
                 await again.flush()
                 snapshot = await again.snapshot()
-            log = await settled_log(system, app.name)
+            log = await whole_log(system.store, app.name)
             assert not right_views(stages, log, snapshot.epoch, snapshot)
             await asyncio.sleep(5)
             assert system.deaths == deaths
