@@ -257,6 +257,9 @@ class ProgramHost:
                 finished_epoch=node.finished,
                 halted=node.halted,
                 rewind=node.rewind,
+                stage=node.kernel.position()[0] if node.kernel is not None else 0,
+                waits_for=node.kernel.position()[1] if node.kernel is not None else (),
+                saving=node.keeping.saving,
             )
             for shard, node in sorted(self.nodes.items())
         ]

@@ -115,11 +115,17 @@ class NodeKeeping:
         self._changed = asyncio.Event()
         self._previous: CheckpointId | None = None
         self._links = 0
+        self._saving = 0
 
     def save(self, effect: SaveState) -> None:
         """Put this into the store, behind what was to be put there before."""
         self._saves.append(effect)
         self._changed.set()
+
+    @property
+    def saving(self) -> int:
+        """The oldest epoch whose state is not in the store yet, 0 for none."""
+        return self._saving or (self._saves[0].epoch if self._saves else 0)
 
     def look(self) -> None:
         """There may be a base now."""
@@ -133,7 +139,11 @@ class NodeKeeping:
                 await self._changed.wait()
                 self._changed.clear()
                 while self._saves:
-                    self._on_saved(await self._save(self._saves.popleft()))
+                    effect = self._saves.popleft()
+                    self._saving = effect.epoch
+                    saved = await self._save(effect)
+                    self._saving = 0
+                    self._on_saved(saved)
         except _Unusable as unusable:
             self._on_failed(str(unusable), True)
         except LogDamaged as damaged:

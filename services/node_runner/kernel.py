@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Plan, Sink
@@ -68,6 +69,9 @@ from services.node_runner.patience import Patience
 
 PART_BYTES = 2**20
 """Answers and rows are cut into parts of about this size."""
+
+LACKING_TOLD = 2
+"""Of so many senders reports say that their rows are lacking: whether it is one alone is what matters."""
 
 HISTORY_EPOCHS, HISTORY_BYTES = 256, 16 * 2**20
 """How many epochs of changes, and how many bytes of them, are kept for watchers."""
@@ -167,6 +171,18 @@ class NodeKernel:
                 self._asked, self._may = None, (event.epoch, event.stage)
                 self._advance(effects)
         return effects
+
+    def position(self) -> tuple[int, tuple[int, ...]]:
+        """Of the epoch behind the newest finished one: the first stage that has not run, and whose rows it lacks, a
+        shard + 1, or 0 for the sequencer."""
+        e = self.finished + 1
+        stage = next(s for s in range(1, self._plan.stages + 1) if self._reached[s] < e)
+        epoch = self._epochs.get(e, _EpochInput())
+        if stage == 1:
+            return 1, (0,) if epoch.hand_out is None else ()
+        senders = epoch.rows.get(stage, {})
+        lacking = (s + 1 for s in range(self._shards) if s not in senders or not senders[s].complete())
+        return stage, tuple(islice(lacking, LACKING_TOLD))
 
     def abandon(self) -> list[Token]:
         """The tokens of all that has come and is not finished: for a node whose generation has ended, which nobody will

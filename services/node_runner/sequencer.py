@@ -177,6 +177,11 @@ class Sequencer:
         """The epoch of the newest base."""
         return self._saving.base_epoch
 
+    @property
+    def proposing(self) -> int:
+        """The epoch whose record is being created, 0 for none."""
+        return self.epoch + 1 if self._creating else 0
+
     def start(self, now: Now) -> list[SequencerEffect]:
         """The first thing to do: write the fence. Not where a later sequencer has been already: this one was told late
         to start, and would depose it."""

@@ -180,6 +180,7 @@ class HostedSequencer:
             halted=self._why_halted(),
             rewind=self._rewind or self._is_deposed(),
             base=self._sequencer.base if self._sequencer is not None else 0,
+            proposing=self._sequencer.proposing if self._sequencer is not None else 0,
         )
 
     def _why_halted(self) -> str:

@@ -47,6 +47,7 @@ from services.scheduler.state import (
     runner_name,
     why_halted,
 )
+from services.scheduler.stuck import stuck_parts
 
 RESTART_SECONDS = 10.0
 """A runner that ends at once after each start is started again no more often than this."""
@@ -275,6 +276,8 @@ def _shall_be_placed(
         ):
             return False  # an earlier scheduler has placed it: more of it may be heard of
         return len(candidates) >= options.machines or now - program.since >= options.patience_seconds
+    if stuck_parts(program.program, program.assignment, observed) and program.halted_since is None:
+        return True
     if program.lost_since is not None:
         had = len(program.assignment.runners())
         return len(candidates) >= had or now - program.lost_since >= options.regain_seconds
@@ -300,7 +303,12 @@ def _assigned(
         anew = [here.get(part.runner) for part in (*before.nodes, before.sequencer)]
         kept = [_part_on(each, 0) if each is not None else None for each in anew]
         return _assignment(program, kept, desired.incarnation + 1, candidates, desired, new_incarnations=True)
-    if lost:
+    stuck = [parts[shard] for shard in stuck_parts(program.program, before, observed)]
+    if stuck and not lost:
+        stay = [None if part in stuck else part for part in parts]
+        held_up = frozenset(part.runner for part in stuck if part is not None)
+        candidates = [each for each in candidates if each.runner not in held_up] or candidates
+    elif lost:
         stay = [part if part is not None and part.runner not in lost else None for part in parts]
     else:
         stay = [
