@@ -303,7 +303,8 @@ class Mailbox:
         try:
             async with asyncio.timeout(SET_UP_SECONDS_MAX):
                 for listener in list(self._listeners):
-                    await self._consume(broker, listener)
+                    if listener in self._listeners:  # and has not stopped while the others were set up
+                        await self._consume(broker, listener)
             self._on_connection(broker, broker.state)
             await self._lost.wait()
             return broker.reason or "a publish was not answered"

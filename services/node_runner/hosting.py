@@ -13,6 +13,7 @@ from collections import Counter, deque
 from dist_zero.compiler import compile
 from dist_zero.compiler.plan import Plan
 from dist_zero.expr.graph import decode_graph
+from dist_zero_common.broker.topology import CLIENT_REPLIES, parsed
 from dist_zero_common.errors import MalformedMessage, UserError
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import NO_TOKEN, Mailbox, Token
@@ -376,8 +377,9 @@ class ProgramHost:
             self.flush()
 
     def reader_gone(self, inbox: str) -> None:
-        """An inbox does not exist: of a client that is gone, or of a sequencer that is not there yet."""
-        if self.telling.was_deaf(inbox):
+        """An inbox does not exist: of a client that is gone, or of a sequencer that is not there yet, or not any
+        more."""
+        if self.telling.was_deaf(inbox) or parsed(inbox).role is not CLIENT_REPLIES:
             return
         for shard in self.nodes:
             self._work.append((shard, ReaderGone(inbox)))

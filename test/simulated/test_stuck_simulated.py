@@ -109,7 +109,7 @@ def test_oracle_who_does_not_get_on_begins_again_elsewhere(wedge: Callable[..., 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_slow_network_that_loses_much_holds_up_nobody(seed: int) -> None:
-    """Half a second for each message, and each twentieth is lost: epochs take many seconds, and no part begins twice."""
+    """Half a second for each message, each twentieth is lost: epochs take many seconds, and no part begins twice."""
     world = SimWorld(70 + seed, Weather("slow", transit=Delay(0.5), loss=0.05))
     run = BusyRun(stages=3, nodes=3, machines=2, transactions=30)
     run.pauses = (0.0, 5.0, 20.0)
