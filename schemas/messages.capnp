@@ -305,7 +305,8 @@ struct HandOut {
   # none. An epoch that is handed out again was in the log when the sequencer started: readers may
   # have had it before, and hear of it only if they ask. base: the newest one; nobody will ask for
   # rows of epochs up to there again. everything: what is saved at this epoch is all of the state,
-  # not just what changed.
+  # not just what changed. forgets: transactions are void from here on, so what readers were told of
+  # epochs before is not so any more, and they begin again.
 
   program @0 :Text;
   generation @1 :UInt64;
@@ -321,6 +322,7 @@ struct HandOut {
   again @11 :Bool;
   base @12 :UInt64;
   everything @13 :Bool;
+  forgets @14 :Bool;
 }
 
 struct ExchangeBatch {
@@ -474,7 +476,9 @@ struct StopRunner {
 
 struct NodeStatus {
   # A node as its runner sees it; halted: empty, or why it stands still. rewind: it would go on in a
-  # new generation.
+  # new generation. stage: the first one that the epoch behind finished_epoch has still to run, 0 while
+  # the node has not begun; waits_for: whose rows it lacks for that, a shard + 1, or 0 for the
+  # sequencer. saving: the oldest epoch whose state is not in the store yet, 0 for none.
 
   program @0 :Text;
   generation @1 :UInt64;
@@ -484,11 +488,15 @@ struct NodeStatus {
   finishedEpoch @5 :UInt64;
   halted @6 :Text;
   rewind @7 :Bool;
+  stage @8 :UInt32;
+  waitsFor @9 :List(UInt32);
+  saving @10 :UInt64;
 }
 
 struct SequencerStatus {
   # A sequencer as its runner sees it: the newest epoch in the log, the newest that every node has
-  # finished, and the newest base. rewind: it would go on in a new generation.
+  # finished, and the newest base. rewind: it would go on in a new generation. proposing: the epoch
+  # whose record is being created, 0 for none.
 
   program @0 :Text;
   incarnation @1 :UInt64;
@@ -499,6 +507,7 @@ struct SequencerStatus {
   halted @6 :Text;
   rewind @7 :Bool;
   base @8 :UInt64;
+  proposing @9 :UInt64;
 }
 
 struct RunnerReport {
@@ -541,7 +550,7 @@ struct HostNode {
 
 struct HostSequencer {
   # Run the program's sequencer, unless this incarnation of it, or a later one, runs. Its first record
-  # opens generation, unless the log is there already.
+  # opens generation, unless the log is there already, and says that these transactions are void.
 
   scheduler @0 :UInt64;
   program @1 :Text;
@@ -550,6 +559,7 @@ struct HostSequencer {
   inboxes @4 :List(Text);
   graph @5 :Data;
   generation @6 :UInt64;
+  voids @7 :List(TransactionPlace);
 }
 
 struct DropProgram {
@@ -630,6 +640,23 @@ struct ProgramRemoved {
 
   request @0 :UInt64;
   program @1 :Text;
+}
+
+struct VoidTransaction {
+  # Take this transaction out: the program's state shall be as if it had said nothing.
+
+  request @0 :UInt64;
+  program @1 :Text;
+  place @2 :TransactionPlace;
+  replyTo @3 :Text;
+}
+
+struct TransactionVoided {
+  # The log says that the transaction is void.
+
+  request @0 :UInt64;
+  program @1 :Text;
+  place @2 :TransactionPlace;
 }
 
 struct AskStatus {
@@ -749,6 +776,8 @@ struct Message {
     drainMachine @46 :DrainMachine;
     standsBy @47 :StandsBy;
     leads @48 :Leads;
+    voidTransaction @49 :VoidTransaction;
+    transactionVoided @50 :TransactionVoided;
   }
 }
 
@@ -799,7 +828,8 @@ struct LogRecord {
   # expired are the sessions that end here because they were idle for too long, measured between
   # record times. save: every node saves its state as of this epoch, with everything all of it, else
   # what changed since the last time. begins: this record opens its generation, at that base, and by
-  # shard_map, which all epochs behind the base go by.
+  # shard_map, which all epochs behind the base go by. voids: these transactions say nothing from now
+  # on; they are behind that base.
 
   epoch @0 :UInt64;
   timeUs @1 :Int64;
@@ -816,6 +846,14 @@ struct LogRecord {
   everything @12 :Bool;
   begins @13 :BaseId;
   shardMap @14 :ShardMap;
+  voids @15 :List(TransactionPlace);
+}
+
+struct TransactionPlace {
+  # Which transaction of a log: its record, and its place there.
+
+  epoch @0 :UInt64;
+  index @1 :UInt32;
 }
 
 struct BaseId {

@@ -134,9 +134,9 @@ def program_findings(first: SystemStatus, second: SystemStatus, seconds: float) 
 def _program(before: ProgramStatus | None, now: ProgramStatus, seconds: float) -> Iterator[Finding]:
     name = now.program
     if now.state is ProgramState.HALTED:
-        yield wrong(
-            f"program {name} stands still: {now.note or 'no reason is known'}; keep the store, and look into the log"
-        )
+        # a reason that names transactions names the command, too
+        hint = "" if "`dist-zero void " in now.note else "; keep the store, and look into the log"
+        yield wrong(f"program {name} stands still: {now.note or 'no reason is known'}{hint}")
     elif now.state is ProgramState.STARTING:
         says = f"program {name} is starting: {now.note or 'its nodes are not there yet'}"
         waited = before is not None and before.state is ProgramState.STARTING

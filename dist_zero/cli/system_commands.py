@@ -1,4 +1,4 @@
-"""The commands for a system that runs: `status`, `load`, `show`, `get`, `watch`, `logs`, `doctor`."""
+"""The commands for a system that runs: `status`, `load`, `show`, `get`, `watch`, `void`, `logs`, `doctor`."""
 
 from __future__ import annotations
 
@@ -168,6 +168,30 @@ def watch(
     options = WatchOptions(view=view, after=after, count=count, program=program, as_json=as_json)
     with suppress(KeyboardInterrupt):  # which is how one ends it
         asyncio.run(watch_view(remote_of(resolve(system, broker)), options))
+
+
+@app.command()
+def void(
+    program: Annotated[str, typer.Argument(metavar="PROGRAM", help="The program that stands still.")],
+    transaction: Annotated[
+        str,
+        typer.Argument(
+            metavar="EPOCH/TRANSACTION", help="Which transaction of its log, as `status` names it: 812/0."
+        ),
+    ],
+    system: SystemName = None,
+    broker: BrokerUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a transaction out of a program that stands still on it. It cannot be brought back.
+
+    Its client was told that it is committed, and is not told otherwise.
+    """
+    from dist_zero.cli.systems import resolve
+    from dist_zero.cli.voiding import void_transaction
+
+    remote = remote_of(resolve(system, broker))
+    asyncio.run(void_transaction(remote, program, transaction, as_json=as_json))
 
 
 @app.command()

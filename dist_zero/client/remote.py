@@ -31,6 +31,9 @@ from dist_zero_common.protocol.messages import (
     RequestRefused,
     ScaleProgram,
     SystemStatus,
+    TransactionPlace,
+    TransactionVoided,
+    VoidTransaction,
 )
 
 if TYPE_CHECKING:
@@ -135,6 +138,19 @@ class RemoteSystem:
             assert isinstance(status, SystemStatus)
             return status
 
+    async def void(self, program: str, place: TransactionPlace) -> None:
+        """Take a transaction out of a program, and wait until its log says so. Raises `RequestError` when that cannot
+        be any more."""
+        async with self._line() as line:
+            await line.questions.ask(
+                lambda request: (
+                    scheduler_inbox(self.name),
+                    VoidTransaction(request, program, place, line.replies),
+                ),
+                f"the record that voids transaction {place} of {program!r}",
+                patience=ASK_SECONDS,
+            )
+
     async def depth(self, queues: Iterable[str]) -> dict[str, QueueDepth | None]:
         """How these queues are doing; None for one that is not there."""
         broker: Broker = await self._connect(self._new_name())()
@@ -172,7 +188,7 @@ class RemoteSystem:
 
         def on_message(message: Message) -> None:
             match message:
-                case SystemStatus() | ProgramRemoved() | Located():
+                case SystemStatus() | ProgramRemoved() | Located() | TransactionVoided():
                     line.questions.answer(message.request, message)
                 case RequestRefused():
                     line.questions.refuse(message.request, RequestError(message.reason))

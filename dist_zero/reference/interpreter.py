@@ -105,17 +105,21 @@ class Interpreter:
         self._receive(stage, arrived, deltas)
         owns_empty_key = owner(shards, _EMPTY_KEY_HASH) == shard
         for operator in self._by_stage[stage]:
-            if isinstance(operator, plans.Source):
-                own = [batch for batch in writes if batch.dataset == operator.dataset]
-                deltas[operator.id] = self._sources[operator.dataset].apply(own)
-            elif isinstance(operator, plans.Sink):
-                self._views[operator.view].wait(epoch, deltas.get(operator.inputs[0], []))
-            elif not isinstance(operator, plans.Exchange):
-                inputs = [deltas.get(number, []) for number in operator.inputs]
-                if any(inputs) or operator.id in self._unstarted:
-                    self._unstarted.discard(operator.id)
-                    context = Context(self._failures(epoch, operator), owns_empty_key)
-                    deltas[operator.id] = self._states[operator.id].apply(inputs, context)
+            try:
+                if isinstance(operator, plans.Source):
+                    own = [batch for batch in writes if batch.dataset == operator.dataset]
+                    deltas[operator.id] = self._sources[operator.dataset].apply(own)
+                elif isinstance(operator, plans.Sink):
+                    self._views[operator.view].wait(epoch, deltas.get(operator.inputs[0], []))
+                elif not isinstance(operator, plans.Exchange):
+                    inputs = [deltas.get(number, []) for number in operator.inputs]
+                    if any(inputs) or operator.id in self._unstarted:
+                        self._unstarted.discard(operator.id)
+                        context = Context(self._failures(epoch, operator), owns_empty_key)
+                        deltas[operator.id] = self._states[operator.id].apply(inputs, context)
+            except Exception as error:
+                error.add_note(f"in operator {operator.id} ({operator.label or type(operator).__name__})")
+                raise
         if stage == 1:
             self._waiting_missed[epoch] = {n: source.missed_count for n, source in self._sources.items()}
         parcels = self._send(epoch, stage, deltas, shards)

@@ -8,7 +8,7 @@ told. Nothing here trusts what the services say of themselves.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -23,6 +23,7 @@ from dist_zero.reference.history import Datasets
 from dist_zero.row import ViewRow
 from dist_zero.shards import even_map
 from dist_zero.types import Row as StoredRow
+from dist_zero.voids import void_transactions
 from dist_zero.writes import decode_payload
 from dist_zero.zset import ZSet, consolidate
 from dist_zero_common.errors import StoreError
@@ -119,9 +120,13 @@ def log_alone(program: str, graph: bytes, log: Iterable[LogRecord], nodes: int) 
     return objects
 
 
-def writes_of(plan: Plan, record: LogRecord) -> list[list[Writes]]:
-    """The transactions of a record."""
-    return [decode_payload(plan.datasets, transaction.payload) for transaction in record.transactions]
+def writes_of(plan: Plan, record: LogRecord, void: Collection[tuple[int, int]] = ()) -> list[list[Writes]]:
+    """The transactions of a record, but for those that are void (`void_transactions` of the log)."""
+    return [
+        decode_payload(plan.datasets, transaction.payload)
+        for index, transaction in enumerate(record.transactions)
+        if (record.epoch, index) not in void
+    ]
 
 
 def recomputed_differences(
@@ -135,9 +140,11 @@ def recomputed_differences(
     """What of these views, as of `epoch`, differs from what the oracle makes of the log up to there; empty:
     nothing."""
     datasets = Datasets(graph)
+    log = list(log)
+    void = void_transactions(log)
     for record in log:
         if record.epoch <= epoch:
-            for writes in writes_of(plan, record):
+            for writes in writes_of(plan, record, void):
                 datasets.apply(writes)
     return [failure.text for failure in _snapshot_failures(Oracle(graph, datasets.contents()), views, errors)]
 
@@ -193,8 +200,9 @@ def epoch_failures(graph: Graph, invariants: Sequence[Invariant], seen: Seen) ->
     watched = _Watched(graph, seen.plan, invariants)
     reads = _Reads(seen)
     datasets = Datasets(graph)
+    void = void_transactions(seen.log)
     for record in seen.log:
-        for writes in writes_of(seen.plan, record):
+        for writes in writes_of(seen.plan, record, void):
             datasets.apply(writes)
             watched.behind = True
         here, change = snapshots.get(record.epoch, ()), changes.get(record.epoch)

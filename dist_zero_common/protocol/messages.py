@@ -356,7 +356,8 @@ class HandOut:
 
     An epoch that is `again` handed out was in the log when the sequencer started: readers may have had it before, and
     hear of it only if they ask. `base`: the newest one; nobody will ask for rows of epochs up to there again.
-    `everything`: what is saved at this epoch is all of the state, not just what changed."""
+    `everything`: what is saved at this epoch is all of the state, not just what changed. `forgets`: transactions are
+    void from here on, so what readers were told of epochs before is not so any more, and they begin again."""
 
     program: str
     generation: int
@@ -372,6 +373,7 @@ class HandOut:
     again: bool
     base: int
     everything: bool
+    forgets: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -540,7 +542,9 @@ class StopRunner:
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
     """A node as its runner sees it; `halted`: empty, or why it stands still. `rewind`: it would go on in a new
-    generation."""
+    generation. `stage`: the first one that the epoch behind `finished_epoch` has still to run, 0 while the node has not
+    begun; `waits_for`: whose rows it lacks for that, a shard + 1, or 0 for the sequencer. `saving`: the oldest epoch
+    whose state is not in the store yet, 0 for none."""
 
     program: str
     generation: int
@@ -550,12 +554,16 @@ class NodeStatus:
     finished_epoch: int
     halted: str
     rewind: bool = False
+    stage: int = 0
+    waits_for: tuple[int, ...] = ()
+    saving: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class SequencerStatus:
     """A sequencer as its runner sees it: the newest epoch in the log, the newest that every node has finished, and the
-    newest base. `rewind`: it would go on in a new generation."""
+    newest base. `rewind`: it would go on in a new generation. `proposing`: the epoch whose record is being created, 0
+    for none."""
 
     program: str
     incarnation: int
@@ -566,6 +574,7 @@ class SequencerStatus:
     halted: str
     rewind: bool = False
     base: int = 0
+    proposing: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -611,7 +620,7 @@ class HostNode:
 @dataclass(frozen=True, slots=True)
 class HostSequencer:
     """Run the program's sequencer, unless this incarnation of it, or a later one, runs. Its first record opens
-    `generation`, unless the log is there already."""
+    `generation`, unless the log is there already, and says that these transactions are void."""
 
     scheduler: int
     program: str
@@ -620,6 +629,7 @@ class HostSequencer:
     inboxes: tuple[str, ...]
     graph: bytes
     generation: int
+    voids: tuple[TransactionPlace, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -710,6 +720,25 @@ class ProgramRemoved:
 
     request: int
     program: str
+
+
+@dataclass(frozen=True, slots=True)
+class VoidTransaction:
+    """Take this transaction out: the program's state shall be as if it had said nothing."""
+
+    request: int
+    program: str
+    place: TransactionPlace
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionVoided:
+    """The log says that the transaction is void."""
+
+    request: int
+    program: str
+    place: TransactionPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -850,6 +879,8 @@ Message = (
     | DrainMachine
     | StandsBy
     | Leads
+    | VoidTransaction
+    | TransactionVoided
 )
 
 
@@ -888,7 +919,8 @@ class LogRecord:
     """One epoch. `incarnation` is the sequencer's that wrote it; `time_us` is UTC and never goes back. `expired` are
     the sessions that end here because they were idle for too long, measured between record times. `save`: every node
     saves its state as of this epoch, with `everything` all of it, else what changed since the last time. `begins`: this
-    record opens its generation, at that base, and by `shard_map`, which all epochs behind the base go by."""
+    record opens its generation, at that base, and by `shard_map`, which all epochs behind the base go by. `voids`:
+    these transactions say nothing from now on; they are behind that base."""
 
     epoch: int
     time_us: int
@@ -905,6 +937,18 @@ class LogRecord:
     everything: bool = False
     begins: BaseId | None = None
     shard_map: ShardMap | None = None
+    voids: tuple[TransactionPlace, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionPlace:
+    """Which transaction of a log: its record, and its place there."""
+
+    epoch: int
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}/{self.index}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -1063,3 +1107,8 @@ def place_in_log(epoch: int, index: int) -> int:
 def epoch_of_place(place: int) -> int:
     """The epoch in whose record a session or subscription began."""
     return place >> 20
+
+
+def index_of_place(place: int) -> int:
+    """Its place in that record."""
+    return place & ((1 << 20) - 1)

@@ -2,6 +2,11 @@
 
     programs/<program>/base/<generation>-<epoch>     a state to begin at (`Base`)
     programs/<program>/damaged/<generation>-<epoch>  a base that cannot be used, and why
+    programs/<program>/halted/<epoch>-<node>-<incarnation>
+                                         why a node stands still, and on which transactions
+    programs/<program>/attempts/<node>/<epoch>-<incarnation>
+                                         an incarnation of a node has begun to go over this epoch again (`attempts.py`)
+    programs/<program>/voided/<epoch>-<index>  a transaction that was taken out
     programs/<program>/log/<epoch>       the record of one epoch (`LogRecord`)
     programs/<program>/checkpoints/<node>/<epoch>-<generation>
                                          the state of a node at an epoch (`CheckpointManifest`)
@@ -21,7 +26,7 @@ from __future__ import annotations
 
 import re
 
-from dist_zero_common.protocol.messages import CheckpointId
+from dist_zero_common.protocol.messages import CheckpointId, TransactionPlace
 
 _CHECKPOINT = re.compile(r"([^/]+)/(\d{20})-(\d{10})(?:\.(\d{6}))?(?:=\d)?\Z")
 
@@ -45,6 +50,31 @@ def damaged_prefix(program: str) -> str:
 def damaged_name(program: str, epoch: int, generation: int) -> str:
     """The mark that a base is damaged."""
     return f"{damaged_prefix(program)}{generation:020d}-{epoch:020d}"
+
+
+def halted_prefix(program: str) -> str:
+    """What the names of all that is known of standing still begin with."""
+    return f"programs/{program}/halted/"
+
+
+def halted_name(program: str, epoch: int, node: str, incarnation: int) -> str:
+    """Why an incarnation of a node stands still on an epoch."""
+    return f"{halted_prefix(program)}{epoch:020d}-{node}-{incarnation}"
+
+
+def attempts_prefix(program: str, node: str) -> str:
+    """What the names of all marks of a node's attempts begin with."""
+    return f"programs/{program}/attempts/{node}/"
+
+
+def attempt_name(program: str, node: str, epoch: int, incarnation: int) -> str:
+    """The mark that an incarnation of a node goes over an epoch again. `generation_and_epoch_of` takes it apart."""
+    return f"{attempts_prefix(program, node)}{epoch:020d}-{incarnation:020d}"
+
+
+def voided_name(program: str, place: TransactionPlace) -> str:
+    """The note that a transaction was taken out."""
+    return f"programs/{program}/voided/{place.epoch:020d}-{place.index:010d}"
 
 
 def records_prefix(program: str) -> str:

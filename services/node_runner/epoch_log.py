@@ -19,14 +19,22 @@ generation begins at the newest of the others, and when it comes to that epoch, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from dist_zero.voids import void_transactions
 from dist_zero_common.errors import BaseDamaged, LogDamaged, MalformedMessage, StoreError
 from dist_zero_common.log import Logger
 from dist_zero_common.protocol.codec import decode, encode
-from dist_zero_common.protocol.messages import Base, BaseId, CheckpointId, LogRecord, ShardMap
+from dist_zero_common.protocol.messages import (
+    Base,
+    BaseId,
+    CheckpointId,
+    LogRecord,
+    ShardMap,
+    TransactionPlace,
+)
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.layout import (
     base_name,
@@ -37,8 +45,10 @@ from dist_zero_common.store.layout import (
     number_of,
     record_name,
     records_prefix,
+    voided_name,
 )
 from services.node_runner.collection import BaseReach, collect
+from services.node_runner.voiding import beginning, beginning_before, why_not_void
 
 _RETRY_SECONDS_FIRST, _RETRY_SECONDS_MAX = 0.1, 5.0
 
@@ -48,7 +58,9 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """What a sequencer begins with. `base` is under its own generation. `opened`: the log has the record that opens the
-    generation; `based`: the store has its base. `later`: the newest generation there is, if that is a later one."""
+    generation; `based`: the store has its base. `later`: the newest generation there is, if that is a later one.
+    `voids`: of the transactions that were to be void, those that the record that opens the generation has to name;
+    `refused`: why others cannot be."""
 
     base: Base
     origin: BaseId
@@ -56,6 +68,8 @@ class Loaded:
     opened: bool
     based: bool
     later: int = 0
+    voids: tuple[TransactionPlace, ...] = ()
+    refused: str = ""
 
 
 class EpochLog:
@@ -89,10 +103,12 @@ class EpochLog:
         own = [each for each in await self.usable_bases() if each.generation == generation]
         return await self.read_base(own[-1]) if own else None
 
-    async def load(self, generation: int, shard_map: ShardMap) -> Loaded:
-        """What the sequencer of a generation begins with; one that was not opened yet is to have this shard map. Of
-        the records, the newest one is the end of the log: one that is missing before it is lost, and must not be taken
-        for the end."""
+    async def load(
+        self, generation: int, shard_map: ShardMap, voids: Sequence[TransactionPlace] = ()
+    ) -> Loaded:
+        """What the sequencer of a generation begins with, if these transactions shall be void; one that was not opened
+        yet is to have this shard map. Of the records, the newest one is the end of the log: one that is missing before
+        it is lost, and must not be taken for the end."""
         usable = await self.usable_bases()
         own = [each for each in usable if each.generation == generation]
         if own:
@@ -107,20 +123,27 @@ class EpochLog:
                 f"every base of {self._program!r} is damaged; the marks under {damaged_prefix(self._program)} say why."
                 " Bring the objects that they name back from a copy of the store, and remove the marks"
             )
-        newest = earlier[-1]
-        base = await self.read_base(newest)
+        base = await self.read_base(earlier[-1])
         records = await self._records_behind(base.epoch)
-        openings = [each for each in records if each.generation == generation and each.begins == newest]
+        newest = records[-1].epoch if records else base.epoch
+        there = [place for place in voids if place.epoch <= newest]  # not what is still to come
+        begins, wanted, refused = _beginning(self._program, earlier, generation, records, there)
+        if begins != earlier[-1]:
+            base = await self.read_base(begins)
+            records = await self._records_behind(base.epoch)
+        openings = [each for each in records if each.generation == generation and each.begins == begins]
         opened = bool(openings)
         if openings and openings[-1].shard_map is not None:
             shard_map = openings[-1].shard_map
         return Loaded(
             remapped(replace(base, generation=generation), shard_map),
-            newest,
+            begins,
             records,
             opened=opened,
             based=False,
             later=_later(records, usable, generation),
+            voids=() if opened else wanted,
+            refused=refused,
         )
 
     async def read_base(self, wanted: BaseId) -> Base:
@@ -154,9 +177,13 @@ class EpochLog:
             self._check_epoch(record, epoch)
         return record
 
-    async def _records_behind(self, epoch: int) -> list[LogRecord]:
+    async def newest_epoch(self) -> int:
+        """The newest epoch that has a record in the store, 0 if none has."""
         listed = await self._store.list(records_prefix(self._program))
-        newest = number_of(listed[-1]) if listed else epoch
+        return number_of(listed[-1]) if listed else 0
+
+    async def _records_behind(self, epoch: int) -> list[LogRecord]:
+        newest = max(epoch, await self.newest_epoch())
         records: list[LogRecord] = []
         while (record := await self.read(epoch + 1)) is not None:
             records.append(record)
@@ -218,6 +245,18 @@ class EpochLog:
 
         await self._insist(attempt, base.epoch)
 
+    async def note_voids(self, records: Sequence[LogRecord]) -> None:
+        """Note beside the log which transactions these records void, for as long as it takes."""
+        for record in records:
+            for place in record.voids:
+                name = voided_name(self._program, place)
+
+                async def attempt(name: str = name, epoch: int = record.epoch) -> bool | None:
+                    await self._store.create(name, b"by the record of epoch %d" % epoch)
+                    return await self._store.read(name) is not None or None
+
+                await self._insist(attempt, record.epoch)
+
     async def collect(self, newest: Base, older: Base) -> int:
         """Delete what neither of these bases reaches; returns how many objects that were. Raises `StoreError`."""
         return await collect(
@@ -253,6 +292,35 @@ def remapped(base: Base, shard_map: ShardMap) -> Base:
         changed_bytes=(),
         state_bytes=(),
     )
+
+
+def _beginning(
+    program: str,
+    bases: Sequence[BaseId],
+    generation: int,
+    records: Sequence[LogRecord],
+    voids: Sequence[TransactionPlace],
+) -> tuple[BaseId, tuple[TransactionPlace, ...], str]:
+    """Where a generation begins, which transactions it is to void, and why others cannot be. `records`: those behind
+    the newest base."""
+    known = void_transactions(records)
+    wanted, reasons = [], []
+    for place in voids:
+        reason = why_not_void(place, bases, generation, records)
+        if (place.epoch, place.index) in known:
+            continue
+        if reason:
+            reasons.append(f"{place}: {reason}")
+        else:
+            wanted.append(place)
+    before = beginning_before(bases, generation, records, wanted)
+    begins = before if wanted else beginning(bases, generation, records)
+    if begins is None:
+        raise LogDamaged(
+            f"every base of {program!r} from before the transactions that are void is damaged or gone; the marks under"
+            f" {damaged_prefix(program)} say why. Bring the objects that they name back from a copy of the store"
+        )
+    return begins, tuple(wanted), "; ".join(reasons)
 
 
 def _later(records: list[LogRecord], bases: list[BaseId], generation: int) -> int:

@@ -30,6 +30,8 @@ class HostedNode:
     saved: SavedState | None = None
     failed: str = ""
     rewind: bool = False
+    through_at: int = 0
+    """The epoch from which on nothing was tried before; 0 when that is so."""
     early: deque[NodeEvent] = field(default_factory=deque)
 
     @property

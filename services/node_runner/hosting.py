@@ -13,6 +13,7 @@ from collections import Counter, deque
 from dist_zero.compiler import compile
 from dist_zero.compiler.plan import Plan
 from dist_zero.expr.graph import decode_graph
+from dist_zero_common.broker.topology import CLIENT_REPLIES, parsed
 from dist_zero_common.errors import MalformedMessage, UserError
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import NO_TOKEN, Mailbox, Token
@@ -32,6 +33,7 @@ from dist_zero_common.protocol.messages import (
     StageRows,
 )
 from services.node_runner import wire
+from services.node_runner.evidence import Standing, keep_evidence
 from services.node_runner.hosted import HostedNode, is_far_ahead, token_of
 from services.node_runner.keeping import Beginning, NodeKeeper, NodeKeeping, SavedState
 from services.node_runner.kernel import NodeKernel
@@ -46,6 +48,7 @@ from services.node_runner.kernel_events import (
     Halted,
     HandOutEvent,
     Look,
+    MayStep,
     NodeEffect,
     NodeEvent,
     PeerBegun,
@@ -56,6 +59,7 @@ from services.node_runner.kernel_events import (
     SendRows,
     Settle,
     TellGone,
+    TryStep,
 )
 from services.node_runner.sequencer_events import HandOutEpoch
 from services.node_runner.telling import Telling
@@ -124,6 +128,7 @@ class ProgramHost:
             on_saved=lambda saved: self._on_saved(shard, node, saved),
             on_failed=lambda reason, rewind: self._on_failed(shard, node, reason, rewind),
             behind=behind,
+            incarnation=incarnation,
         )
         task = self._tasks.create_task(keeping.run(), name=f"keeping {self.program} {shard} {incarnation}")
         node = self.nodes[shard] = HostedNode(generation, incarnation, keeping, task)
@@ -140,7 +145,9 @@ class ProgramHost:
             beginning.epoch,
             beginning.subscriptions,
             beginning.goes_on,
+            beginning.trial,
         )
+        node.through_at = beginning.trial.until
         node.begun_at = beginning.epoch
         self._log_of(shard).info("node_begun", epoch=beginning.epoch, entries=beginning.entries)
         for event in node.take_early():
@@ -254,6 +261,9 @@ class ProgramHost:
                 finished_epoch=node.finished,
                 halted=node.halted,
                 rewind=node.rewind,
+                stage=node.kernel.position()[0] if node.kernel is not None else 0,
+                waits_for=node.kernel.position()[1] if node.kernel is not None else (),
+                saving=node.keeping.saving,
             )
             for shard, node in sorted(self.nodes.items())
         ]
@@ -339,6 +349,7 @@ class ProgramHost:
                 again=effect.again,
                 base=effect.base,
                 token=NO_TOKEN,
+                forgets=effect.forgets,
             )
             self._work.append((target, event))
         for inbox, targets in elsewhere.items():
@@ -386,8 +397,9 @@ class ProgramHost:
             self.flush()
 
     def reader_gone(self, inbox: str) -> None:
-        """An inbox does not exist: of a client that is gone, or of a sequencer that is not there yet."""
-        if self.telling.was_deaf(inbox):
+        """An inbox does not exist: of a client that is gone, or of a sequencer that is not there yet, or not any
+        more."""
+        if self.telling.was_deaf(inbox) or parsed(inbox).role is not CLIENT_REPLIES:
             return
         for shard in self.nodes:
             self._work.append((shard, ReaderGone(inbox)))
@@ -458,6 +470,11 @@ class ProgramHost:
                 self.tell_gone(effect.asker, node.generation, effect.epoch)
             case Finished():
                 self.telling.finished(shard, node, effect.epoch)
+                if node.through_at and effect.epoch >= node.through_at:
+                    node.through_at = 0
+                    self._tasks.create_task(node.keeping.attempts.clear())
+            case TryStep():
+                self._tasks.create_task(self._try_step(shard, node, effect))
             case SaveState():
                 node.keeping.save(effect)
             case BeginAgain():
@@ -470,6 +487,28 @@ class ProgramHost:
             case Halted():
                 self.counters["halted"] += 1
                 self._log_of(shard).error("node_halted", epoch=node.finished, reason=effect.reason)
+                if effect.epoch:
+                    self._tasks.create_task(self._keep_evidence(shard, node, effect))
+
+    async def _try_step(self, shard: int, node: HostedNode, step: TryStep) -> None:
+        """Let a node take a careful step; if that ends our process, its mark stays."""
+        async with self._keeper.turn:
+            await node.keeping.attempts.mark(step.epoch)
+            if self.nodes.get(shard) is node:
+                self._work.append((shard, MayStep(step.epoch, step.stage)))
+                self.work()
+            await node.keeping.attempts.unmark(step.epoch)
+        self.flush()
+
+    async def _keep_evidence(self, shard: int, node: HostedNode, halted: Halted) -> None:
+        """Find out, for people, what the node stands still on."""
+        name = self.shard_map.nodes[shard]
+        standing = Standing(self.program, name, node.generation, node.incarnation)
+        log = self._log_of(shard)
+        told = await keep_evidence(self._keeper.store, standing, halted, log)
+        log.error("node_stands_still", epoch=halted.epoch, reason=told)
+        if node.kernel is not None:
+            node.kernel.halted = told
 
     def tell_gone(self, shard: int, generation: int, epoch: int) -> None:
         """Tell a node that nobody keeps rows of this epoch for it any more."""

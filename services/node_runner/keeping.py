@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from dist_zero.batch import Batch
 from dist_zero.compiler.plan import Plan
@@ -35,6 +35,7 @@ from dist_zero_common.protocol.messages import (
     TableBlob,
 )
 from dist_zero_common.store.base import Store
+from services.node_runner.attempts import NO_TRIAL, Attempts, Trial
 from services.node_runner.checkpoints import Checkpoint, read_checkpoint, table_entries, write_checkpoint
 from services.node_runner.epoch_log import EpochLog
 from services.node_runner.kernel_events import SaveState
@@ -56,6 +57,7 @@ class Beginning:
     entries: int
     goes_on: bool
     """Whether the node goes on with its own saves; else its first one has to hold everything."""
+    trial: Trial = NO_TRIAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ class NodeKeeper:
 
     store: Store
     make_executor: MakeExecutor
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Of the nodes of this runner that take careful steps, one at a time does."""
 
 
 class NodeKeeping:
@@ -97,6 +101,7 @@ class NodeKeeping:
         on_saved: OnSaved,
         on_failed: OnFailed,
         behind: int = -1,
+        incarnation: int = 0,
     ) -> None:
         """`behind`: the base that did not do, because rows behind it are not kept any more."""
         self._behind = behind
@@ -106,17 +111,24 @@ class NodeKeeping:
         self._tables = state_tables(plan)
         self._numbers = {table.name: number for number, table in enumerate(self._tables)}
         self._epoch_log = EpochLog(keeper.store, plan.name, log)
+        self.attempts = Attempts(keeper.store, plan.name, self._node, incarnation, log)
         self._log = log
         self._on_begun, self._on_saved, self._on_failed = on_begun, on_saved, on_failed
         self._saves: deque[SaveState] = deque()
         self._changed = asyncio.Event()
         self._previous: CheckpointId | None = None
         self._links = 0
+        self._saving = 0
 
     def save(self, effect: SaveState) -> None:
         """Put this into the store, behind what was to be put there before."""
         self._saves.append(effect)
         self._changed.set()
+
+    @property
+    def saving(self) -> int:
+        """The oldest epoch whose state is not in the store yet, 0 for none."""
+        return self._saving or (self._saves[0].epoch if self._saves else 0)
 
     def look(self) -> None:
         """There may be a base now."""
@@ -130,7 +142,11 @@ class NodeKeeping:
                 await self._changed.wait()
                 self._changed.clear()
                 while self._saves:
-                    self._on_saved(await self._save(self._saves.popleft()))
+                    effect = self._saves.popleft()
+                    self._saving = effect.epoch
+                    saved = await self._save(effect)
+                    self._saving = 0
+                    self._on_saved(saved)
         except _Unusable as unusable:
             self._on_failed(str(unusable), True)
         except LogDamaged as damaged:
@@ -150,7 +166,8 @@ class NodeKeeping:
                 if base is not None:
                     where = BaseId(base.generation, base.epoch)
                     try:
-                        return await self._loaded(base)
+                        loaded = await self._loaded(base)
+                        return replace(loaded, trial=await self.attempts.begin(base.epoch))
                     except (LogDamaged, MalformedMessage) as damaged:
                         if where == failed_at:
                             await self._epoch_log.mark_damaged(where, str(damaged))

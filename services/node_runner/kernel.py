@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Plan, Sink
@@ -38,6 +39,7 @@ from dist_zero_common.protocol.messages import (
     SubscriptionWanted,
     ViewRows,
 )
+from services.node_runner.attempts import NO_TRIAL, TRIES_MAX, Trial
 from services.node_runner.kernel_events import (
     AskChangesEvent,
     AskForRows,
@@ -50,6 +52,7 @@ from services.node_runner.kernel_events import (
     Halted,
     HandOutEvent,
     Look,
+    MayStep,
     NodeEffect,
     NodeEvent,
     PeerBegun,
@@ -60,11 +63,15 @@ from services.node_runner.kernel_events import (
     SendRows,
     Settle,
     TellGone,
+    TryStep,
 )
 from services.node_runner.patience import Patience
 
 PART_BYTES = 2**20
 """Answers and rows are cut into parts of about this size."""
+
+LACKING_TOLD = 2
+"""Of so many senders reports say that their rows are lacking: whether it is one alone is what matters."""
 
 HISTORY_EPOCHS, HISTORY_BYTES = 256, 16 * 2**20
 """How many epochs of changes, and how many bytes of them, are kept for watchers."""
@@ -109,9 +116,11 @@ class NodeKernel:
         base: int = 0,
         subscriptions: Sequence[SubscriptionWanted] = (),
         goes_on: bool = True,
+        trial: Trial = NO_TRIAL,
     ) -> None:
         """`base`: the epoch as of which the executor's state is; `subscriptions`: those that there were then;
-        `goes_on`: whether it has been saved as a whole, so that a save may say what changed since."""
+        `goes_on`: whether it has been saved as a whole, so that a save may say what changed since. `trial`: what is
+        known of attempts to compute what is behind it."""
         self.finished = base
         self.halted = ""
         self._plan, self._executor = plan, executor
@@ -120,6 +129,9 @@ class NodeKernel:
         self._save_at = 0
         self._base = base
         self._was_saved = goes_on
+        self._trial = trial
+        self._asked: tuple[int, int] | None = None
+        self._may: tuple[int, int] | None = None
         self._epochs: dict[int, _EpochInput] = {}
         self._subscriptions = {each.subscription: each for each in subscriptions}
         self._sent: dict[tuple[int, int], dict[int, Batches]] = {}
@@ -150,7 +162,7 @@ class NodeKernel:
                 pass  # they have come since
             case Look():
                 self._look(event, effects)
-            case HandOutEvent() | RowsEvent() if self.halted:
+            case HandOutEvent() | RowsEvent() | MayStep() if self.halted:
                 pass  # its messages stay unsettled: whoever takes over will need them
             case HandOutEvent():
                 self._on_hand_out(event, effects)
@@ -158,7 +170,22 @@ class NodeKernel:
             case RowsEvent():
                 self._on_rows(event, effects)
                 self._advance(effects)
+            case MayStep():
+                self._asked, self._may = None, (event.epoch, event.stage)
+                self._advance(effects)
         return effects
+
+    def position(self) -> tuple[int, tuple[int, ...]]:
+        """Of the epoch behind the newest finished one: the first stage that has not run, and whose rows it lacks, a
+        shard + 1, or 0 for the sequencer."""
+        e = self.finished + 1
+        stage = next(s for s in range(1, self._plan.stages + 1) if self._reached[s] < e)
+        epoch = self._epochs.get(e, _EpochInput())
+        if stage == 1:
+            return 1, (0,) if epoch.hand_out is None else ()
+        senders = epoch.rows.get(stage, {})
+        lacking = (s + 1 for s in range(self._shards) if s not in senders or not senders[s].complete())
+        return stage, tuple(islice(lacking, LACKING_TOLD))
 
     def abandon(self) -> list[Token]:
         """The tokens of all that has come and is not finished: for a node whose generation has ended, which nobody will
@@ -252,10 +279,28 @@ class NodeKernel:
         stage = self._plan.stages
         while stage and not self.halted:
             if self._is_ready(stage):
+                if not self._may_run(stage, effects):
+                    return
                 self._run(stage, effects)
                 stage = self._plan.stages
             else:
                 stage -= 1
+
+    def _may_run(self, stage: int, effects: list[NodeEffect]) -> bool:
+        """Whether a step that is ready may be taken. Of a careful one that has to be asked first."""
+        step = (self._reached[stage] + 1, stage)
+        if step[0] == self._trial.refused:
+            self.halted = (
+                f"epoch {step[0]}: each of {TRIES_MAX} attempts to compute it has ended the whole process"
+            )
+            effects.append(Halted(self.halted, step[0]))
+            return False
+        if not self._trial.careful or step[0] > self._trial.until or step == self._may:
+            return True
+        if self._asked is None:
+            self._asked = step
+            effects.append(TryStep(*step))
+        return False
 
     def _is_ready(self, stage: int) -> bool:
         e = self._reached[stage] + 1
@@ -287,17 +332,15 @@ class NodeKernel:
             changes = self._executor.finish(e) if stage == self._plan.stages else {}
             saved = self._saved(epoch.hand_out) if stage == self._plan.stages else None
         except Exception as error:  # whatever it is, it would come again: keep it as evidence and stand still
-            self._halt(
-                f"epoch {e}, stage {stage}: the executor failed: {type(error).__name__}: {error}", effects
+            where = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
+            self._stand_still(
+                e, stage, f"the executor failed{where}: {type(error).__name__}: {error}", writes, effects
             )
             return
         size = _too_large([p.batch for p in parcels if p.shard != self._shard] + list(changes.values()))
         if size:
-            self._halt(
-                f"epoch {e}, stage {stage}: a row of {size:,} bytes cannot be sent; at most"
-                f" {TRANSACTION_BYTES_MAX:,} can. It came of the program's expressions, from smaller ones",
-                effects,
-            )
+            reason = f"a row of {size:,} bytes cannot be sent; at most {TRANSACTION_BYTES_MAX:,} can. It came of the"
+            self._stand_still(e, stage, f"{reason} program's expressions, from smaller ones", writes, effects)
             return
         self._reached[stage] = e
         if stage == 1 and epoch.hand_out.save:
@@ -354,11 +397,24 @@ class NodeKernel:
         self.halted = reason
         effects.append(Halted(reason))
 
+    def _stand_still(
+        self, e: int, stage: int, reason: str, writes: Sequence[Writes], effects: list[NodeEffect]
+    ) -> None:
+        """This epoch cannot be computed."""
+        self.halted = f"epoch {e}, stage {stage}: {reason}"
+        places = frozenset(place for each in writes for place in each.transactions)
+        effects.append(Halted(self.halted, e, stage, tuple(sorted(places))))
+
     # -- readers -----------------------------------------------------------------------------------------------
 
     def _tell_readers(self, hand_out: HandOutEvent, effects: list[NodeEffect]) -> None:
         """What the epoch that was just finished means to whoever watches or wants a snapshot. Of one that is handed out
-        again they may have heard: whoever has not asks."""
+        again they may have heard: whoever has not asks. Where transactions are void from here on, all that they heard
+        is not so any more."""
+        if hand_out.forgets:
+            self._subscriptions = {}
+            self._history.clear()
+            self._history_bytes = 0
         if not hand_out.again:
             for subscription in self._subscriptions.values():
                 self._send_changes(subscription, self.finished, subscription.reply_to, effects)

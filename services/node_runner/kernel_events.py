@@ -30,6 +30,7 @@ class HandOutEvent:
     again: bool
     base: int
     token: Token
+    forgets: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,14 @@ class ReaderGone:
     inbox: str
 
 
+@dataclass(frozen=True, slots=True)
+class MayStep:
+    """The careful step that was asked for is marked."""
+
+    epoch: int
+    stage: int
+
+
 NodeEvent = (
     HandOutEvent
     | RowsEvent
@@ -117,6 +126,7 @@ NodeEvent = (
     | GoneEvent
     | Look
     | ReaderGone
+    | MayStep
 )
 
 # ---- effects -------------------------------------------------------------------------------------------------
@@ -189,9 +199,23 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Halted:
-    """The node stands still from now on; `reason` is the evidence."""
+    """The node stands still from now on; `reason` is the evidence. Where an epoch cannot be computed: `epoch` and
+    `stage`, and in stage 1 the `places` of the transactions in the record that have writes for this node."""
 
     reason: str
+    epoch: int = 0
+    stage: int = 0
+    places: tuple[int, ...] = ()
 
 
-NodeEffect = SendRows | AskForRows | Finished | SaveState | TellGone | BeginAgain | Reply | Settle | Halted
+@dataclass(frozen=True, slots=True)
+class TryStep:
+    """A step is to be taken carefully: say `MayStep` when it is marked, and take the mark away when that is handled."""
+
+    epoch: int
+    stage: int
+
+
+NodeEffect = (
+    SendRows | AskForRows | Finished | SaveState | TellGone | BeginAgain | Reply | Settle | Halted | TryStep
+)

@@ -23,6 +23,10 @@ unfinished epochs.
 with what has to be known of the log up to there. What was handed out is kept until a base has passed it, since a node
 that begins there needs all that is behind. Before it goes idle, a sequencer writes one empty epoch flagged `save`; then
 nothing moves until somebody writes.
+
+**Void transactions** (`voiding.py`) are recorded by whoever opens a generation, behind a fence of its own: which bases
+are kept is certain only then. They are handed out as if they had said nothing. Readers may have heard otherwise, so
+subscriptions end there, and watchers begin again with a snapshot.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ from dataclasses import dataclass, replace
 
 from dist_zero.batch import Writes
 from dist_zero.compiler.plan import Plan
+from dist_zero.voids import void_transactions
 from dist_zero.writes import decode_payload, merge_writes, route
 from dist_zero_common.errors import InternalError, MalformedMessage
 from dist_zero_common.mailbox import NO_TOKEN, Token
@@ -50,6 +55,7 @@ from dist_zero_common.protocol.messages import (
     Subscribe,
     SubscriptionWanted,
     Transaction,
+    TransactionPlace,
     Unsubscribe,
     Wait,
     epoch_of_place,
@@ -84,6 +90,7 @@ from services.node_runner.sequencer_events import (
     WriteBase,
 )
 from services.node_runner.sessions import RETRY_AFTER_MS, Sessions
+from services.node_runner.voiding import beginning
 
 _REMEMBERED_REQUESTS = 1_024
 _ASKED_AGAIN_SECONDS = 3.0
@@ -114,10 +121,11 @@ class Sequencer:
         based: bool,
         records: list[LogRecord],
         options: SequencerOptions,
+        voids: tuple[TransactionPlace, ...] = (),
     ) -> None:
         """`records` are those behind the base, in order, without a gap. All of them are handed out to the nodes of the
         base's generation, whoever had them before. `origin`: of which base this one is a copy; for it, `opened` and
-        `based` see `epoch_log.Loaded`."""
+        `based` see `epoch_log.Loaded`. `voids`: what the record that opens the generation has to void."""
         self.epoch = base.epoch
         self.finished = base.epoch
         self.deposed = ""
@@ -150,6 +158,17 @@ class Sequencer:
         self._last_was_save = False
         self._waking = False
         self._older_than = max((record.incarnation for record in records), default=0)
+        self._wants_void = voids
+        has_fence = bool(records) and records[-1].incarnation == incarnation
+        self._fences_first = bool(voids) and not has_fence
+        self._voiding = [record for record in records if record.voids]
+        self._void = void_transactions(self._voiding)
+        self._forgotten = self._voiding[-1].epoch if self._voiding else 0
+        """Subscriptions of records before this epoch have ended."""
+        if voids:
+            self._forgotten = self.epoch + len(records) + 1
+        if self._forgotten:
+            self._forget_readers()
         for record in records:
             self._take(record, [])
 
@@ -157,6 +176,11 @@ class Sequencer:
     def base(self) -> int:
         """The epoch of the newest base."""
         return self._saving.base_epoch
+
+    @property
+    def proposing(self) -> int:
+        """The epoch whose record is being created, 0 for none."""
+        return self.epoch + 1 if self._creating else 0
 
     def start(self, now: Now) -> list[SequencerEffect]:
         """The first thing to do: write the fence. Not where a later sequencer has been already: this one was told late
@@ -317,8 +341,9 @@ class Sequencer:
             map_version=self._map.version,
             save=save,
             everything=save and self._saving.wants_everything,
-            begins=None if self._opened else self._origin,
-            shard_map=None if self._opened else self._map,
+            begins=None if self._opened or self._fences_first else self._origin,
+            shard_map=None if self._opened or self._fences_first else self._map,
+            voids=() if self._opened or self._fences_first else self._wants_void,
             expired=tuple(self._sessions.expired(time_us)),
             opens=self._sessions.wanted_opens(),
             transactions=tuple(self._sessions.next_transactions()),
@@ -337,14 +362,20 @@ class Sequencer:
         elif record.incarnation < self._incarnation and not self.fenced:
             # An older one has gone on since the log was read: the fence comes behind it.
             self._creating = False
-            self._take(record, effects)
+            if record.voids or self._wants_void:
+                self._load_again("the log went on meanwhile", effects)
+            else:
+                self._take(record, effects)
         elif record.incarnation != self._incarnation:
             self._depose(f"incarnation {record.incarnation} wrote epoch {record.epoch}", effects)
         else:
             self._creating, self.fenced = False, True
             self._take(record, effects)
             self._answer_awaiting(effects)
-            self._check_opening(record, event.bases, effects)
+            if self._fences_first:
+                self._load_again("its fence is there, so it can choose the base", effects)
+            else:
+                self._check_opening(record, event.bases, effects)
 
     def _check_opening(
         self, record: LogRecord, bases: tuple[BaseId, ...], effects: list[SequencerEffect]
@@ -353,15 +384,21 @@ class Sequencer:
         if record.begins is None:
             return
         self._opened = True
-        newest = [base for base in bases if base.generation < self._generation][-1:]
-        if newest != [self._origin]:
-            self.deposed = f"there is a newer base than epoch {self._origin.epoch}"
-            effects.append(LoadAgain(self.deposed))
+        if beginning(bases, self._generation, self._voiding) != self._origin:
+            self._load_again(f"there is a newer base than epoch {self._origin.epoch}", effects)
+
+    def _load_again(self, reason: str, effects: list[SequencerEffect]) -> None:
+        self.deposed = reason
+        effects.append(LoadAgain(reason))
 
     def _take(self, record: LogRecord, effects: list[SequencerEffect]) -> None:
         """Make a record of the log part of the state, in the order that defines it: expiries, transactions, opens."""
         self.epoch, self._time_us, self._last_was_save = record.epoch, record.time_us, record.save
         self._count_finished()
+        if record.voids:
+            self._void |= void_transactions((record,))
+            if record not in self._voiding:
+                self._voiding.append(record)
         for expired in record.expired:
             self._sessions.expire(expired, effects)
         writes = [self._sessions.take_transaction(record, each, effects) for each in record.transactions]
@@ -377,7 +414,8 @@ class Sequencer:
         self._ahead_bytes += size
 
     def _take_requests(self, record: LogRecord, effects: list[SequencerEffect]) -> None:
-        self._subscriptions.update((wanted.subscription, wanted) for wanted in record.subscriptions)
+        if record.epoch >= self._forgotten:
+            self._subscriptions.update((wanted.subscription, wanted) for wanted in record.subscriptions)
         for gone in record.unsubscriptions:
             self._subscriptions.pop(gone, None)
         tokens = [self._snapshots.pop(wanted, NO_TOKEN) for wanted in record.snapshots]
@@ -386,6 +424,12 @@ class Sequencer:
         own = tuple(token for token in tokens if token != NO_TOKEN)
         if own:
             effects.append(SettleMessages(own))
+
+    def _forget_readers(self) -> None:
+        """What readers were told is not so any more: they begin again."""
+        self._subscriptions.clear()
+        self._base = replace(self._base, subscriptions=())
+        self._saving = Saving(self._base, self._options)
 
     def _depose(self, reason: str, effects: list[SequencerEffect]) -> None:
         self.deposed = reason
@@ -407,7 +451,12 @@ class Sequencer:
             self._ahead_bytes -= ready.size_bytes
             shards = tuple(range(len(self._map.nodes)))
             writes = self._route(ready)
-            epoch = HandOutEpoch(ready.record, writes, self._generation, ready.again, self.base, shards)
+            record = ready.record
+            if record.epoch < self._forgotten:
+                record = replace(record, subscriptions=())
+            epoch = HandOutEpoch(
+                record, writes, self._generation, ready.again, self.base, shards, bool(record.voids)
+            )
             self._kept[self._handed_out] = epoch
             self._kept_bytes += ready.size_bytes
             effects.append(epoch)
@@ -416,6 +465,8 @@ class Sequencer:
         by_shard: list[list[Writes]] = [[] for _ in self._map.nodes]
         transactions = zip(ready.record.transactions, ready.writes, strict=True)
         for place, (transaction, decoded) in enumerate(transactions):
+            if (ready.record.epoch, place) in self._void:
+                continue
             writes = decoded or decode_payload(self._plan.datasets, transaction.payload)
             for shard, its in route(writes, self._plan, self._map, ready.record.epoch, place).items():
                 by_shard[shard].extend(its)

@@ -146,8 +146,8 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class HandOutEpoch:
-    """`Rows` of stage 1 for `targets`, shards of this generation; `writes[i]` are shard i's. See `HandOut` for `again`
-    and `base`."""
+    """`Rows` of stage 1 for `targets`, shards of this generation; `writes[i]` are shard i's. See `HandOut` for `again`,
+    `base` and `forgets`."""
 
     record: LogRecord
     writes: tuple[tuple[Writes, ...], ...]
@@ -155,6 +155,7 @@ class HandOutEpoch:
     again: bool
     base: int
     targets: tuple[int, ...]
+    forgets: bool = False
 
 
 @dataclass(frozen=True, slots=True)

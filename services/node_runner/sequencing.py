@@ -34,6 +34,7 @@ from dist_zero_common.protocol.messages import (
     SnapshotRequest,
     Subscribe,
     Transaction,
+    TransactionPlace,
 )
 from services.node_runner import wire
 from services.node_runner.epoch_log import EpochLog
@@ -84,8 +85,10 @@ class HostedSequencer:
         tasks: asyncio.TaskGroup,
         options: SequencerOptions,
         log: Logger,
+        voids: tuple[TransactionPlace, ...] = (),
     ) -> None:
         self.incarnation = incarnation
+        self._voids = voids
         self._system = system
         self.nodes_inbox = sequencer_nodes_inbox(system, host.program, incarnation)
         self.clients_inbox = sequencer_clients_inbox(system, host.program)
@@ -109,7 +112,10 @@ class HostedSequencer:
 
     async def _start(self) -> None:
         try:
-            loaded = await self._log_of_epochs.load(self._generation, self._host.shard_map)
+            loaded = await self._log_of_epochs.load(self._generation, self._host.shard_map, self._voids)
+            if loaded.refused:
+                self._log.error("not_voided", reason=loaded.refused)
+            await self._log_of_epochs.note_voids(loaded.records)
             if loaded.later:
                 raise BaseDamaged(f"generation {loaded.later} has begun, and this is {self._generation}")
             if loaded.base.shard_map != self._host.shard_map:
@@ -126,6 +132,7 @@ class HostedSequencer:
                 based=loaded.based,
                 records=loaded.records,
                 options=self._options,
+                voids=loaded.voids,
             )
         except (LogDamaged, MalformedMessage) as damaged:
             self._halt(str(damaged), rewind=isinstance(damaged, BaseDamaged))
@@ -179,6 +186,7 @@ class HostedSequencer:
             halted=self._why_halted(),
             rewind=self._rewind or self._is_deposed(),
             base=self._sequencer.base if self._sequencer is not None else 0,
+            proposing=self._sequencer.proposing if self._sequencer is not None else 0,
         )
 
     def _why_halted(self) -> str:
@@ -300,6 +308,7 @@ class HostedSequencer:
         appending = self._sequencer
         try:
             there, bases = await self._log_of_epochs.append(effect.record)
+            await self._log_of_epochs.note_voids((there,))  # before there is a base of that generation
         except LogDamaged as damaged:
             self._halt(str(damaged))
             return

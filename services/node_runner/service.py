@@ -190,6 +190,7 @@ class RunnerService:
                 tasks=self._tasks,
                 options=self._options,
                 log=log,
+                voids=message.voids,
             )
             self._sequencers[message.program] = sequencer
             host.locate(message.generation, message.inboxes, "")

@@ -112,6 +112,7 @@ def hand_out_events(plan: Plan, shard_map: ShardMap, message: HandOut) -> list[t
                 message.unsubscriptions,
                 message.again,
                 message.base,
+                forgets=message.forgets,
             ),
         )
         for target in message.targets
@@ -244,6 +245,7 @@ def hand_out_message(
         again=effect.again,
         base=effect.base,
         everything=record.everything,
+        forgets=effect.forgets,
     )
 
 

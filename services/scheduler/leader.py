@@ -46,6 +46,7 @@ from dist_zero_common.protocol.messages import (
     StandsBy,
     StartRunner,
     SubmitProgram,
+    VoidTransaction,
 )
 from dist_zero_common.store.base import Store
 from services.scheduler.lead import LeadOptions
@@ -150,6 +151,7 @@ class Leader:
             Locate: requests.on_locate,
             RemoveProgram: requests.on_remove_program,
             ScaleProgram: requests.on_scale_program,
+            VoidTransaction: requests.on_void_transaction,
             DrainMachine: self._on_drain_machine,
             AskStatus: self._on_ask_status,
             StandsBy: self._on_stands_by,

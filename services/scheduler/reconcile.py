@@ -47,6 +47,7 @@ from services.scheduler.state import (
     runner_name,
     why_halted,
 )
+from services.scheduler.stuck import stuck_parts
 
 RESTART_SECONDS = 10.0
 """A runner that ends at once after each start is started again no more often than this."""
@@ -197,6 +198,8 @@ def _with_times(
         return program
     lost = bool(lost_parts(program.assignment, desired, observed, now))
     _, halted = why_halted(program.program, program.assignment, observed)
+    generation = program.assignment.placement.generation
+    halted = halted or len(program.voids_of(generation)) < len(program.voids)
     room = not lost and not halted and has_more_room(program, program.assignment, candidates)
     times = (
         _since(program.lost_since, lost, now),
@@ -279,6 +282,8 @@ def _shall_be_placed(
         return len(candidates) >= options.machines or now - program.since >= options.patience_seconds
     if program.assignment.placement.shard_map != program.shard_map or _drained_runners(program, desired):
         return bool(candidates)
+    if stuck_parts(program.program, program.assignment, observed) and program.halted_since is None:
+        return True
     if program.lost_since is not None:
         had = len(program.assignment.runners())
         return len(candidates) >= had or now - program.lost_since >= options.regain_seconds
@@ -305,7 +310,12 @@ def _assigned(
         known = [*(by_name.get(name) for name in program.shard_map.nodes), before.sequencer]
         kept = [here.get(part.runner) if part is not None else None for part in known]
         return _assignment(program, kept, desired.incarnation + 1, candidates, desired, new_incarnations=True)
-    if lost:
+    stuck = [parts[shard] for shard in stuck_parts(program.program, before, observed)]
+    if stuck and not lost:
+        stay = [None if part in stuck else part for part in parts]
+        held_up = frozenset(part.runner for part in stuck if part is not None)
+        candidates = [each for each in candidates if each.runner not in held_up] or candidates
+    elif lost:
         stay = [part if part is not None and part.runner not in lost else None for part in parts]
     else:
         stay = [
@@ -518,6 +528,7 @@ def _host_sequencer(program: WantedProgram, assignment: Assignment, desired: Des
         assignment.placement.inboxes,
         program.graph,
         assignment.placement.generation,
+        program.voids_of(assignment.placement.generation),
     )
     return Send(("sequencer", program.program, part.incarnation), inbox_of(desired.system, part), command)
 

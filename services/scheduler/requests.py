@@ -28,6 +28,8 @@ from dist_zero_common.protocol.messages import (
     RequestRefused,
     ScaleProgram,
     SubmitProgram,
+    TransactionVoided,
+    VoidTransaction,
 )
 from services.scheduler.programs import (
     Submission,
@@ -40,6 +42,7 @@ from services.scheduler.reconcile import with_program, without_program
 from services.scheduler.reports import check_reply_to
 from services.scheduler.scaling import rescaled_program
 from services.scheduler.state import WantedProgram, progress_of
+from services.scheduler.voiding import Voider, want_void, without_void
 
 if TYPE_CHECKING:
     from services.scheduler.leader import Leader
@@ -48,6 +51,7 @@ REQUESTS_REMEMBERED = 10_000
 
 BEING_REMOVED = "it is being removed, and may start again when that is done"
 
+Request = SubmitProgram | Locate | RemoveProgram | ScaleProgram | VoidTransaction
 Asker = tuple[str, int]
 """A request's reply inbox and number: the same when it is asked again."""
 
@@ -61,6 +65,7 @@ class Requests:
         self._submitted: _Recent = _Recent(REQUESTS_REMEMBERED)
         self._removers: dict[str, list[RemoveProgram]] = {}
         self._removed: _Recent = _Recent(REQUESTS_REMEMBERED)
+        self._voider = Voider(leader.store, leader.log)
 
     def on_locate(self, message: Locate) -> None:
         """Say where a program is."""
@@ -118,6 +123,27 @@ class Requests:
                 self._leader.desired = with_program(self._leader.desired, scaled)
                 self._leader.changed.set()
         self._answer(message, message.program, "")
+
+    def on_void_transaction(self, message: VoidTransaction) -> None:
+        """See to it that a transaction is void."""
+        check_reply_to(self._leader.system, message.reply_to)
+        if not self._voider.is_looking(message):
+            self._leader.tasks.create_task(self._void(message))
+
+    async def _void(self, message: VoidTransaction) -> None:
+        leader = self._leader
+        try:
+            if await self._voider.is_void(message, leader.desired):
+                voided = TransactionVoided(message.request, message.program, message.place)
+                leader.say_if_leading(message.reply_to, voided)
+            else:
+                leader.desired = want_void(leader.desired, message.program, message.place)
+                leader.changed.set()  # whoever asked asks again, until the log has it
+        except RequestError as wrong:
+            leader.desired = without_void(leader.desired, message.program, message.place)
+            self._refuse(message, str(wrong))
+        except StoreError as failed:
+            leader.log.warning("store_failed", program=message.program, reason=str(failed))
 
     # -- programs ------------------------------------------------------------------------------------------
 
@@ -240,7 +266,7 @@ class Requests:
         located = Located(message.request, program, ProgramState.STARTING, b"", None, note)
         self._leader.post.send(message.reply_to, located)
 
-    def _refuse(self, message: SubmitProgram | Locate | RemoveProgram | ScaleProgram, reason: str) -> None:
+    def _refuse(self, message: Request, reason: str) -> None:
         self._leader.counters["requests_refused"] += 1
         self._leader.log.info("request_refused", request=type(message).__name__, reason=reason)
         self._leader.say_if_leading(message.reply_to, RequestRefused(message.request, reason))

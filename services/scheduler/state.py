@@ -14,7 +14,7 @@ whatever the order it came in, and is refused like one of an earlier incarnation
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dist_zero_common.broker.topology import runner_inbox
@@ -27,6 +27,7 @@ from dist_zero_common.protocol.messages import (
     RunnerStatus,
     SequencerStatus,
     ShardMap,
+    TransactionPlace,
 )
 
 INCARNATIONS_PER_SCHEDULER = 1 << 20
@@ -94,11 +95,19 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
+class VoidWanted:
+    """A transaction to be voided by any generation later than `after`, the one that there was."""
+
+    place: TransactionPlace
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
 class WantedProgram:
     """A program that shall run, as its base in the store has it, by the shard map that is wanted now. `since` is when
     it was submitted. `lost_since` is when a runner was found lost that has a part of it, `room_since` when it was found
     that it would be better placed elsewhere, `halted_since` when it was found halted so that a new generation helps;
-    each is None when that is not so."""
+    each is None when that is not so. `voids`: what people have asked to take out of it."""
 
     program: str
     graph: bytes
@@ -109,6 +118,11 @@ class WantedProgram:
     lost_since: float | None = None
     room_since: float | None = None
     halted_since: float | None = None
+    voids: tuple[VoidWanted, ...] = ()
+
+    def voids_of(self, generation: int) -> tuple[TransactionPlace, ...]:
+        """What this generation has to void."""
+        return tuple(each.place for each in self.voids if each.after < generation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,21 +182,37 @@ class MachineSeen:
 
 @dataclass(frozen=True, slots=True)
 class SequencerSeen:
-    """A sequencer's status; `moved_at` is when it last finished an epoch or had none to finish."""
+    """A sequencer's status; `moved_at` is when it last finished an epoch or had none to finish, `gap` the longest time
+    that it took lately to finish one."""
 
     status: SequencerStatus
     moved_at: float
+    gap: float = 0.0
+
+
+SEQUENCER = -1
+"""In place of a shard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a part was at, and since when."""
+
+    mark: tuple[int, ...]
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
 class RunnerSeen:
-    """The newest report of a runner, by what it hosts, and when it came. For `gap` see `_gap`."""
+    """The newest report of a runner, by what it hosts, and when it came. For `gap` see `_gap`, for `moves`
+    `stuck.py`."""
 
     report: RunnerReport
     nodes: Mapping[tuple[str, int], NodeStatus]
     sequencers: Mapping[str, SequencerSeen]
     at: float
     gap: float
+    moves: Mapping[tuple[str, int, str], Moved] = field(default_factory=dict)
 
     def programs(self) -> list[str]:
         """The programs of which it hosts a part, each once."""
@@ -254,6 +284,7 @@ def hear_runner(observed: Observed, report: RunnerReport, now: float) -> Heard:
         {status.program: _sequencer_seen(status, known, now) for status in report.sequencers},
         now,
         _gap(observed, again, now),
+        _moves_of(report, again.moves if again is not None else {}, now),
     )
     observed.runners[report.runner] = seen
     return Heard.SAME if known is not None and _hosts_same(known, seen) else Heard.CHANGED
@@ -265,12 +296,37 @@ def _gap(observed: Observed, before: MachineSeen | RunnerSeen | None, now: float
     return max(observed.silence(before, now), GAP_KEPT * before.gap) if before is not None else 0.0
 
 
+def _moves_of(
+    report: RunnerReport, before: Mapping[tuple[str, int, str], Moved], now: float
+) -> dict[tuple[str, int, str], Moved]:
+    """What each part of a runner is at, and since when."""
+    moves = {}
+    for key, mark in _marks(report):
+        known = before.get(key)
+        moves[key] = known if known is not None and known.mark == mark else Moved(mark, now)
+    return moves
+
+
+def _marks(report: RunnerReport) -> Iterator[tuple[tuple[str, int, str], tuple[int, ...]]]:
+    for node in report.nodes:
+        where = node.program, node.shard
+        yield (*where, "steps"), (node.incarnation, node.finished_epoch, node.stage)
+        yield (*where, "store"), (node.incarnation, node.saving)
+    for sequencer in report.sequencers:
+        yield (sequencer.program, SEQUENCER, "store"), (sequencer.incarnation, sequencer.proposing)
+
+
 def _sequencer_seen(status: SequencerStatus, known: RunnerSeen | None, now: float) -> SequencerSeen:
     before = known.sequencers.get(status.program) if known is not None else None
-    if before is None or status.finished_epoch >= status.epoch:
+    if before is None or before.status.incarnation != status.incarnation:
         return SequencerSeen(status, now)
     moved = status.finished_epoch != before.status.finished_epoch
-    return SequencerSeen(status, now if moved else before.moved_at)
+    if not moved and status.finished_epoch < status.epoch:
+        return SequencerSeen(status, before.moved_at, before.gap)
+    gap = GAP_KEPT * before.gap
+    if moved and before.status.finished_epoch < before.status.epoch:
+        gap = max(now - before.moved_at, gap)
+    return SequencerSeen(status, now, gap)
 
 
 def _hosts_same(known: RunnerSeen, seen: RunnerSeen) -> bool:
