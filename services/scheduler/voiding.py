@@ -90,10 +90,10 @@ def without_void(desired: Desired, program: str, place: TransactionPlace) -> Des
 
 
 def want_void(desired: Desired, program: str, place: TransactionPlace) -> Desired:
-    """With this transaction to be voided by the next generation of the program, unless one was told to already."""
+    """With this transaction to be voided by the next generation of the program, unless one was told to already. Before
+    it is known in which generation the program runs, there is no next one: whoever asks will ask again."""
     wanted = desired.programs.get(program)
-    if wanted is None or any(each.place == place for each in wanted.voids):
+    if wanted is None or wanted.assignment is None or any(each.place == place for each in wanted.voids):
         return desired
-    generation = wanted.assignment.placement.generation if wanted.assignment is not None else -1
-    voids = (*wanted.voids, VoidWanted(place, generation))
+    voids = (*wanted.voids, VoidWanted(place, wanted.assignment.placement.generation))
     return replace(desired, programs={**desired.programs, program: replace(wanted, voids=voids)})

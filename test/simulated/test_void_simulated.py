@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dist_zero.cli.voiding import void_transaction
 from dist_zero.client.client import Client
 from dist_zero.client.remote import RemoteSystem
 from dist_zero.client.snapshot import Snapshot
@@ -25,6 +26,7 @@ from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 from services.node_runner.sequencer_events import SequencerOptions
 from test.simulated.poisoned import POISON, DeadlySystem, PoisonedSystem
 from test.simulated.property_world import PROGRAMS
+from test.simulated.test_recall_simulated import Recalled, end
 from test.simulated.test_recovery_simulated import put_sales
 
 Main = Callable[[PoisonedSystem, RemoteSystem], Coroutine[Any, Any, None]]
@@ -124,7 +126,8 @@ def test_oracle_a_program_stands_still_and_goes_on_without_the_void_transaction(
             assert void_transactions(log) == {(place.epoch, place.index)} and committed == place.epoch
             assert not right_views(stages, log, snapshot.epoch, snapshot)
             await asyncio.sleep(5)
-            await remote.void(app.name, place)  # it is, already, though the record that says so was collected
+            # it is, already, though the record that says so was collected
+            await void_transaction(remote, app.name, str(place), as_json=False)
             assert (await status_of(remote, app.name)).state is ProgramState.RUNNING
 
     with_poison(main, world, objects)
@@ -256,3 +259,42 @@ def test_oracle_an_epoch_that_ends_processes_is_refused_after_some_tries(stages:
                 assert not objects.list(f"programs/{program.name}/attempts/")
 
     with_poison(main, world, objects, machines=3, kind=DeadlySystem)
+
+
+class RecalledPoisoned(PoisonedSystem, Recalled):
+    """One whose scheduler can be ended and started again."""
+
+
+@pytest.mark.parametrize("after", [0.05, 0.6, 2.0, 3.3, 3.6, 4.0, 4.5, 6.0])
+def test_oracle_a_void_survives_the_scheduler(after: float) -> None:
+    """Whenever it ends while it is asked, the next one does it, or sees that it is done, because the question comes
+    again."""
+    world, objects = SimWorld(760, "faithful"), MemoryObjects(remembers=True)
+    system = RecalledPoisoned(world, machines=2, store=MemoryStore(objects, world))
+    remote = RemoteSystem("", system.name, world.clock, connect=system.connector("operator"))
+    app = PROGRAMS[2]
+
+    async def live() -> None:
+        async with system:
+            first = system.scheduler()
+            async with system.connect(app, nodes=3) as client:
+                await put_sales(client, 0, 30)
+                await client.put("sales", {"id": 500, "shop": "s1", "amount": POISON})
+                await until_halted(remote, app.name)
+            place = await poison_of(system, app.name, 0)
+            voiding = asyncio.create_task(remote.void(app.name, place))
+            await asyncio.sleep(after)
+            await end(first)
+            await asyncio.sleep(2)
+            second = system.scheduler()
+            await voiding
+            async with system.connect(app.name) as again:
+                await put_sales(again, 50, 5)
+                await again.flush()
+                snapshot = await again.snapshot()
+            log = await log_of(system.store, app.name)
+            assert void_transactions(log) == {(place.epoch, place.index)}
+            assert not right_views(2, log, snapshot.epoch, snapshot)
+            await end(second)
+
+    run_simulation(live(), until_seconds=20_000)

@@ -244,6 +244,9 @@ def test_a_halted_program_is_told_with_its_reason() -> None:
     [wrong] = wrongs(look(status))
     assert wrong.startswith("program stock stands still: two answers to epoch 7 differ; keep the store")
     assert troubles(status) == ["program stock stands still: two answers to epoch 7 differ"]
+    poisoned = "epoch 7: the executor failed; `dist-zero void stock 7/0` takes one out"
+    [wrong] = wrongs(look(system(programs=(program(state=ProgramState.HALTED, note=poisoned),))))
+    assert wrong == f"program stock stands still: {poisoned}"
 
 
 def test_a_program_that_does_not_start_is_a_finding_at_the_second_look() -> None:
