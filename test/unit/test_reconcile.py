@@ -49,7 +49,6 @@ from services.scheduler.reconcile import (
 from services.scheduler.state import (
     Assignment,
     Desired,
-    Heard,
     Observed,
     Part,
     SchedulerOptions,
@@ -677,27 +676,3 @@ def test_late_node_of_a_removed_program_is_dropped() -> None:
     assignment = world.desired.programs["games"].assignment
     assert assignment is not None
     assert sent == [DropProgram(1, "gone", own), assignment.placement]
-
-
-@given(st.randoms(use_true_random=False), st.integers(2, 12))
-def test_machine_reports_come_to_the_same_in_any_order(rng: random.Random, count: int) -> None:
-    """Of the reports of one machine, doubled and shuffled, the newest is what is known in the end, and each that was
-    older than what was known is refused."""
-    reports, incarnation, runner = [], 1, RunnerStatus("m1-r1", 0, alive=False)
-    for _ in range(count):
-        match rng.randrange(3):
-            case 0:
-                incarnation, runner = incarnation + 1, replace(runner, incarnation=runner.incarnation + 1)
-            case 1:
-                runner = RunnerStatus("m1-r1", runner.incarnation + 1, alive=True)
-            case 2:
-                runner = replace(runner, alive=False)
-        reports.append(MachineReport("m1", incarnation, agent_inbox(SYSTEM, "m1"), 2, 1, (), (runner,)))
-    shuffled = rng.sample(reports * 2, count * 2)
-    observed, newest = Observed(), -1
-    for report in shuffled:
-        place = max(index for index, other in enumerate(reports) if other == report)
-        heard = hear_machine(observed, report, 0.0)
-        assert (heard is Heard.STALE) == (place < newest)
-        newest = max(newest, place)
-    assert observed.machines["m1"].report == reports[-1]
