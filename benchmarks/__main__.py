@@ -2,8 +2,8 @@
 
 python -m benchmarks [NAME ...] [--quick]
 
-names: counts, state, simulator, which need nothing; rabbitmq, bytes, latency, start, which need Docker. Without names:
-the first three. `--quick` measures a tenth of everything.
+names: counts, state, simulator, which need nothing; rabbitmq, bytes, latency, start, recovery, which need Docker.
+Without names: the first three. `--quick` measures a tenth of everything.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
-from benchmarks import celery_counts, counts, latency, limit, rabbitmq, simulator, start, state
+from benchmarks import celery_counts, counts, latency, limit, rabbitmq, recovery, simulator, start, state
 from benchmarks.measure import RESULTS, Measurement, keep, table
 from benchmarks.system import Broker, broker_url
 from test.virtual.rabbitmq_server import RabbitServer, have_base_images
@@ -33,6 +33,7 @@ OVER_BROKER: dict[str, Callable[[str, int, Broker], list[Measurement]]] = {
     "system bytes": rabbitmq.measure_bytes,
     "limit": limit.measure,
     "latency": latency.measure,
+    "recovery": recovery.measure,
 }
 BY_THEMSELVES = ("counts", "state", "simulator")
 
@@ -73,6 +74,7 @@ RUNS: dict[str, list[Run]] = {
         for rate in latency.RATES
     ],
     "start": [Run("start", "containers", 3, divisor=1)],
+    "recovery": [Run("recovery", back, 24, divisor=6) for back in recovery.BACK],
 }
 
 

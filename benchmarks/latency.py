@@ -56,8 +56,8 @@ def measure(engine: str, writes: int, broker: Broker) -> list[Measurement]:
 
 async def _measure(engine: str, nodes: int, rate: int, writes: int, system: System) -> Measurement:
     async with system.remote.connect(app, nodes=nodes):
-        watcher, watched = _started(_watch, system.broker.url, writes)
-        writer, wrote = _started(_write, system.broker.url, writes, rate)
+        watcher, watched = started(_watch, system.broker.url, writes)
+        writer, wrote = started(_write, system.broker.url, writes, rate)
         try:
             await asyncio.to_thread(watched.recv)  # it has the view as it is
             before = await asyncio.to_thread(system.used)
@@ -91,7 +91,8 @@ async def _measure(engine: str, nodes: int, rate: int, writes: int, system: Syst
     )
 
 
-def _started(work: Callable[..., Coroutine[Any, Any, None]], *given: Any) -> tuple[BaseProcess, Connection]:
+def started(work: Callable[..., Coroutine[Any, Any, None]], *given: Any) -> tuple[BaseProcess, Connection]:
+    """A process that does this work, with its end of a pipe; and the other end."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_run, args=(work, there, *given), daemon=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Iterable
 
 from dist_zero.compiler import compile
 from dist_zero.compiler.plan import Plan
@@ -64,6 +65,9 @@ from services.node_runner.kernel_events import (
 from services.node_runner.sequencer_events import HandOutEpoch
 from services.node_runner.telling import Telling
 
+BEGUN_SECONDS = 3.0
+"""After so long, who has begun has asked for what he did not get."""
+
 
 class ProgramHost:
     """One program's part of a runner."""
@@ -98,6 +102,9 @@ class ProgramHost:
         self._handed_out = (0, 0)
         """A generation, and what the sequencer says that it has handed out of it."""
         self._held: list[tuple[int, int, SendRows]] = []
+        self._begun_lately: dict[int, tuple[float, Begun]] = {}
+        """By shard, who said that he has begun, and when."""
+        self._looked_at = 0.0
 
     # -- hosting -----------------------------------------------------------------------------------------------
 
@@ -223,7 +230,7 @@ class ProgramHost:
         `nodes_inbox`: the sequencer is to be told where it was."""
         if generation < self.located_generation:
             return
-        before = self.located_generation
+        before, known = self.located_generation, self.inboxes
         self.located_generation, self.inboxes = generation, inboxes
         if nodes_inbox and nodes_inbox != self.telling.nodes_inbox:
             self.telling.nodes_inbox = nodes_inbox
@@ -234,6 +241,27 @@ class ProgramHost:
         held, self._held = self._held, []
         for shard, generation, effect in held:
             self._deliver_rows(shard, generation, effect)
+        if generation == before:
+            self._send_again_to(shard for shard, inbox in enumerate(inboxes) if inbox != known[shard])
+
+    def has_begun(self, begun: Begun) -> None:
+        """A node elsewhere says that it has begun, to nodes here or to the sequencer here."""
+        self._begun_lately[begun.shard] = self._looked_at, begun
+
+    def _send_again_to(self, moved: Iterable[int]) -> None:
+        """Whoever said that he has begun before we knew where was sent what he needs to where his predecessor was."""
+        for shard in moved:
+            at, begun = self._begun_lately.pop(shard, (0.0, None))
+            if (
+                begun is None
+                or self._looked_at - at > BEGUN_SECONDS
+                or begun.generation != self.located_generation
+            ):
+                continue
+            self._on_peer_begun(begun)
+            if self.telling.sequencer is not None:
+                self.telling.sequencer.on_begun(begun.shard, begun.generation, begun.epoch)
+        self.work()
 
     def drop_elsewhere(self, placement: Placement, own_inbox: str) -> None:
         """Stop the nodes here that by this placement are elsewhere."""
@@ -301,6 +329,7 @@ class ProgramHost:
             case Begun():
                 wire.check_map(self.shard_map, message.map_version)
                 wire.check_shard(self.shard_map, message.shard)
+                self.has_begun(message)
                 self._on_peer_begun(message)
                 self._post.settle(token)
             case RowsGone():
@@ -378,6 +407,7 @@ class ProgramHost:
 
     def look(self, now: float) -> None:
         """Let the nodes here ask for what is overdue. `now` is in seconds."""
+        self._looked_at = now
         for shard, node in self.nodes.items():
             generation, handed_out = self._handed_out
             self._work.append((shard, Look(now, handed_out if generation == node.generation else 0)))

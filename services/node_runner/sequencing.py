@@ -227,6 +227,8 @@ class HostedSequencer:
             case ReaderLost():
                 check_inbox(self._system, CLIENT_REPLIES, message.inbox)
         if message.generation == self._generation:
+            if isinstance(message, Begun):
+                self._host.has_begun(message)
             self._handle(_node_event(message))
             self._host.flush()
         self._post.settle(token)

@@ -26,7 +26,7 @@ from dist_zero_common.aside import Aside
 from dist_zero_common.broker.base import Connect, ConnectionState
 from dist_zero_common.broker.topology import STANDBY, check_inbox, queue_of, scheduler_inbox
 from dist_zero_common.clock import Clock, wait_changed
-from dist_zero_common.errors import MalformedMessage, OperatorError, RequestError, StoreError
+from dist_zero_common.errors import BrokerError, MalformedMessage, OperatorError, RequestError, StoreError
 from dist_zero_common.ids import checked_name
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token, log_state
@@ -76,14 +76,18 @@ from services.scheduler.state import (
     WantedProgram,
     hear_machine,
     hear_runner,
+    inbox_of,
     lost_parts,
     nothing_desired,
     silent,
 )
 from services.scheduler.status import status_of
+from services.scheduler.unread import hear_of_inbox, missed
 from services.scheduler.written_log import Deposed, WrittenLog
 
 ROUND_SECONDS = 1.0
+LOOK_SECONDS = 0.5
+"""How often it is looked who has missed a report."""
 REST_SECONDS = 0.05
 UNREAD_SECONDS = 30.0
 """A queue that nobody will read any more is deleted after so long."""
@@ -167,6 +171,7 @@ class Leader:
             await self.post.listen(queue_of(scheduler_inbox(self.system)), self._on_message)
             self.log.info("scheduler_started", machines=self._options.machines)
             self.tasks.create_task(self._keep_machines())
+            self.tasks.create_task(self._keep_looking())
             while True:
                 await wait_changed(self.changed, ROUND_SECONDS)
                 await self._round()
@@ -374,6 +379,20 @@ class Leader:
         for name in before:
             if name not in self._silent:
                 self.log.info("heard_again", name=name)
+
+    async def _keep_looking(self) -> None:
+        """Ask the broker about runners that have missed a report, see `unread.py`."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            now = self.clock.monotonic()
+            for part in list(missed(self.desired, self.observed, now)):
+                try:
+                    inbox = await self.post.ask_broker(inbox_of(self.system, part))
+                except BrokerError:
+                    break  # of whom nothing is known without a connection
+                if hear_of_inbox(self.observed, part, inbox, now):
+                    self.log.warning("inbox_unread", runner=part.runner, incarnation=part.runner_incarnation)
+                    self.changed.set()
 
     async def _keep_machines(self) -> None:
         """Obtain and return machines, as reconciling what the spawner lists says."""

@@ -39,6 +39,7 @@ from services.scheduler.state import (
     RunnerSeen,
     WantedProgram,
     WantedRunner,
+    gone_since,
     has_died,
     inbox_of,
     is_silent,
@@ -196,13 +197,13 @@ def _with_times(
     """The same program, with since when it has lost runners, or would be better placed elsewhere."""
     if program.assignment is None:
         return program
-    lost = bool(lost_parts(program.assignment, desired, observed, now))
+    lost = lost_parts(program.assignment, desired, observed, now)
     _, halted = why_halted(program.program, program.assignment, observed)
     generation = program.assignment.placement.generation
     halted = halted or len(program.voids_of(generation)) < len(program.voids)
     room = not lost and not halted and has_more_room(program, program.assignment, candidates)
     times = (
-        _since(program.lost_since, lost, now),
+        _since(program.lost_since, bool(lost), gone_since(lost, observed, now)),
         _since(program.room_since, room, now),
         _since(program.halted_since, halted, now),
     )

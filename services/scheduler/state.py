@@ -44,10 +44,10 @@ GAP_KEPT = 0.99
 class SchedulerOptions:
     """`machines`: how many the spawner shall keep. Seconds: a machine or runner not heard of for
     `silence_seconds` is silent, and nothing is placed there; a new program waits for all machines, but no longer
-    than `patience_seconds`; one that lost a runner waits for `regain_seconds` at most, in which the runner may be back;
-    and one that has more room elsewhere moves there when that has been so for `settle_seconds`, because whoever brings
-    one machine may be bringing more. `keeps_programs`: whether the next scheduler on the same store runs the programs
-    that this one was told to run, without being told again."""
+    than `patience_seconds`; one that lost a runner waits for `regain_seconds` at most, in which that may be back; and
+    one that has more room elsewhere moves there when that has been so for `settle_seconds`, because whoever brings one
+    machine may be bringing more. `keeps_programs`: whether the next scheduler on the same store runs the programs that
+    this one was told to run, without being told again."""
 
     machines: int = 1
     silence_seconds: float = 10.0
@@ -105,7 +105,7 @@ class VoidWanted:
 @dataclass(frozen=True, slots=True)
 class WantedProgram:
     """A program that shall run, as its base in the store has it, by the shard map that is wanted now. `since` is when
-    it was submitted. `lost_since` is when a runner was found lost that has a part of it, `room_since` when it was found
+    it was submitted. `lost_since` is since when it lacks a runner that has a part of it, `room_since` when it was found
     that it would be better placed elsewhere, `halted_since` when it was found halted so that a new generation helps;
     each is None when that is not so. `voids`: what people have asked to take out of it."""
 
@@ -222,11 +222,13 @@ class RunnerSeen:
 @dataclass(slots=True)
 class Observed:
     """What was reported, by the names of machines and runners. `listening_since`: before that, whoever was silent may
-    have spoken to deaf ears, because the scheduler slept or had no connection."""
+    have spoken to deaf ears, because the scheduler slept or had no connection. `unread`: incarnations of runners that
+    have died, by what the broker says (`unread.py`), and have not reported since."""
 
     machines: dict[str, MachineSeen] = field(default_factory=dict)
     runners: dict[str, RunnerSeen] = field(default_factory=dict)
     listening_since: float = 0.0
+    unread: dict[str, int] = field(default_factory=dict)
 
     def silence(self, seen: MachineSeen | RunnerSeen, now: float) -> float:
         """For how many seconds nothing was heard that should have been."""
@@ -287,7 +289,9 @@ def hear_runner(observed: Observed, report: RunnerReport, now: float) -> Heard:
         _moves_of(report, again.moves if again is not None else {}, now),
     )
     observed.runners[report.runner] = seen
-    return Heard.SAME if known is not None and _hosts_same(known, seen) else Heard.CHANGED
+    was_unread = observed.unread.pop(report.runner, None) is not None
+    same = known is not None and _hosts_same(known, seen) and not was_unread
+    return Heard.SAME if same else Heard.CHANGED
 
 
 def _gap(observed: Observed, before: MachineSeen | RunnerSeen | None, now: float) -> float:
@@ -399,7 +403,7 @@ def ready_machines(desired: Desired, observed: Observed, now: float) -> list[str
         wanted, seen = desired.runners.get(runner), observed.runners.get(runner)
         if wanted is None or seen is None or seen.report.incarnation != wanted.incarnation:
             continue
-        if has_died(observed, name, runner, wanted.incarnation):
+        if has_died(observed, name, runner, wanted.incarnation) or runner in observed.unread:
             continue
         machine = observed.machines[name]
         if not (observed.is_silent(machine, silence, now) or observed.is_silent(seen, silence, now)):
@@ -418,7 +422,8 @@ def has_died(observed: Observed, machine: str, runner: str, incarnation: int) ->
 
 
 def lost_parts(assignment: Assignment, desired: Desired, observed: Observed, now: float) -> list[str]:
-    """The runners with parts of the program that have ended, or of which, or of whose machines, nothing is heard."""
+    """The runners with parts of the program that have ended, or whose inbox nobody reads, or of which, or of whose
+    machines, nothing is heard."""
     lost = []
     for part in assignment.runners():
         wanted, machine = desired.runners.get(part.runner), observed.machines.get(part.machine)
@@ -429,11 +434,20 @@ def lost_parts(assignment: Assignment, desired: Desired, observed: Observed, now
             or seen is None
             or wanted.incarnation != part.runner_incarnation
             or has_died(observed, part.machine, part.runner, part.runner_incarnation)
+            or observed.unread.get(part.runner) == part.runner_incarnation
             or is_silent(machine, desired, observed, now)
             or is_silent(seen, desired, observed, now)
         ):
             lost.append(part.runner)
     return lost
+
+
+def gone_since(lost: list[str], observed: Observed, now: float) -> float:
+    """Since when the last one of these lost runners is missing: one that is unread was gone when it was last heard of.
+    Of all others nothing is known but that they are missing now: who is silent may just be slow."""
+    return max(
+        (observed.runners[runner].at if runner in observed.unread else now for runner in lost), default=now
+    )
 
 
 def is_silent(seen: MachineSeen | RunnerSeen, desired: Desired, observed: Observed, now: float) -> bool:

@@ -65,6 +65,8 @@ def _machine(
         note = "its runner is starting"
         if heard is not None and has_died(observed, name, runner, heard.report.incarnation):
             note = "its runner has ended, and is to be started again"
+        elif runner in observed.unread:
+            note = "its runner has gone from the broker"
     return MachineStatus(
         machine=name,
         cores=report.cores,

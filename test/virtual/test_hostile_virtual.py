@@ -53,6 +53,7 @@ from dist_zero_common.protocol.messages import (
     StopRunner,
 )
 from dist_zero_common.store.directory import DirectoryStore
+from services.node_runner.sequencer_events import SequencerOptions
 from test.simulated.test_hostile_simulated import (
     CLIENTS,
     EMPTY,
@@ -186,6 +187,7 @@ async def fighting(server: RabbitServer, url: str, directory: Path) -> AsyncIter
         store=store,
         clock=RealClock(),
         machines=2,
+        sequencer=SequencerOptions(collects=False),  # views are recomputed from the log at the end
     )
     async with system, system.connect(app, nodes=NODES) as client:
         stranger = await connector(url, "stranger")()
