@@ -73,6 +73,8 @@ LONG = STUCK_SECONDS_MIN + 2
         (sequencer(9, 4), (node(0, 4, 1, 0), node(1, 4, 1, 0), node(2, 4, 1, 0)), [SEQUENCER]),
         # all are done, and the sequencer does not hear it
         (sequencer(9, 4), (node(0, 9, 1, 0), node(1, 9, 1, 0), node(2, 9, 1, 0)), [SEQUENCER]),
+        # all are at the same place: the one that lacks nothing does not run it
+        (sequencer(9, 4), (node(0, 4, 2), node(1, 4, 2, 3), node(2, 4, 2, 2)), [0]),
         # all wait for each other: it is the network
         (sequencer(9, 4), (node(0, 4, 2, 2), node(1, 4, 2, 3), node(2, 4, 2, 1)), []),
         # one reads its state

@@ -12,14 +12,37 @@ from dist_zero.cli.voiding import place_of
 from dist_zero.voids import void_transactions
 from dist_zero_common.errors import DataError
 from dist_zero_common.protocol.codec import encode
-from dist_zero_common.protocol.messages import BaseId, LogRecord, TransactionPlace
+from dist_zero_common.protocol.messages import (
+    Base,
+    BaseId,
+    Committed,
+    LogRecord,
+    Subscribe,
+    SubscriptionWanted,
+    Transaction,
+    TransactionPlace,
+)
 from dist_zero_common.sim.faults import StoreFaults
 from dist_zero_common.store.layout import damaged_name, record_name, voided_name
+from services.node_runner.sequencer import Sequencer
+from services.node_runner.sequencer_events import (
+    Answer,
+    Append,
+    BaseThere,
+    FromClient,
+    HandOutEpoch,
+    LoadAgain,
+    Now,
+    RecordThere,
+    SequencerOptions,
+    WriteBase,
+)
 from services.node_runner.voiding import beginning, beginning_before, holds_void, why_not_void
 from services.scheduler.reconcile import decide
 from services.scheduler.voiding import want_void, without_void
 from test.unit.test_epoch_log import BASE, loaded, opening, record, stored, with_base, with_log
 from test.unit.test_reconcile import World
+from test.unit.test_sequencer import PLAN, payload, ready
 
 P = TransactionPlace
 
@@ -139,3 +162,77 @@ def test_what_is_no_transaction_is_refused(text: str) -> None:
 def test_a_transaction_is_its_epoch_and_its_place() -> None:
     """As it is shown."""
     assert place_of("812/3") == P(812, 3) and str(P(812, 3)) == "812/3"
+
+
+def a_log_with_a_transaction() -> tuple[list[LogRecord], Base]:
+    """Of an earlier generation: a session, a transaction with two rows, a subscription; and its base, which has one."""
+    driver = ready()
+    opened = driver.open()
+    driver.client(Transaction(opened.session, 1, payload((1, 1), (2, 2)), "me"))
+    driver.write()
+    driver.client(Subscribe(8, ("all",), 0, "reader"))
+    driver.write()
+    known = replace(driver.base, subscriptions=(SubscriptionWanted(5, 1, (0,), 0, "reader"),))
+    return driver.records, known
+
+
+def next_sequencer(records: list[LogRecord], base: Base, *, opened: bool = False) -> Sequencer:
+    """Of the next generation, which is to void the transaction."""
+    place = next(P(each.epoch, 0) for each in records if each.transactions)
+    return Sequencer(
+        plan=PLAN,
+        incarnation=9,
+        base=replace(base, generation=8),
+        origin=BaseId(3, 0),
+        opened=opened,
+        based=False,
+        records=list(records),
+        options=SequencerOptions(),
+        voids=() if opened else (place,),
+    )
+
+
+def test_a_sequencer_voids_behind_a_fence_of_its_own_and_forgets_readers() -> None:
+    """It writes a fence and looks again at what there is; then the record that voids. What it hands out has the
+    transaction without its rows, and neither it nor the base says anything of readers from before. So does one that
+    finds the record there. The number stays committed."""
+    records, base = a_log_with_a_transaction()
+    now, zero = Now(2_000_000, 200.0), BaseId(3, 0)
+    first = next_sequencer(records, base)
+    [fence] = first.start(now)
+    assert isinstance(fence, Append) and not fence.record.voids and fence.record.begins is None
+    assert [*map(type, first.handle(RecordThere(fence.record, (zero,)), now))] == [LoadAgain]
+    second = next_sequencer([*records, fence.record], base)
+    [opening_record] = second.start(now)
+    assert isinstance(opening_record, Append) and opening_record.record.begins == zero
+    effects = second.handle(RecordThere(opening_record.record, (zero,)), now)
+    later = next_sequencer([*records, fence.record, opening_record.record], base, opened=True)
+    [its_fence] = later.start(now)
+    assert isinstance(its_fence, Append) and not its_fence.record.voids
+    for sequencer, so_far in ((second, effects), (later, [])):
+        if sequencer is later:
+            so_far = later.handle(RecordThere(its_fence.record, (zero,)), now)
+        [written] = [each.base for each in so_far if isinstance(each, WriteBase)]
+        assert written.subscriptions == () and written.generation == 8
+        handed = [each for each in sequencer.handle(BaseThere(0), now) if isinstance(each, HandOutEpoch)]
+        assert [each.record.epoch for each in handed if each.forgets] == [opening_record.record.epoch]
+        assert not any(writes for each in handed for writes in each.writes)
+        assert not any(each.record.subscriptions for each in handed)
+        again = Transaction(records[1].epoch << 20, 1, payload((1, 1), (2, 2)), "me")
+        [answer] = [e for e in sequencer.handle(FromClient(again, 1), now) if isinstance(e, Answer)]
+        assert (
+            isinstance(answer.message, Committed)
+            and answer.message.epoch == opening_record.record.voids[0].epoch
+        )
+
+
+def test_a_sequencer_that_voids_does_not_take_what_came_since() -> None:
+    """An older one has written a record behind what was read: everything is read again, since the base may be another
+    one."""
+    records, base = a_log_with_a_transaction()
+    now = Now(2_000_000, 200.0)
+    first = next_sequencer(records, base)
+    [fence] = first.start(now)
+    assert isinstance(fence, Append)
+    others = replace(fence.record, incarnation=8)
+    assert [*map(type, first.handle(RecordThere(others, (BaseId(3, 0),)), now))] == [LoadAgain]
