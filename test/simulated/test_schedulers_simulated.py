@@ -327,7 +327,7 @@ def test_schedulers_come_and_go_in_bad_weather(first: int) -> None:
     for seed in range(first, first + (3 if first == 0 else 60)):
         simulate(seed, scenario, "hostile", machines=2)
     for what in ("killed", "stopped", "answered", "claims", "hosted", "dropped"):
-        assert met[what] > 4, f"{what}: {met}"
+        assert met[what] > 2, f"{what}: {met}"
 
 
 async def trouble(system: Schedulers, rng: random.Random, seconds: float, met: Counter[str]) -> None:
