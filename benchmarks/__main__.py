@@ -2,8 +2,8 @@
 
 python -m benchmarks [NAME ...] [--quick]
 
-names: counts, state, simulator, which need nothing; rabbitmq, bytes, latency, start, recovery, which need Docker.
-Without names: the first three. `--quick` measures a tenth of everything.
+names: counts, state, saves, simulator, which need nothing; rabbitmq, bytes, latency, start, recovery, which need
+Docker. Without names: the first four. `--quick` measures a tenth of everything.
 """
 
 from __future__ import annotations
@@ -16,7 +16,18 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
-from benchmarks import celery_counts, counts, latency, limit, rabbitmq, recovery, simulator, start, state
+from benchmarks import (
+    celery_counts,
+    counts,
+    latency,
+    limit,
+    rabbitmq,
+    recovery,
+    saves,
+    simulator,
+    start,
+    state,
+)
 from benchmarks.measure import RESULTS, Measurement, keep, table
 from benchmarks.system import Broker, broker_url
 from test.virtual.rabbitmq_server import RabbitServer, have_base_images
@@ -24,6 +35,7 @@ from test.virtual.rabbitmq_server import RabbitServer, have_base_images
 ALONE: dict[str, Callable[[str, int], list[Measurement]]] = {
     "counts": counts.measure,
     "state": state.measure,
+    "saves": saves.measure,
     "simulator": simulator.measure,
     "start": start.measure,
 }
@@ -35,7 +47,7 @@ OVER_BROKER: dict[str, Callable[[str, int, Broker], list[Measurement]]] = {
     "latency": latency.measure,
     "recovery": recovery.measure,
 }
-BY_THEMSELVES = ("counts", "state", "simulator")
+BY_THEMSELVES = ("counts", "state", "saves", "simulator")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +64,7 @@ NODES = ("1 node", "2 nodes", "4 nodes")
 RUNS: dict[str, list[Run]] = {
     "counts": [Run("counts", engine, size) for size in (200_000, 2_000_000) for engine in counts.ENGINES],
     "state": [Run("state", "interpreter", size) for size in (10_000, 100_000, 1_000_000)],
+    "saves": [Run("saves", "interpreter", size, divisor=1) for size in (1_000, 100_000, 1_000_000)],
     "simulator": [Run("simulator", "simulated", 3_000)],
     "rabbitmq": [
         *(Run("system counts", nodes, 200_000) for nodes in NODES),

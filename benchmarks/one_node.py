@@ -14,12 +14,12 @@ class OneNode:
     """Runs a plan on stored rows."""
 
     def __init__(self, plan: Plan) -> None:
-        self._plan, self._executor, self._shards = plan, Interpreter(plan), even_map(1, ("n1",))
-        self._epoch = 0
+        self._plan, self.executor, self._shards = plan, Interpreter(plan), even_map(1, ("n1",))
+        self.epoch = 0
 
     def write(self, dataset: int, rows: list[Row]) -> None:
         """Put these rows in one epoch; append them to a dataset without a key."""
-        self._epoch += 1
+        self.epoch += 1
         source = self._plan.datasets[dataset]
         kind = WriteKind.APPEND if source.key is None else WriteKind.PUT
         types = source.row_type.types
@@ -27,10 +27,10 @@ class OneNode:
         writes = [Writes(dataset, kind, tuple(range(len(types))), batch, [0] * len(rows), range(len(rows)))]
         arrived: list[tuple[int, Batch]] = []
         for stage in range(1, self._plan.stages + 1):
-            parcels = self._executor.step(self._epoch, stage, writes, arrived, self._shards, 0)
+            parcels = self.executor.step(self.epoch, stage, writes, arrived, self._shards, 0)
             arrived, writes = [(parcel.exchange, parcel.batch) for parcel in parcels], []
-        self._executor.finish(self._epoch)
+        self.executor.finish(self.epoch)
 
     def rows(self, view: int) -> list[Row]:
         """The rows of a view, in no particular order."""
-        return self._executor.rows(view).rows()
+        return self.executor.rows(view).rows()
