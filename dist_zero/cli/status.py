@@ -76,7 +76,7 @@ def machine_table(machines: Iterable[MachineStatus]) -> Table:
     table = compact_table("machine", ("cores", "right"), ("memory", "right"), "state")
     for machine in machines:
         if machine.ready:
-            state = Text("ready", "green")
+            state = Text(machine.note or "ready", "yellow" if machine.note else "green")
         else:
             state = Text(machine.note or "not ready", "bold red" if is_silent(machine) else "yellow")
         table.add_row(machine.machine, str(machine.cores), shown_bytes(machine.memory_bytes), state)

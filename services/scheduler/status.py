@@ -60,7 +60,7 @@ def _machine(
             if program.assignment is not None
             for part in (*program.assignment.nodes, program.assignment.sequencer)
         )
-        note = f"drained; {parts} parts of programs still run there" if parts else "drained"
+        note = f"drained; parts that still run there: {parts}" if parts else "drained"
     elif not ready:
         note = "its runner is starting"
         if heard is not None and has_died(observed, name, runner, heard.report.incarnation):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from dist_zero.cli.diagnosis import Finding, Look, Verdict, diagnose, queues_of
-from dist_zero.cli.status import troubles
+from dist_zero.cli.status import machine_table, troubles
 from dist_zero_common.broker.base import QueueDepth
 from dist_zero_common.broker.topology import (
     agent_inbox,
@@ -309,3 +311,12 @@ def test_every_state_has_something_to_say(
     assert "\n\n" not in text
     if troubles(now):
         assert any(finding.verdict is Verdict.WRONG for finding in findings)
+
+
+def test_a_drained_machine_is_shown_as_such() -> None:
+    """It is ready, and takes nothing: whoever wants to know whether it can be taken away must not read `ready`."""
+    shown = Console(width=100, file=io.StringIO())
+    shown.print(machine_table([machine("m1"), machine("m2", note="drained")]))
+    assert isinstance(shown.file, io.StringIO)
+    lines = [line.split()[-1] for line in shown.file.getvalue().splitlines()]
+    assert lines == ["state", "ready", "drained"]

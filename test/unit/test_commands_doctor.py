@@ -192,6 +192,8 @@ def test_missing_exchanges_are_named() -> None:
 
     everything = asyncio.run(live(set()))
     assert said(everything) == [(Verdict.RIGHT, f"the {len(ROLES)} exchanges are there")]
+    no_standby = asyncio.run(live({"dz.standby"}))  # it comes with the first scheduler that stands by
+    assert said(no_standby) == [(Verdict.RIGHT, f"the {len(ROLES) - 1} exchanges are there")]
     [(verdict, says)] = said(asyncio.run(live({"dz.agent"})))
     assert verdict is Verdict.REMARK
     assert says.startswith("the virtual host has no exchange dz.agent: services make them")

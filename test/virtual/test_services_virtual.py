@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 
 from dist_zero.client.client import Client
 from dist_zero.client.remote import RemoteSystem
+from dist_zero_common.protocol.messages import ProgramState, ProgramStatus
 from dist_zero_common.store.directory import DirectoryStore
 from examples.leaderboard import Score, app
-from test.virtual.processes import Services, services, wait_gone
+from test.virtual.processes import SECONDS_MAX, Services, services, wait_gone
 from test.virtual.proxy import Proxy
 from test.virtual.rabbitmq_server import RabbitServer
 
@@ -138,6 +140,47 @@ def test_another_scheduler_takes_over_virtual(rabbitmq_url: str, tmp_path: Path)
 
     with services(tmp_path, rabbitmq_url, SYSTEM) as started:
         asyncio.run(main(started))
+
+
+def test_more_nodes_and_one_machine_less_virtual(rabbitmq_url: str, tmp_path: Path) -> None:
+    """A program is given more nodes, and a machine is emptied, so that killing it harms nobody: the view is the same
+    before, between and after, and writes go on."""
+
+    async def main(started: Services) -> None:
+        started.scheduler(machines=3)
+        machines = {name: started.runner(name) for name in ("m1", "m2", "m3")}
+        system = RemoteSystem(rabbitmq_url, SYSTEM)
+        async with system.connect(app, nodes=4) as client:
+            await client.put("scores", scores(50))
+            board, generation = await client.rows("board"), client.placement.generation
+            await system.scale("leaderboard", 6)
+            assert await client.rows("board") == board
+            (before,) = (await system.status()).programs
+            assert len(before.nodes) == 6 and before.generation > generation
+            await system.drain("m2")
+            program = await _program_without(system, "m2")
+            assert len(program.nodes) == 6 and program.generation == before.generation
+            assert await client.rows("board") == board
+            (note,) = (each.note for each in (await system.status()).machines if each.machine == "m2")
+            assert note == "drained"
+            await machines["m2"].ended(signal.SIGKILL)
+            await client.put("scores", scores(60))
+            await check_board(client, 60)
+
+    with services(tmp_path, rabbitmq_url, SYSTEM) as started:
+        asyncio.run(main(started))
+
+
+async def _program_without(system: RemoteSystem, machine: str) -> ProgramStatus:
+    """The program, when nothing of it is on this machine and all of it runs."""
+    deadline = time.monotonic() + SECONDS_MAX
+    while True:
+        (program,) = (await system.status()).programs
+        used = {program.sequencer_machine, *(node.machine for node in program.nodes)}
+        if machine not in used and program.state is ProgramState.RUNNING:
+            return program
+        assert time.monotonic() < deadline, program
+        await asyncio.sleep(0.1)
 
 
 def test_an_agent_that_leaves_is_not_waited_for_virtual(rabbitmq_url: str, tmp_path: Path) -> None:
