@@ -7,9 +7,12 @@ after machines. The scheduler itself is started again as `docker compose` or sys
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from dist_zero.client.remote import RemoteSystem
 from dist_zero.system import SimulatedSystem
 from dist_zero_common.errors import first_error
 from dist_zero_common.log import get_logger
@@ -19,22 +22,42 @@ from dist_zero_common.sim.world import SimWorld
 from dist_zero_common.store.base import Store
 
 if TYPE_CHECKING:
+    import random
+
     from services.machine_agent.service import AgentService
+    from services.node_runner.sequencer_events import SequencerOptions
 
 AGAIN_SECONDS_MIN = 0.1
 """Who has ended is started again after this time, unless the fault says more."""
+TIGHT_TRANSACTIONS = 16
+"""Of the largest that there are, so many may be kept behind a base where room is tight: a save comes with a quarter of
+them, and there are two records more before it at most."""
 
 
 class FaultySystem(SimulatedSystem):
     """See `SimulatedSystem`; `injector` does the harm."""
 
-    def __init__(self, world: SimWorld, *, machines: int, store: Store) -> None:
-        super().__init__(world, machines=machines, store=store)
+    def __init__(
+        self, world: SimWorld, *, machines: int, store: Store, sequencer: SequencerOptions | None = None
+    ) -> None:
+        super().__init__(world, machines=machines, store=store, sequencer=sequencer)
         self.processes = Processes()
         clock = SkewedClock(world.clock)
         self.injector = Injector(world, self.broker, self.processes, clock)
         self.clock, self.store = clock, GuardedStore(store)
         self.connector = guarded_connector(self.broker.connector)
+
+    def may_reshard(self, program: str) -> None:
+        """Let faults ask for other numbers of nodes for this program, as the command line would."""
+        asked = itertools.count(1)
+
+        async def reshard(nodes: int) -> None:
+            name = f"scaler{next(asked)}"
+            connect = self.broker.connector(f"client-{name}")
+            remote = RemoteSystem("", self.name, self.world.clock, connect=connect, process=name)
+            await remote.scale(program, nodes)
+
+        self.injector.reshard = reshard
 
     async def run_process(
         self, kind: str, name: str, machine: str, main: Callable[[Process], Awaitable[None]]
@@ -86,6 +109,19 @@ class FaultySystem(SimulatedSystem):
             await super(FaultySystem, self)._run_runner(machine, runner, incarnation)
 
         await self.run_process("runner", f"{runner}-{incarnation}", machine, main)
+
+
+def drawn_rhythm(rng: random.Random, largest_bytes: int) -> SequencerOptions:
+    """How often a program's state is saved, and how much may be kept behind a base: swarm of its own kind. A run of a
+    few seconds that saves five times a second collects, and begins at bases; one that hardly ever saves goes long ways
+    back. `largest_bytes`: of one transaction; bounds that hold less than some of them would stop the program."""
+    from services.node_runner.sequencer_events import SequencerOptions
+
+    interval, is_tight = rng.choice((0.2, 1.0, 5.0)), rng.random() < 0.25
+    usual = SequencerOptions(save_interval_seconds=interval)
+    if not is_tight:
+        return usual
+    return replace(usual, record_bytes=largest_bytes, behind_bytes=TIGHT_TRANSACTIONS * largest_bytes)
 
 
 async def _as_coroutine(main: Callable[[Process], Awaitable[None]], process: Process) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from dist_zero.program import Program
+from dist_zero.testing.events import RECOVERIES
 from dist_zero.testing.many import Totals, processes_for, run_seeds
 from dist_zero.testing.running import SeedOptions, SeedResult, run_recorded
 from dist_zero.testing.shrinking import Shrunk, shrink
@@ -15,26 +16,6 @@ from dist_zero_common.errors import SettingsError
 FAILURES_MAX = 10
 """When so many seeds have failed, the search is over."""
 FAILURES_SHOWN = 5
-
-_RECOVERIES = {
-    "messages lost": "lose",
-    "messages doubled": "duplicate",
-    "runners found dead": "runner_died",
-    "machines gone": "machine_ended",
-    "silences noticed": "silent",
-    "schedulers started": "scheduler_started",
-    "programs placed": "program_placed",
-    "programs found running": "program_adopted",
-    "sequencers started": "sequencer_started",
-    "sequencers replaced": "sequencer_replaced",
-    "sequencers deposed": "sequencer_deposed",
-    "clients followed their program": "program_moved",
-    "connections lost by services": "broker_lost",
-    "connections lost by clients": "connection_lost",
-    "inboxes found gone": "inbox_gone",
-    "store failures outlived": "store_failed",
-}
-"""Ways of recovering, by the events that services log of them."""
 
 
 @dataclass(slots=True)
@@ -117,7 +98,7 @@ def faults_applied(report: Report) -> dict[str, int]:
 
 def recoveries(report: Report) -> dict[str, int]:
     """How often each way of recovering was gone."""
-    return {name: report.totals.events[event] for name, event in _RECOVERIES.items()}
+    return {name: report.totals.events[event] for name, event in RECOVERIES.items()}
 
 
 def numbers_text(numbers: tuple[int, ...]) -> str:

@@ -20,7 +20,8 @@ from typing import TypedDict
 from dist_zero.client.client import Client
 from dist_zero.client.snapshot import Snapshot
 from dist_zero.client.writes import Transaction
-from dist_zero.compiler.plan import Plan, Sink
+from dist_zero.compiler import compile
+from dist_zero.compiler.plan import Sink
 from dist_zero.expr.graph import encode_graph
 from dist_zero.program import Program
 from dist_zero.system import SimulatedSystem
@@ -35,7 +36,8 @@ from dist_zero.testing.checks import (
     log_of,
     view_failures,
 )
-from dist_zero.testing.faulty import FaultySystem
+from dist_zero.testing.events import event_counts
+from dist_zero.testing.faulty import FaultySystem, drawn_rhythm
 from dist_zero.testing.workload import input_of, writers_of
 from dist_zero.types import Row as StoredRow
 from dist_zero.types import from_stored
@@ -127,7 +129,7 @@ def run_recorded(program: Program, seed: int, options: SeedOptions) -> Recorded:
     world = SimWorld(seed, "faithful")
     run = _Run(program, world, options)
     failures: list[Failure] = []
-    with captured_events("info") as events:
+    with captured_events("debug") as events:
         try:
             run_simulation(run.live(), **_BOUNDS)
         except Exception as group:  # whatever it is, this seed brings it up again
@@ -136,7 +138,7 @@ def run_recorded(program: Program, seed: int, options: SeedOptions) -> Recorded:
     if not failures:
         failures += run.replayed(SimWorld(seed + 1, "hostile" if seed % 2 else "faithful"))
     happened = Counter({kind: counter.records for kind, counter in world.history.counters.items()})
-    counts = Counter(str(event["event"]) for event in events)
+    counts = event_counts(events)
     counts.update({kind: happened[kind] for kind in HAPPENED if happened[kind]})
     result = SeedResult(
         seed,
@@ -183,22 +185,28 @@ class _Run:
         """Safety, then progress."""
         store = MemoryStore(self._objects, self._world)
         options = self._options
-        system = FaultySystem(self._world, machines=options.machines, store=store)
+        transactions = self._input()
+        largest = max((len(transaction.payload()) for transaction in transactions), default=1)
+        rhythm = drawn_rhythm(self._world.rng("rhythm"), largest)
+        system = FaultySystem(self._world, machines=options.machines, store=store, sequencer=rhythm)
         try:
             async with system, system.connect(self._program, nodes=options.nodes) as client:
                 self.seen = Seen(client.plan)
-                await self._live_with(system, client, self.seen)
+                system.may_reshard(self._program.name)
+                await self._live_with(system, client, self.seen, transactions)
         finally:
             self.lines, self.applied = system.injector.lines, system.injector.applied
             self.seconds = asyncio.get_running_loop().time()
             if self.seen is not None:
                 self.seen.log = await log_of(MemoryStore(self._objects), self._program.name)
 
-    async def _live_with(self, system: FaultySystem, client: Client, seen: Seen) -> None:
+    async def _live_with(
+        self, system: FaultySystem, client: Client, seen: Seen, transactions: list[Transaction]
+    ) -> None:
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(_collect(client, seen))
             reading = tasks.create_task(_read(client, seen))
-            writers = self._writers(system, client.plan, seen)
+            writers = self._writers(system, seen, transactions)
             seen.written += [writer.written for writer in writers]
             running = [
                 tasks.create_task(system.run_again("writer", w.written.client, w.live, w.is_done))
@@ -232,9 +240,12 @@ class _Run:
         waits = f"; {client.waiting_for}" if client.waiting_for else ""
         return NoProgress(f"{PROGRESS_SECONDS:g} s after the last fault was over, {what}{waits}")
 
-    def _writers(self, system: FaultySystem, plan: Plan, seen: Seen) -> list[_Writer]:
+    def _input(self) -> list[Transaction]:
         seed = self._world.seed if self._options.data_seed is None else self._options.data_seed
-        transactions = input_of(self._program, plan, seed, self._options.transactions)
+        plan = compile(self._program.graph())
+        return input_of(self._program, plan, seed, self._options.transactions)
+
+    def _writers(self, system: FaultySystem, seen: Seen, transactions: list[Transaction]) -> list[_Writer]:
         only = self._options.only_transactions
         chosen = range(len(transactions)) if only is None else only
         count = writers_of(self._program)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from dist_zero_common.broker.memory import MemoryBroker
 from dist_zero_common.broker.topology import SEQUENCER_CLIENTS
+from dist_zero_common.errors import OperatorError, RequestError
 from dist_zero_common.sim.faults import Delay, Weather
 from dist_zero_common.sim.plan import Fault, FaultPlan
 from dist_zero_common.sim.processes import Process, SkewedClock
@@ -60,12 +61,18 @@ class Processes:
         return [there[fault.index % len(there)]] if there else []
 
 
+Reshard = Callable[[int], Awaitable[None]]
+"""Has the program run on so many nodes; returns when it does. Raises `OperatorError` or `RequestError`."""
+
+
 class Injector:
     """The faults of one run."""
 
     def __init__(
         self, world: SimWorld, broker: MemoryBroker, processes: Processes, clock: SkewedClock
     ) -> None:
+        self.reshard: Reshard | None = None
+        """How to ask for another number of nodes, once there is a program."""
         self.lines: list[tuple[float, str]] = []
         """What was done, with its time."""
         self.applied: Counter[str] = Counter()
@@ -86,6 +93,7 @@ class Injector:
             "store": self._blow,
             "broker": self._restart_broker,
             "clock": self._set_clock,
+            "reshard": self._reshard,
         }
         self._tasks: asyncio.TaskGroup
 
@@ -213,6 +221,27 @@ class Injector:
         how = f"{abs(fault.amount):g} s {'forward' if fault.amount > 0 else 'back'}"
         self._tell(f"the clock of {_named(fault, victims)} is set {how}", victims[0].name)
         return True
+
+    # -- the number of nodes -------------------------------------------------------------------------------------
+
+    def _reshard(self, fault: Fault) -> bool:
+        if self.reshard is None:
+            return False
+        nodes = round(fault.amount)
+        self._tell(f"somebody wants the program to run on {nodes} nodes", f"reshard {nodes}")
+        self._tasks.create_task(self._ask(self.reshard(nodes), nodes, fault.duration_seconds))
+        return True
+
+    async def _ask(self, asking: Awaitable[None], nodes: int, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await asking
+        except TimeoutError:
+            self._tell(f"who wanted {nodes} nodes waits no longer", f"reshard {nodes} late")
+        except (OperatorError, RequestError) as refused:
+            self._tell(f"{nodes} nodes are refused: {refused}", f"reshard {nodes} refused")
+        else:
+            self._tell(f"who wanted {nodes} nodes hears that it has them", f"reshard {nodes} done")
 
     # -- broker, network, store ----------------------------------------------------------------------------------
 

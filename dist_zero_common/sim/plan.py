@@ -30,8 +30,10 @@ KINDS = {
     "broker": "connections are lost, or the broker is away, forgets its messages, or is replaced",
     "store": "the store is slow, fails, or says that it failed when it did not, for a while",
     "clock": "a machine's clock is set forward or back",
+    "reshard": "the program is asked to run on another number of nodes, whatever becomes of the last such wish",
 }
 
+RESHARD_NODES_MAX = 6
 ABOUT_TOGETHER_SECONDS = 0.4
 """Faults of which one follows another fall within this time of it."""
 
@@ -48,11 +50,12 @@ class Fault:
     index: int = 0
     variant: str = ""
     duration_seconds: float = 0.0
-    """How long it lasts; of crashes and restarts, how long until it is started again."""
+    """How long it lasts; of crashes and restarts, how long until it is started again; of wishes, how long whoever has
+    them waits for them to come true."""
     steps: int = 0
     """Of a crash: how many more steps the process does before it is killed."""
     amount: float = 0.0
-    """A chance, a factor or a number of seconds."""
+    """A chance, a factor, a number of seconds, or of nodes."""
 
     def __str__(self) -> str:
         words = [f"{self.at_seconds:.3f} s: {self.kind}"]
@@ -182,6 +185,14 @@ def _clock(rng: random.Random, at: float, _horizon: float, machines: int) -> Fau
     return Fault("clock", at, target, index, amount=rng.choice((-8.0, -2.0, -0.1, 0.1, 5.0, 60.0, 3_600.0)))
 
 
+def _reshard(rng: random.Random, at: float, horizon: float, _machines: int) -> Fault:
+    """Those who give up early ask for the next number while the scheduler is still about the one before."""
+    seconds = _lasting(rng, at, horizon, 0.3, 3.0, 20.0)
+    return Fault(
+        "reshard", at, duration_seconds=seconds, amount=float(rng.randrange(1, RESHARD_NODES_MAX + 1))
+    )
+
+
 _DRAWN: dict[str, Callable[[random.Random, float, float, int], Fault]] = {
     "crash": _crash,
     "restart": _restart,
@@ -193,4 +204,5 @@ _DRAWN: dict[str, Callable[[random.Random, float, float, int], Fault]] = {
     "broker": _broker,
     "store": _store,
     "clock": _clock,
+    "reshard": _reshard,
 }

@@ -571,6 +571,7 @@ class ProgramHost:
             shard,
         )
         self.counters["asked_again"] += 1
+        self._log_of(shard).debug("rows_asked_again", epoch=effect.epoch, stage=effect.stage)
         if generation != self.located_generation:
             return
         if effect.stage == 1:

@@ -319,6 +319,15 @@ class HostedSequencer:
         self._log.debug(
             "epoch_recorded", epoch=there.epoch, transactions=len(there.transactions), save=there.save
         )
+        if there.begins is not None and there.incarnation == self.incarnation:
+            self._log.info(
+                "generation_opened",
+                epoch=there.epoch,
+                opened=there.generation,
+                base=there.begins.epoch,
+                map_version=there.map_version,
+                nodes=len(self._host.shard_map.nodes),
+            )
         self._handle(RecordThere(there, tuple(bases)))
         self._host.flush()
 
