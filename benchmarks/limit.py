@@ -34,7 +34,10 @@ from dist_zero_common.broker.base import Queue
 from dist_zero_common.broker.rabbitmq import connector
 from dist_zero_common.broker.topology import runner_inbox
 from dist_zero_common.mailbox import Mailbox, Token
-from dist_zero_common.protocol.messages import Message, Transaction
+from dist_zero_common.protocol.messages import (
+    Message,
+    Transaction,
+)
 
 WINDOW, PREFETCH = 8, 64
 QUEUE, SYSTEM = "limit", "limit"

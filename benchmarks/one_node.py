@@ -7,7 +7,9 @@ from dist_zero.compiler.plan import Plan
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.shards import even_map
 from dist_zero.types import Row
-from dist_zero_common.protocol.messages import WriteKind
+from dist_zero_common.protocol.messages import (
+    WriteKind,
+)
 
 
 class OneNode:

@@ -31,7 +31,9 @@ from benchmarks.measure import Figure, Measurement
 from benchmarks.system import SYSTEM, Broker, peak_rss_mb_of
 from dist_zero.client.client import Client
 from dist_zero.client.remote import RemoteSystem
-from dist_zero_common.protocol.messages import ProgramState
+from dist_zero_common.protocol.messages import (
+    ProgramState,
+)
 from test.virtual.processes import Service, Services, services
 
 MACHINES = 4

@@ -25,7 +25,11 @@ from dist_zero.types import DataType, Kind, Row
 from dist_zero.zset import ZSet
 from dist_zero_common.checksum import xxh64
 from dist_zero_common.errors import DataError, InternalError, MalformedMessage
-from dist_zero_common.protocol.messages import BatchBlob, WriteKind, WritesBlob
+from dist_zero_common.protocol.messages import (
+    BatchBlob,
+    WriteKind,
+    WritesBlob,
+)
 
 BATCH_ROWS_MAX = 2**21
 """Most rows of a batch on the wire: what a message full of 8-byte values holds. Bounds what a few bytes, such

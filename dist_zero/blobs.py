@@ -11,7 +11,10 @@ from collections.abc import Callable
 
 from dist_zero.batch import BATCH_ROWS_MAX
 from dist_zero.column_data import pack, unpack
-from dist_zero_common.protocol.messages import BatchBlob, ColumnBlob
+from dist_zero_common.protocol.messages import (
+    BatchBlob,
+    ColumnBlob,
+)
 
 _ONE = pack("q", [1])
 

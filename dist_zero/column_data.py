@@ -27,7 +27,9 @@ from typing import Any
 
 from dist_zero.types import DATETIME_MAX_US, DATETIME_MIN_US, NAN, DataType, Kind
 from dist_zero_common.errors import DataError, MalformedMessage
-from dist_zero_common.protocol.messages import ColumnBlob
+from dist_zero_common.protocol.messages import (
+    ColumnBlob,
+)
 
 Values = Sequence[Any]
 """The stored values of one column."""

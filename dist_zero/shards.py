@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from dist_zero_common.errors import MalformedMessage
-from dist_zero_common.protocol.messages import ShardMap
+from dist_zero_common.protocol.messages import (
+    ShardMap,
+)
 
 HASH_MAX = 2**64 - 1
 SHARDS_MAX = 4096

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dist_zero_common.protocol.messages import LogRecord
+from dist_zero_common.protocol.stored import (
+    LogRecord,
+)
 
 
 def void_transactions(log: Iterable[LogRecord]) -> frozenset[tuple[int, int]]:

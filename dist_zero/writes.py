@@ -20,7 +20,12 @@ from dist_zero.hashing import hasher
 from dist_zero.types import INT, picker
 from dist_zero_common.errors import DataError, MalformedMessage
 from dist_zero_common.protocol import codec
-from dist_zero_common.protocol.messages import TRANSACTION_BYTES_MAX, Payload, ShardMap, WriteKind
+from dist_zero_common.protocol.messages import (
+    TRANSACTION_BYTES_MAX,
+    Payload,
+    ShardMap,
+    WriteKind,
+)
 
 _PLACE_TYPES = (INT, INT, INT)
 _PLACE_SIZE = 16

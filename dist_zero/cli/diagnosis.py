@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from dist_zero_common.broker.base import QueueDepth
 from dist_zero_common.broker.topology import AGENT, RUNNER, SCHEDULER, scheduler_inbox
 from dist_zero_common.broker.topology import parsed as parsed_queue
-from dist_zero_common.protocol.messages import MachineStatus, ProgramState, ProgramStatus, SystemStatus
+from dist_zero_common.protocol.messages import (
+    MachineStatus,
+    ProgramState,
+    ProgramStatus,
+    SystemStatus,
+)
 
 SILENT_MS = 5_000
 """A machine is heard of each second or so; one that was not for so long may be gone."""

@@ -33,7 +33,9 @@ from dist_zero.program import Program
 from dist_zero.system import SimulatedSystem
 from dist_zero.testing import log_of, recomputed_differences
 from dist_zero_common.errors import DataError, RequestError, first_error
-from dist_zero_common.protocol.messages import LogRecord
+from dist_zero_common.protocol.stored import (
+    LogRecord,
+)
 from dist_zero_common.settings import load_settings
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld

@@ -11,7 +11,9 @@ import typer
 from dist_zero.cli.app import AsJson, BrokerUrl, SystemName, app
 from dist_zero_common.clock import RealClock
 from dist_zero_common.errors import OperatorError
-from dist_zero_common.protocol.messages import SystemStatus
+from dist_zero_common.protocol.messages import (
+    SystemStatus,
+)
 
 if TYPE_CHECKING:
     from dist_zero.client.remote import RemoteSystem

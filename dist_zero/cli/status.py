@@ -15,7 +15,12 @@ from rich.text import Text
 from dist_zero.cli.diagnosis import is_silent
 from dist_zero.cli.reach import RunningSystem, status_of
 from dist_zero.cli.render import console_for
-from dist_zero_common.protocol.messages import MachineStatus, ProgramState, ProgramStatus, SystemStatus
+from dist_zero_common.protocol.messages import (
+    MachineStatus,
+    ProgramState,
+    ProgramStatus,
+    SystemStatus,
+)
 
 _STATE_STYLES = {
     ProgramState.RUNNING: "green",

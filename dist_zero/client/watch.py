@@ -15,7 +15,11 @@ from dist_zero.client.snapshot import PartsByEpoch, ViewReader, check_part
 from dist_zero.row import ViewRow
 from dist_zero.types import Row as StoredRow
 from dist_zero_common.errors import MalformedMessage
-from dist_zero_common.protocol.messages import EPOCHS_AHEAD_MAX, Changes, SnapshotAnswer
+from dist_zero_common.protocol.messages import (
+    EPOCHS_AHEAD_MAX,
+    Changes,
+    SnapshotAnswer,
+)
 
 _Place = tuple[int, int, int]
 """The version of the map, the shard, and the number of a part."""

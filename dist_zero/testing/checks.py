@@ -28,7 +28,11 @@ from dist_zero.writes import decode_payload
 from dist_zero.zset import ZSet, consolidate
 from dist_zero_common.errors import StoreError
 from dist_zero_common.protocol.codec import decode, encode
-from dist_zero_common.protocol.messages import Base, LogRecord, place_in_log
+from dist_zero_common.protocol.stored import (
+    Base,
+    LogRecord,
+    place_in_log,
+)
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.layout import base_name, record_name, records_prefix
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore

@@ -27,6 +27,8 @@ from dist_zero_common.checksum import xxh64, xxh64_of_all
 from dist_zero_common.errors import InternalError, MalformedMessage
 from dist_zero_common.protocol.messages import (
     ENVELOPE_BYTES_MAX,
+)
+from dist_zero_common.protocol.stored import (
     Base,
     CheckpointManifest,
     CheckpointPart,

@@ -26,7 +26,12 @@ from __future__ import annotations
 
 import re
 
-from dist_zero_common.protocol.messages import CheckpointId, TransactionPlace
+from dist_zero_common.protocol.messages import (
+    TransactionPlace,
+)
+from dist_zero_common.protocol.stored import (
+    CheckpointId,
+)
 
 _CHECKPOINT = re.compile(r"([^/]+)/(\d{20})-(\d{10})(?:\.(\d{6}))?(?:=\d)?\Z")
 

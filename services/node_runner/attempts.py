@@ -25,7 +25,9 @@ from dataclasses import dataclass
 
 from dist_zero_common.errors import LogDamaged, StoreError
 from dist_zero_common.log import Logger
-from dist_zero_common.protocol.messages import LogRecord
+from dist_zero_common.protocol.stored import (
+    LogRecord,
+)
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.layout import attempt_name, attempts_prefix, generation_and_epoch_of
 from services.node_runner.epoch_log import EpochLog

@@ -42,6 +42,8 @@ from dist_zero_common.log import Logger
 from dist_zero_common.protocol.codec import decode, encode, unseal
 from dist_zero_common.protocol.messages import (
     BatchBlob,
+)
+from dist_zero_common.protocol.stored import (
     CheckpointId,
     CheckpointManifest,
     CheckpointPart,

@@ -25,7 +25,9 @@ from dataclasses import dataclass
 
 from dist_zero_common.errors import InternalError
 from dist_zero_common.log import Logger
-from dist_zero_common.protocol.messages import CheckpointId
+from dist_zero_common.protocol.stored import (
+    CheckpointId,
+)
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.layout import (
     bases_prefix,

@@ -28,12 +28,14 @@ from dist_zero_common.errors import BaseDamaged, LogDamaged, MalformedMessage, S
 from dist_zero_common.log import Logger
 from dist_zero_common.protocol.codec import decode, encode
 from dist_zero_common.protocol.messages import (
+    ShardMap,
+    TransactionPlace,
+)
+from dist_zero_common.protocol.stored import (
     Base,
     BaseId,
     CheckpointId,
     LogRecord,
-    ShardMap,
-    TransactionPlace,
 )
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.layout import (

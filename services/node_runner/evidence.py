@@ -13,7 +13,14 @@ from dataclasses import asdict, dataclass
 
 from dist_zero_common.errors import StoreError
 from dist_zero_common.log import Logger
-from dist_zero_common.protocol.messages import LogRecord, TransactionPlace, epoch_of_place, index_of_place
+from dist_zero_common.protocol.messages import (
+    TransactionPlace,
+)
+from dist_zero_common.protocol.stored import (
+    LogRecord,
+    epoch_of_place,
+    index_of_place,
+)
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.layout import halted_name
 from services.node_runner.epoch_log import EpochLog

@@ -7,7 +7,9 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from dist_zero_common.mailbox import Token
-from dist_zero_common.protocol.messages import EPOCHS_AHEAD_MAX
+from dist_zero_common.protocol.messages import (
+    EPOCHS_AHEAD_MAX,
+)
 from services.node_runner.keeping import NodeKeeping, SavedState
 from services.node_runner.kernel import NodeKernel
 from services.node_runner.kernel_events import AskChangesEvent, GetEvent, HandOutEvent, NodeEvent, RowsEvent

@@ -26,12 +26,14 @@ from dist_zero_common.clock import wait_changed
 from dist_zero_common.errors import LogDamaged, MalformedMessage, StoreError
 from dist_zero_common.log import Logger
 from dist_zero_common.protocol.messages import (
-    Base,
-    BaseId,
     BatchBlob,
-    CheckpointId,
     ShardMap,
     SubscriptionWanted,
+)
+from dist_zero_common.protocol.stored import (
+    Base,
+    BaseId,
+    CheckpointId,
     TableBlob,
 )
 from dist_zero_common.store.base import Store

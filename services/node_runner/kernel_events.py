@@ -8,7 +8,11 @@ from dist_zero.batch import Batch, Writes
 from dist_zero.state import TableChange
 from dist_zero.types import Row
 from dist_zero_common.mailbox import Token
-from dist_zero_common.protocol.messages import Message, SnapshotWanted, SubscriptionWanted
+from dist_zero_common.protocol.messages import (
+    Message,
+    SnapshotWanted,
+    SubscriptionWanted,
+)
 
 Batches = tuple[tuple[int, Batch], ...]
 """Pairs (exchange, rows)."""

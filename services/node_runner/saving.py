@@ -15,11 +15,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dist_zero_common.protocol.messages import (
+    SubscriptionWanted,
+)
+from dist_zero_common.protocol.stored import (
     Base,
     BaseSession,
     CheckpointId,
     LogRecord,
-    SubscriptionWanted,
 )
 from services.node_runner.checkpoints import LINKS_MAX
 from services.node_runner.sequencer_events import SequencerOptions, ShardSaved

@@ -43,10 +43,7 @@ from dist_zero_common.mailbox import NO_TOKEN, Token
 from dist_zero_common.protocol.messages import (
     EPOCHS_AHEAD_MAX,
     AwaitEpoch,
-    Base,
-    BaseId,
     EpochFinished,
-    LogRecord,
     Message,
     OpenSession,
     RequestRefused,
@@ -58,6 +55,11 @@ from dist_zero_common.protocol.messages import (
     TransactionPlace,
     Unsubscribe,
     Wait,
+)
+from dist_zero_common.protocol.stored import (
+    Base,
+    BaseId,
+    LogRecord,
     epoch_of_place,
     place_in_log,
 )

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 
 from dist_zero.batch import Writes
 from dist_zero_common.mailbox import Token
-from dist_zero_common.protocol.messages import Base, BaseId, LogRecord, Message
+from dist_zero_common.protocol.messages import (
+    Message,
+)
+from dist_zero_common.protocol.stored import (
+    Base,
+    BaseId,
+    LogRecord,
+)
 
 DAY_US = 24 * 3600 * 1_000_000
 

@@ -23,7 +23,6 @@ from dist_zero_common.mailbox import Mailbox, Token
 from dist_zero_common.protocol.messages import (
     AskRows,
     AwaitEpoch,
-    Base,
     Begun,
     Done,
     Message,
@@ -35,6 +34,9 @@ from dist_zero_common.protocol.messages import (
     Subscribe,
     Transaction,
     TransactionPlace,
+)
+from dist_zero_common.protocol.stored import (
+    Base,
 )
 from services.node_runner import wire
 from services.node_runner.epoch_log import EpochLog

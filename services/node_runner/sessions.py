@@ -17,19 +17,21 @@ from dist_zero_common.checksum import xxh3_128
 from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages import (
-    BaseSession,
     Committed,
-    LogRecord,
     Message,
     OpenSession,
-    RecordedOpen,
-    RecordedTransaction,
     ResendFrom,
     SessionOpened,
     SessionUnknown,
     Transaction,
     TransactionRefused,
     Wait,
+)
+from dist_zero_common.protocol.stored import (
+    BaseSession,
+    LogRecord,
+    RecordedOpen,
+    RecordedTransaction,
     epoch_of_place,
     place_in_log,
 )

@@ -10,7 +10,13 @@ from __future__ import annotations
 from typing import Protocol
 
 from dist_zero_common.mailbox import Mailbox
-from dist_zero_common.protocol.messages import Begun, Done, Message, ReaderLost, Saved
+from dist_zero_common.protocol.messages import (
+    Begun,
+    Done,
+    Message,
+    ReaderLost,
+    Saved,
+)
 from services.node_runner.hosted import HostedNode
 from services.node_runner.keeping import SavedState
 

@@ -17,7 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from dist_zero_common.protocol.messages import BaseId, LogRecord, TransactionPlace
+from dist_zero_common.protocol.messages import (
+    TransactionPlace,
+)
+from dist_zero_common.protocol.stored import (
+    BaseId,
+    LogRecord,
+)
 
 BASES_KEPT = 2
 

@@ -38,7 +38,6 @@ from dist_zero_common.protocol.messages import (
     Locate,
     MachineReport,
     Message,
-    RecordedProgram,
     RemoveProgram,
     RequestRefused,
     RunnerReport,
@@ -47,6 +46,9 @@ from dist_zero_common.protocol.messages import (
     StartRunner,
     SubmitProgram,
     VoidTransaction,
+)
+from dist_zero_common.protocol.stored import (
+    RecordedProgram,
 )
 from dist_zero_common.store.base import Store
 from services.scheduler.lead import LeadOptions

@@ -21,7 +21,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from dist_zero_common.errors import LogDamaged
-from dist_zero_common.protocol.messages import RecordedPart, RecordedProgram, SchedulerRecord
+from dist_zero_common.protocol.stored import (
+    RecordedPart,
+    RecordedProgram,
+    SchedulerRecord,
+)
 from dist_zero_common.store.layout import scheduler_record_name
 from services.scheduler.state import Assignment, Desired, Part, Removal, WantedProgram
 

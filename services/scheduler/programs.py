@@ -18,7 +18,10 @@ from dist_zero.shards import SHARDS_MAX, even_map, validate
 from dist_zero_common.errors import DistZeroError, MalformedMessage, RequestError
 from dist_zero_common.ids import checked_name
 from dist_zero_common.protocol.codec import decode, encode
-from dist_zero_common.protocol.messages import Base, RecordedProgram
+from dist_zero_common.protocol.stored import (
+    Base,
+    RecordedProgram,
+)
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.layout import (
     base_name,

@@ -17,7 +17,9 @@ from dist_zero_common.errors import DistZeroError, LogDamaged, MalformedMessage,
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import pause_seconds
 from dist_zero_common.protocol.codec import decode, encode
-from dist_zero_common.protocol.messages import SchedulerRecord
+from dist_zero_common.protocol.stored import (
+    SchedulerRecord,
+)
 from dist_zero_common.store.base import Created, Store
 from dist_zero_common.store.layout import number_of, scheduler_log_prefix, scheduler_record_name
 from services.scheduler.log import LogState, Programs, claim_after, folded, record_after, with_record

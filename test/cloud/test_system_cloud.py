@@ -15,7 +15,9 @@ from dist_zero.system import System
 from dist_zero_common.broker.memory import MemoryBroker
 from dist_zero_common.clock import RealClock
 from dist_zero_common.errors import StoreError
-from dist_zero_common.protocol.messages import CheckpointId
+from dist_zero_common.protocol.stored import (
+    CheckpointId,
+)
 from dist_zero_common.settings import Settings
 from dist_zero_common.store.obstore import ObjectStore
 from services.entry import Process, opened_store

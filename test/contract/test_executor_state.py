@@ -15,7 +15,9 @@ from dist_zero.compiler import compile
 from dist_zero.compiler.plan import Phase, Plan, Reduce, Top
 from dist_zero.shards import even_map
 from dist_zero.state import Division, indivisible, state_tables
-from dist_zero_common.protocol.messages import ShardMap
+from dist_zero_common.protocol.messages import (
+    ShardMap,
+)
 from test.contract.executors import (
     EXECUTORS,
     ExecutorHarness,

@@ -17,7 +17,15 @@ import pytest
 from dist_zero_common.errors import StoreError
 from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.codec import encode
-from dist_zero_common.protocol.messages import Done, LogRecord, Message, RecordedOpen, Transaction
+from dist_zero_common.protocol.messages import (
+    Done,
+    Message,
+    Transaction,
+)
+from dist_zero_common.protocol.stored import (
+    LogRecord,
+    RecordedOpen,
+)
 from dist_zero_common.store.layout import record_name
 from services.node_runner.epoch_log import EpochLog
 from services.node_runner.kernel import NodeKernel

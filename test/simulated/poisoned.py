@@ -12,7 +12,9 @@ from dist_zero.reference.interpreter import Interpreter
 from dist_zero.system import SimulatedSystem
 from dist_zero_common.errors import first_error
 from dist_zero_common.log import get_logger
-from dist_zero_common.protocol.messages import ShardMap
+from dist_zero_common.protocol.messages import (
+    ShardMap,
+)
 from services.node_runner.keeping import MakeExecutor
 
 POISON = 666.0

@@ -28,7 +28,9 @@ from dist_zero.testing import log_of, writes_of
 from dist_zero.zset import ZSet, consolidate
 from dist_zero_common.broker.base import Broker, Connect, ConnectionState
 from dist_zero_common.broker.memory import MemoryConnection
-from dist_zero_common.protocol.messages import LogRecord
+from dist_zero_common.protocol.stored import (
+    LogRecord,
+)
 from dist_zero_common.sim.faults import Weather
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld

@@ -32,6 +32,8 @@ from dist_zero_common.protocol.messages import (
     HostSequencer,
     Message,
     Placement,
+)
+from dist_zero_common.protocol.stored import (
     SchedulerRecord,
 )
 from dist_zero_common.sim.world import SimWorld

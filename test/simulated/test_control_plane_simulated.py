@@ -29,7 +29,6 @@ from dist_zero_common.log import captured_events, get_logger
 from dist_zero_common.mailbox import Mailbox, Token
 from dist_zero_common.protocol.codec import decode
 from dist_zero_common.protocol.messages import (
-    Base,
     Done,
     DropProgram,
     HostNode,
@@ -48,6 +47,9 @@ from dist_zero_common.protocol.messages import (
     SequencerStatus,
     StartRunner,
     SubmitProgram,
+)
+from dist_zero_common.protocol.stored import (
+    Base,
 )
 from dist_zero_common.sim.faults import Delay, StoreFaults, Weather
 from dist_zero_common.sim.loop import run_simulation

@@ -22,18 +22,20 @@ from dist_zero_common.broker.topology import sequencer_clients_inbox, sequencer_
 from dist_zero_common.errors import OperatorError
 from dist_zero_common.protocol.codec import decode, encode
 from dist_zero_common.protocol.messages import (
-    Base,
     Committed,
     Envelope,
     HandOut,
     HostSequencer,
-    LogRecord,
     MachineReport,
     Message,
     Placement,
     RunnerReport,
     SessionOpened,
     Transaction,
+)
+from dist_zero_common.protocol.stored import (
+    Base,
+    LogRecord,
 )
 from dist_zero_common.sim.faults import Delay, StoreFaults
 from dist_zero_common.sim.loop import run_simulation

@@ -18,7 +18,14 @@ from dist_zero.testing import log_of, recomputed_differences, writes_of
 from dist_zero.voids import void_transactions
 from dist_zero.zset import consolidate
 from dist_zero_common.errors import OperatorError, RequestError
-from dist_zero_common.protocol.messages import LogRecord, ProgramState, ProgramStatus, TransactionPlace
+from dist_zero_common.protocol.messages import (
+    ProgramState,
+    ProgramStatus,
+    TransactionPlace,
+)
+from dist_zero_common.protocol.stored import (
+    LogRecord,
+)
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 from dist_zero_common.store.layout import halted_prefix

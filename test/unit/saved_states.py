@@ -13,7 +13,10 @@ import pytest
 from dist_zero import types as t
 from dist_zero.batch import Batch
 from dist_zero_common.log import Logger, get_logger
-from dist_zero_common.protocol.messages import CheckpointId, TableBlob
+from dist_zero_common.protocol.stored import (
+    CheckpointId,
+    TableBlob,
+)
 from dist_zero_common.sim.faults import StoreFaults, Weather
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld

@@ -10,7 +10,14 @@ import pytest
 
 from dist_zero_common.log import get_logger
 from dist_zero_common.protocol.codec import encode
-from dist_zero_common.protocol.messages import BaseId, LogRecord, RecordedTransaction, TransactionPlace
+from dist_zero_common.protocol.messages import (
+    TransactionPlace,
+)
+from dist_zero_common.protocol.stored import (
+    BaseId,
+    LogRecord,
+    RecordedTransaction,
+)
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 from dist_zero_common.store.layout import attempts_prefix, record_name

@@ -16,7 +16,12 @@ from dist_zero.batch import Batch
 from dist_zero_common.errors import CheckpointsDiffer, InternalError, LogDamaged
 from dist_zero_common.log import captured_events
 from dist_zero_common.protocol.codec import decode, encode
-from dist_zero_common.protocol.messages import CheckpointId, CheckpointManifest, CheckpointPart, TableBlob
+from dist_zero_common.protocol.stored import (
+    CheckpointId,
+    CheckpointManifest,
+    CheckpointPart,
+    TableBlob,
+)
 from dist_zero_common.sim.faults import Delay, StoreFaults, drawn_store_faults
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.layout import (

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from dist_zero_common.checksum import xxh64
 from dist_zero_common.errors import InternalError, MalformedMessage
-from dist_zero_common.protocol import codec, messages, program
+from dist_zero_common.protocol import codec, messages, program, stored
 from dist_zero_common.protocol import messages as m
 from dist_zero_common.protocol.structs import camel_case, lower_camel, struct_name
 from test.unit.strategies import instances
@@ -30,7 +30,7 @@ _FEW = settings(max_examples=6, deadline=None, suppress_health_check=list(Health
 def _classes() -> list[type]:
     found = [
         item
-        for module in (messages, program)
+        for module in (messages, program, stored)
         for item in vars(module).values()
         if inspect.isclass(item) and item.__module__ == module.__name__ and dataclasses.is_dataclass(item)
     ]
@@ -41,7 +41,7 @@ def _classes() -> list[type]:
 def _unions() -> dict[str, Any]:
     return {
         name: item
-        for module in (messages, program)
+        for module in (messages, program, stored)
         for name, item in vars(module).items()
         if isinstance(item, types.UnionType)
     }
@@ -143,14 +143,14 @@ def test_encoding_is_a_stored_format() -> None:
         codec.encode(record).hex()
         == "445a010020000000e54b01eb30cb870a0000000003000000000000000200000007000000000000000000000000010000"
     )
-    base = m.Base(7, 1, 1_000_000, m.ShardMap(1, (2**64 - 1,), ("node-0",)), b"graph")
+    base = stored.Base(7, 1, 1_000_000, m.ShardMap(1, (2**64 - 1,), ("node-0",)), b"graph")
     written_before = bytes.fromhex(
         "445a010070000000124f853b733e5ef5000000000d0000000000000003000200"
         "0700000000000000010000000000000040420f00000000000800000001000200"
         "010000002a00000067726170680000000100000000000000050000000d000000"
         "050000000e000000ffffffffffffffff010000003a0000006e6f64652d300000"
     )
-    assert codec.decode(m.Base, written_before) == base
+    assert codec.decode(stored.Base, written_before) == base
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_encoding_is_a_stored_format() -> None:
         m.OpenSession(1, "lone \ud800", "r"),
         m.OpenSession(1, None, "r"),  # type: ignore[arg-type]
         m.Transaction(1, 1, "text", 5),  # type: ignore[arg-type]
-        m.Envelope("s", "r", (m.Base(1, 1, 1, m.ShardMap(1, (), ()), b""),)),  # type: ignore[arg-type]
+        m.Envelope("s", "r", (stored.Base(1, 1, 1, m.ShardMap(1, (), ()), b""),)),  # type: ignore[arg-type]
         m.HostNode(1, "p", 1, None, 1, 1, b""),  # type: ignore[arg-type]
         m.Payload(()).writes,
         m.Transaction(1, 1, bytes(m.ENVELOPE_BYTES_MAX), "r"),
@@ -350,7 +350,7 @@ def test_too_large_a_message_is_refused_before_it_is_looked_at() -> None:
     """Proves that the bound on size comes first; what is in the log may be larger than a message."""
     with pytest.raises(MalformedMessage, match="too many"):
         codec.decode(m.Envelope, bytes(m.ENVELOPE_BYTES_MAX + 1))
-    assert codec.size_max(m.LogRecord) > 2 * m.ENVELOPE_BYTES_MAX
+    assert codec.size_max(stored.LogRecord) > 2 * m.ENVELOPE_BYTES_MAX
 
 
 def test_seal_says_what_is_wrong() -> None:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from dist_zero_common.errors import LogDamaged
-from dist_zero_common.protocol.messages import CheckpointId
+from dist_zero_common.protocol.stored import (
+    CheckpointId,
+)
 from dist_zero_common.sim.faults import Delay, StoreFaults
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.layout import (

@@ -13,7 +13,14 @@ from dist_zero.shards import even_map, rescaled
 from dist_zero_common.errors import BaseDamaged, LogDamaged, StoreError
 from dist_zero_common.log import captured_events, get_logger
 from dist_zero_common.protocol.codec import encode
-from dist_zero_common.protocol.messages import Base, BaseId, LogRecord, ShardMap
+from dist_zero_common.protocol.messages import (
+    ShardMap,
+)
+from dist_zero_common.protocol.stored import (
+    Base,
+    BaseId,
+    LogRecord,
+)
 from dist_zero_common.sim.faults import StoreFaults, Weather
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld

@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 
 from dist_zero.shards import even_map
 from dist_zero_common.broker.topology import agent_inbox, runner_inbox
-from dist_zero_common.protocol.messages import MachineReport, RunnerReport, RunnerStatus
+from dist_zero_common.protocol.messages import (
+    MachineReport,
+    RunnerReport,
+    RunnerStatus,
+)
 from services.scheduler.placement import Candidate, feasible, place
 from services.scheduler.reconcile import decide, with_program
 from services.scheduler.state import (

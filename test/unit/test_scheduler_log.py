@@ -26,10 +26,12 @@ from dist_zero_common.log import get_logger
 from dist_zero_common.protocol.codec import decode, encode
 from dist_zero_common.protocol.messages import (
     Placement,
+    ShardMap,
+)
+from dist_zero_common.protocol.stored import (
     RecordedPart,
     RecordedProgram,
     SchedulerRecord,
-    ShardMap,
 )
 from dist_zero_common.sim.faults import Delay, StoreFaults, Weather
 from dist_zero_common.sim.loop import run_simulation

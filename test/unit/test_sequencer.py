@@ -14,11 +14,8 @@ from dist_zero.types import INT, RowType
 from dist_zero.writes import encode_payload
 from dist_zero_common.protocol.messages import (
     AwaitEpoch,
-    Base,
-    BaseId,
     Committed,
     EpochFinished,
-    LogRecord,
     Message,
     OpenSession,
     RequestRefused,
@@ -32,6 +29,11 @@ from dist_zero_common.protocol.messages import (
     Unsubscribe,
     Wait,
     WriteKind,
+)
+from dist_zero_common.protocol.stored import (
+    Base,
+    BaseId,
+    LogRecord,
 )
 from services.node_runner.sequencer import Sequencer
 from services.node_runner.sequencer_events import (

@@ -13,14 +13,16 @@ from dist_zero.voids import void_transactions
 from dist_zero_common.errors import DataError
 from dist_zero_common.protocol.codec import encode
 from dist_zero_common.protocol.messages import (
-    Base,
-    BaseId,
     Committed,
-    LogRecord,
     Subscribe,
     SubscriptionWanted,
     Transaction,
     TransactionPlace,
+)
+from dist_zero_common.protocol.stored import (
+    Base,
+    BaseId,
+    LogRecord,
 )
 from dist_zero_common.sim.faults import StoreFaults
 from dist_zero_common.store.layout import damaged_name, record_name, voided_name

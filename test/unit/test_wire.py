@@ -26,11 +26,13 @@ from dist_zero_common.protocol.messages import (
     Envelope,
     Get,
     HandOut,
-    LogRecord,
     Message,
     SnapshotWanted,
     SubscriptionWanted,
     WriteKind,
+)
+from dist_zero_common.protocol.stored import (
+    LogRecord,
 )
 from services.node_runner import wire
 from services.node_runner.kernel_events import HandOutEvent, RowsEvent, SendRows
