@@ -115,6 +115,7 @@ class _Loader:
                 started = time.perf_counter()
                 transactions = self._followed(task, file, client, started)
                 loaded = await client.load(transactions, self._heard)
+                await client.flush()  # whoever asks next, from wherever, is to find the rows
         except asyncio.CancelledError:
             self._say_how_far(file)
             raise
