@@ -308,3 +308,11 @@ def test_programs_hold_while_their_number_of_nodes_is_changed() -> None:
     assert counts["map_changed"] > 3
     assert counts["node_begun_with_state"] > 5
     assert counts["object_collected"] > 100
+
+
+@pytest.mark.parametrize("seed", [309, 334, 337])
+def test_a_map_that_is_wanted_is_no_part_of_the_generation_before_it(seed: int) -> None:
+    """Regression: between a wish and its generation, nodes were told to run by the new map in the old one."""
+    result = run_seed(PROGRAMS[3], seed, SeedOptions(faults=("reshard",)))
+    assert result.failures == ()
+    assert "message_set_aside" not in result.events
