@@ -32,6 +32,8 @@ _SAID = {
     "scheduler_started": "a scheduler starts",
     "program_placed": "the scheduler places all of the program, as generation {generation}, on {runners}",
     "program_adopted": "the scheduler finds the program running, in generation {generation}",
+    "program_scaled": "the scheduler wants the program on {nodes} nodes",
+    "generation_opened": "generation {opened} is opened at base {base}, on {nodes} nodes",
     "sequencer_started": "a sequencer starts behind epoch {epoch}",
     "sequencer_deposed": "a sequencer is deposed: {reason}",
     "sequencer_failed": "a sequencer could not start: {reason}",

@@ -506,12 +506,13 @@ def _host_program(program: WantedProgram, desired: Desired, observed: Observed, 
 
 
 def _host_node(program: WantedProgram, assignment: Assignment, shard: int, desired: Desired) -> Send:
+    """By the map of the assignment: another one that is wanted by now is for the next generation."""
     part = assignment.nodes[shard]
     command = HostNode(
         desired.scheduler,
         program.program,
         assignment.placement.generation,
-        program.shard_map,
+        assignment.placement.shard_map,
         shard,
         part.incarnation,
         program.graph,
@@ -525,7 +526,7 @@ def _host_sequencer(program: WantedProgram, assignment: Assignment, desired: Des
         desired.scheduler,
         program.program,
         part.incarnation,
-        program.shard_map,
+        assignment.placement.shard_map,
         assignment.placement.inboxes,
         program.graph,
         assignment.placement.generation,

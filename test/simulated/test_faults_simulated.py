@@ -290,3 +290,29 @@ def test_oracle_long_programs_hold_under_all_faults(first: int) -> None:
     for seed in range(first, first + 20):
         options = SeedOptions(nodes=1 + seed % 5, machines=1 + seed % 4)
         assert run_seed(PROGRAMS[1 + seed % 3], seed, options).failures == ()
+
+
+# ---- the number of nodes -----------------------------------------------------------------------------------
+
+
+def test_programs_hold_while_their_number_of_nodes_is_changed() -> None:
+    """Wishes alone, several at once: the program runs by other maps, nodes begin with others' state, and nothing is
+    wrong."""
+    counts: Counter[str] = Counter()
+    for seed in range(8):
+        result = run_seed(PROGRAMS[3], seed, SeedOptions(faults=("reshard",)))
+        assert result.failures == ()
+        counts.update(result.faults)
+        counts.update(result.events)
+    assert counts["reshard"] > 5
+    assert counts["map_changed"] > 3
+    assert counts["node_begun_with_state"] > 5
+    assert counts["object_collected"] > 100
+
+
+@pytest.mark.parametrize("seed", [309, 334, 337])
+def test_a_map_that_is_wanted_is_no_part_of_the_generation_before_it(seed: int) -> None:
+    """Regression: between a wish and its generation, nodes were told to run by the new map in the old one."""
+    result = run_seed(PROGRAMS[3], seed, SeedOptions(faults=("reshard",)))
+    assert result.failures == ()
+    assert "message_set_aside" not in result.events

@@ -21,7 +21,7 @@ def first_failure(name: str, seeds: int) -> SeedResult | None:
     with pytest.MonkeyPatch.context() as patch:
         PLANTED[name].plant(patch)
         for seed in range(seeds):
-            result = run_seed(PROGRAMS[3], seed, SeedOptions())
+            result = run_seed(PLANTED[name].program, seed, SeedOptions())
             if result.failures:
                 return result
     return None
