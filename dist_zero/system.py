@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dist_zero.client.blocking import EitherWay
 from dist_zero.client.client import Client
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from dist_zero.program import Program
     from services.machine_agent.service import AgentService
     from services.node_runner.sequencer_events import SequencerOptions
+    from services.node_runner.service import RunnerService
     from services.scheduler.service import SchedulerService
     from services.scheduler.spawners.base import Spawner
 
@@ -210,9 +211,17 @@ class System:
         """A machine's agent is about to run."""
 
     async def _run_runner(self, machine: str, runner: str, incarnation: int) -> None:
+        try:
+            await self._new_runner(machine, runner, incarnation).run()
+        except Exception as error:
+            self.fail(first_error(error))
+            raise
+
+    def _new_runner(self, machine: str, runner: str, incarnation: int, **others: Any) -> RunnerService:
+        """A machine's next runner, in the task that will run it. `others`: what it is given beside the usual."""
         from services.node_runner.service import RunnerService
 
-        service = RunnerService(
+        return RunnerService(
             system=self.name,
             runner=runner,
             incarnation=incarnation,
@@ -222,12 +231,8 @@ class System:
             clock=self.clock,
             log=get_logger("node-runner", self.clock),
             options=self._sequencer,
+            **others,
         )
-        try:
-            await service.run()
-        except Exception as error:
-            self.fail(first_error(error))
-            raise
 
 
 class SimulatedSystem(System):

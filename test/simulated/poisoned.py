@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Plan
 from dist_zero.executor import Executor, Parcel
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.system import SimulatedSystem
-from dist_zero_common.errors import first_error
-from dist_zero_common.log import get_logger
-from dist_zero_common.protocol.messages import (
-    ShardMap,
-)
+from dist_zero_common.protocol.messages import ShardMap
 from services.node_runner.keeping import MakeExecutor
+from services.node_runner.service import RunnerService
 
 POISON = 666.0
 Hurt = Callable[[], None]
@@ -59,26 +57,9 @@ class PoisonedSystem(SimulatedSystem):
 
     make_executor: MakeExecutor = staticmethod(raising)
 
-    async def _run_runner(self, machine: str, runner: str, incarnation: int) -> None:
-        from services.node_runner.service import RunnerService
-
-        service = RunnerService(
-            system=self.name,
-            runner=runner,
-            incarnation=incarnation,
-            machine=machine,
-            connect=self.connector(f"runner-{runner}-{incarnation}"),
-            store=self.store,
-            clock=self.clock,
-            log=get_logger("node-runner", self.clock),
-            options=self._sequencer,
-            make_executor=self.executor_of(asyncio.current_task()),
-        )
-        try:
-            await service.run()
-        except Exception as error:
-            self.fail(first_error(error))
-            raise
+    def _new_runner(self, machine: str, runner: str, incarnation: int, **others: Any) -> RunnerService:
+        make_executor = self.executor_of(asyncio.current_task())
+        return super()._new_runner(machine, runner, incarnation, make_executor=make_executor, **others)
 
     def executor_of(self, _runner: asyncio.Task[None] | None) -> MakeExecutor:
         """What makes the executors of the runner that is this task."""

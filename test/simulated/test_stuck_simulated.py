@@ -10,7 +10,7 @@ import pytest
 
 from dist_zero.client.client import Client
 from dist_zero.system import SimulatedSystem
-from dist_zero_common.log import captured_events, get_logger
+from dist_zero_common.log import captured_events
 from dist_zero_common.sim.faults import Delay, Weather
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
@@ -28,19 +28,9 @@ class OpenSystem(SimulatedSystem):
         super().__init__(world, **options)
         self.runners: dict[str, RunnerService] = {}
 
-    async def _run_runner(self, machine: str, runner: str, incarnation: int) -> None:
-        self.runners[machine] = RunnerService(
-            system=self.name,
-            runner=runner,
-            incarnation=incarnation,
-            machine=machine,
-            connect=self.connector(f"runner-{runner}-{incarnation}"),
-            store=self.store,
-            clock=self.clock,
-            log=get_logger("node-runner", self.clock),
-            options=self._sequencer,
-        )
-        await self.runners[machine].run()
+    def _new_runner(self, machine: str, runner: str, incarnation: int, **others: Any) -> RunnerService:
+        self.runners[machine] = super()._new_runner(machine, runner, incarnation, **others)
+        return self.runners[machine]
 
     def machine_of(self, inbox: str) -> str:
         """The machine whose runner reads an inbox."""
