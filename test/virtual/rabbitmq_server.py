@@ -15,8 +15,8 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -151,14 +151,16 @@ class RabbitServer:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def stop_app(self) -> None:
-        """Stop the broker; its container and its files stay."""
-        self.rabbitmqctl("stop_app")
-
-    def start_app(self) -> None:
-        """Start the broker again; returns when it takes connections."""
-        self.rabbitmqctl("start_app")
-        self.wait_ready()
+    @asynccontextmanager
+    async def stopped(self) -> AsyncIterator[None]:
+        """While it lasts the broker is stopped; its container and its files stay. Afterwards, come what may, since the
+        other tests need it too, it takes connections again."""
+        await asyncio.to_thread(self.rabbitmqctl, "stop_app")
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self.rabbitmqctl, "start_app")
+            await asyncio.to_thread(self.wait_ready)
 
     def restart_container(self) -> None:
         """End the container's processes and start them again; its files stay."""
