@@ -5,7 +5,12 @@ from __future__ import annotations
 from dist_zero.bridge.bridge import PREFETCH
 from dist_zero.bridge.foreign import Message, OnMessage, OpenQueue
 from dist_zero.bridge.source import Source
-from dist_zero_common.broker.rabbitmq import ForeignConsumer, ForeignMessage, QueueBeside, consume_foreign
+from dist_zero_common.broker.rabbitmq_foreign import (
+    ForeignConsumer,
+    ForeignMessage,
+    QueueBeside,
+    consume_foreign,
+)
 from dist_zero_common.errors import ConnectionLost
 
 

@@ -1,4 +1,4 @@
-"""AMQP 0-9-1 channels at the level of frames: what `rabbitmq.py` is built on.
+"""AMQP 0-9-1 channels at the level of frames: what `rabbitmq_link.py` and `rabbitmq.py` are built on.
 
 aio-pika opens the connection, logs in, keeps the heartbeat and closes it: that is channel 0 of the wire. All other
 channels are ours, because of three things that its own do not give: deliveries and confirms are handled in the order

@@ -22,21 +22,12 @@ ones cost up to five times as much (figures in docs/broker.md).
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-import struct
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-import aio_pika
 import pamqp.commands as amqp
-from aiormq.connection import TransportFactory
-from aiormq.exceptions import AMQPChannelError, AMQPError
-from pamqp.exceptions import PAMQPException
-from yarl import URL
 
-from dist_zero_common.broker.amqp import TICK_SECONDS, Channel, OnMessage, Patience, Refused, Wire, properties
+from dist_zero_common.broker.amqp import TICK_SECONDS, Channel, OnMessage, Patience, Refused
 from dist_zero_common.broker.base import (
     Connect,
     ConnectionState,
@@ -49,6 +40,7 @@ from dist_zero_common.broker.base import (
 )
 from dist_zero_common.broker.memory import MESSAGE_BYTES_MAX
 from dist_zero_common.broker.rabbitmq_consumer import RabbitConsumer
+from dist_zero_common.broker.rabbitmq_link import Link, open_both
 from dist_zero_common.broker.topology import parsed
 from dist_zero_common.errors import BrokerError, ConnectionLost, Unroutable
 
@@ -57,13 +49,6 @@ ABANDONED_SECONDS = 3600
 #: How many ticks at most pass between two looks at the queues.
 _LOOK_TICKS_MAX = 20
 _ROUTES_MAX = 4096
-_CLOSE_SECONDS = 5.0
-_REASON_LENGTH_MAX = 1_000
-#: Turns of the loop that aio-pika's tasks need to end after their connection, or they complain when the loop ends.
-_LAST_TURNS = 20
-
-# What goes wrong with a connection is raised, and told to callbacks; aio-pika's tracebacks beside that help nobody.
-logging.getLogger("aiormq").setLevel(logging.CRITICAL + 1)
 
 
 def connector(
@@ -81,9 +66,9 @@ def connector(
     """
 
     async def connect() -> RabbitBroker:
-        publishing, consuming = await _both(
-            _Link.open(url, f"{name} (publishes)", heartbeat_seconds, connect_seconds),
-            _Link.open(url, name, heartbeat_seconds, connect_seconds),
+        publishing, consuming = await open_both(
+            Link.open(url, f"{name} (publishes)", heartbeat_seconds, connect_seconds),
+            Link.open(url, name, heartbeat_seconds, connect_seconds),
         )
         return RabbitBroker(publishing, consuming, publish_seconds, stuck_seconds)
 
@@ -94,7 +79,7 @@ class RabbitBroker:
     """See `broker.base.Broker`. Made by `connector`."""
 
     def __init__(
-        self, publishing: _Link, consuming: _Link, publish_seconds: float, stuck_seconds: float
+        self, publishing: Link, consuming: Link, publish_seconds: float, stuck_seconds: float
     ) -> None:
         self.state = ConnectionState.CONNECTED
         self.reason = ""
@@ -366,162 +351,6 @@ class RabbitBroker:
 
 
 @dataclass(frozen=True, slots=True)
-class ForeignMessage:
-    """A message of somebody else's, as it came; `tag` is what to ack or set aside."""
-
-    body: bytes
-    message_id: str | None
-    content_type: str | None
-    content_encoding: str | None
-    headers: dict[str, Any]
-    redelivered: bool
-    tag: int
-
-
-class ForeignConsumer:
-    """One subscription to a queue that is not ours, over a connection of its own. Made by `consume_foreign`."""
-
-    def __init__(self, broker: RabbitBroker, consumer: RabbitConsumer) -> None:
-        self._broker = broker
-        self._consumer = consumer
-        self._ended = asyncio.Event()
-        broker.on_connection(self._on_connection)
-        self._on_connection(broker.state)
-
-    def ack(self, tag: int) -> None:
-        """Forget this message. Does not wait; after the connection is lost it does nothing."""
-        self._consumer.ack([tag])
-
-    def set_aside(self, tag: int) -> None:
-        """Reject this message, not to come again: it goes to the queue's dead-letter exchange, if it has one."""
-        self._consumer.set_aside(tag)
-
-    async def close(self) -> None:
-        """End it: what was not acked goes back to the queue."""
-        await self._broker.close()
-
-    async def wait_closed(self) -> None:
-        """Return when `close` was called; raise `ConnectionLost` when the connection or the queue is gone."""
-        await self._ended.wait()
-        if self._broker.state is ConnectionState.LOST:
-            raise ConnectionLost(self._broker.reason)
-
-    def _on_connection(self, state: ConnectionState) -> None:
-        if state in (ConnectionState.LOST, ConnectionState.CLOSED):
-            self._ended.set()
-
-
-async def consume_foreign(
-    url: str,
-    queue: str,
-    on_message: Callable[[ForeignMessage], None],
-    prefetch: int,
-    name: str,
-    *,
-    heartbeat_seconds: int = 10,
-    connect_seconds: float = 10.0,
-) -> ForeignConsumer:
-    """Consume a queue that exists already. `on_message` is called in the loop, one message at a time.
-
-    Raises `ConnectionLost` when the broker cannot be reached now, `BrokerError` when it refuses or there is no such
-    queue: it is never declared here, because only its owner knows how.
-    """
-    link = await _Link.open(url, name, heartbeat_seconds, connect_seconds)
-    broker = RabbitBroker(link, link, publish_seconds=10.0, stuck_seconds=30.0)
-    try:
-        if await broker.depth(queue) is None:
-            raise BrokerError(
-                f"{link.address} has no queue {queue!r}: it must be there before it can be a source"
-            )
-        consumer = await broker.subscribe(queue, lambda *message: on_message(_foreign(*message)), prefetch)
-    except BaseException:
-        await broker.close()
-        raise
-    return ForeignConsumer(broker, consumer)
-
-
-def _foreign(tag: int, redelivered: bool, header: bytes, body: bytes) -> ForeignMessage:
-    try:
-        its = properties(header)
-    except (PAMQPException, ValueError, LookupError, struct.error):
-        return ForeignMessage(body, None, None, None, {}, redelivered, tag)  # properties that are none
-    headers = dict(its.headers or {})
-    return ForeignMessage(
-        body, its.message_id, its.content_type, its.content_encoding, headers, redelivered, tag
-    )
-
-
-class QueueBeside:
-    """A durable queue beside somebody else's, for messages that could not be used: with the reason, until a person
-    looks. `open` it, `close` it.
-
-    There are few of them, so aio-pika's own connection and channel do: each message is published through the default
-    exchange (it is no queue of ours, and has no role), and confirmed.
-    """
-
-    def __init__(self, url: str, name: str, connection: str, *, seconds: float = 10.0) -> None:
-        """`connection`: as RabbitMQ's own tools show it."""
-        self.name = name
-        self._url, self._connection_name, self._seconds = url, connection, seconds
-        self._connection: aio_pika.abc.AbstractConnection | None = None
-        self._channel: aio_pika.abc.AbstractChannel
-
-    async def open(self) -> None:
-        """Connect, and make sure that the queue is there. Raises `ConnectionLost`, or `BrokerError` if this user may
-        not declare it."""
-        try:
-            self._connection = await aio_pika.connect(
-                self._url, timeout=self._seconds, client_properties={"connection_name": self._connection_name}
-            )
-            channel = await self._connection.channel(on_return_raises=True)
-            try:
-                await channel.declare_queue(self.name, passive=True, timeout=self._seconds)
-            except AMQPChannelError:  # missing: its owner may have made it in another way than we would
-                channel = await self._connection.channel(on_return_raises=True)
-                await channel.declare_queue(self.name, durable=True, timeout=self._seconds)
-            self._channel = channel
-        except AMQPChannelError as refused:
-            await self.close()
-            raise BrokerError(
-                f"queue {self.name!r}, for messages that cannot be applied, cannot be declared: {refused}"
-            ) from refused
-        except (AMQPError, OSError, TimeoutError, StopAsyncIteration) as error:
-            await self.close()
-            raise ConnectionLost(f"no connection for queue {self.name!r}: {type(error).__name__}") from error
-
-    async def keep(self, message: ForeignMessage, queue: str, reason: str) -> None:
-        """Publish a message of `queue` as it came, with `x-set-aside-queue` and `x-set-aside-reason` in its headers,
-        and return when the broker has confirmed it."""
-        why: dict[str, Any] = {"x-set-aside-queue": queue, "x-set-aside-reason": reason[:_REASON_LENGTH_MAX]}
-        try:
-            try:
-                await self._publish(message, message.headers | why)
-            except (TypeError, ValueError):  # a header of the user's that only its own client can write
-                await self._publish(message, why)
-        except AMQPChannelError as refused:
-            raise BrokerError(f"queue {self.name!r} takes no message: {refused}") from refused
-        except (AMQPError, OSError, TimeoutError, RuntimeError) as error:  # the last: the channel is closed
-            raise ConnectionLost(f"a message could not be put into {self.name!r}: {error}") from error
-
-    async def close(self) -> None:
-        """End the connection."""
-        if self._connection is not None:
-            with contextlib.suppress(AMQPError, OSError, TimeoutError, RuntimeError):
-                await self._connection.close()
-
-    async def _publish(self, message: ForeignMessage, headers: dict[str, Any]) -> None:
-        kept = aio_pika.Message(
-            message.body,
-            headers=headers,
-            message_id=message.message_id,
-            content_type=message.content_type,
-            content_encoding=message.content_encoding,
-            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-        )
-        await self._channel.default_exchange.publish(kept, routing_key=self.name, timeout=self._seconds)
-
-
-@dataclass(frozen=True, slots=True)
 class _Route:
     """How messages get to one queue: the channel of its exchange, and what each of them begins with."""
 
@@ -529,150 +358,8 @@ class _Route:
     beginning: bytes
 
 
-class _Link:
-    """One connection: aio-pika's, and our wire under it."""
-
-    def __init__(self, connection: aio_pika.abc.AbstractConnection, wire: Wire, address: str) -> None:
-        self.wire = wire
-        self.address = address
-        self._connection = connection
-        self._transport = connection.transport
-        self._closing: asyncio.Task[None] | None = None
-
-    @classmethod
-    async def open(cls, url: str, name: str, heartbeat_seconds: int, connect_seconds: float) -> _Link:
-        """Connect. Raises `ConnectionLost` or `BrokerError`, as `Connect` does."""
-        address = address_of(url)
-        transport = _Transport()
-        wired = URL(url).update_query(heartbeat=str(heartbeat_seconds), name=name)
-        connection = _Connection(wired, transport)
-        try:
-            await connection.connect(timeout=connect_seconds)
-        except TimeoutError:
-            transport.abort()
-            text = f"{address} does not answer: nothing came within {connect_seconds:g} s"
-            raise ConnectionLost(text) from None
-        except (AMQPError, OSError, StopAsyncIteration) as error:  # the last: it ended
-            transport.abort()
-            raise _refusal(address, transport.wire, error) from error
-        except BaseException:
-            transport.abort()
-            raise
-        wire = transport.wire
-        assert wire is not None and connection.transport is not None
-        tune: Any = connection.transport.connection.connection_tune
-        wire.frame_bytes_max = tune.frame_max or 131072
-        return cls(connection, wire, address)
-
-    async def close(self) -> None:
-        """End the connection, after what was sent; while the broker does not read, at once."""
-        if self.wire.blocked:
-            self.abort()
-            return
-        self.wire.flush(whatever_waits=True)
-        await self._close_connection()
-        self.wire.abort()
-        for _ in range(_LAST_TURNS):
-            await asyncio.sleep(0)
-
-    def abort(self) -> None:
-        """End the connection without a word; aio-pika's tasks find it closed."""
-        self.wire.abort()
-        self._closing = asyncio.ensure_future(self._finish())
-
-    async def _finish(self) -> None:
-        try:
-            await self._close_connection()
-        finally:
-            for _ in range(_LAST_TURNS):
-                await asyncio.sleep(0)
-
-    async def _close_connection(self) -> None:
-        """Let aio-pika end its part, for so long and no longer. A close of its that is cancelled, as by the end of the
-        loop, waits for a callback, which may have been cancelled before it began: then nobody would ever end."""
-        closing = asyncio.ensure_future(self._connection.close())
-        try:
-            await asyncio.wait((closing,), timeout=_CLOSE_SECONDS)
-        finally:
-            if not closing.done():
-                closing.cancel()
-                if self._transport is not None:
-                    self._transport.close_callback.finished.set()
-            elif not closing.cancelled():
-                closing.exception()  # it is closed all the same
-
-
-class _Connection(aio_pika.Connection):
-    """aio-pika's connection over a transport of ours."""
-
-    def __init__(self, url: URL, transport: _Transport) -> None:
-        super().__init__(url)
-        self.kwargs["transport_factory"] = transport
-
-    def __del__(self) -> None:
-        """Nothing: aio-pika would close it in a task, of whatever loop runs when it is collected, or of none."""
-
-
-class _Transport(TransportFactory):
-    """Opens the socket for aio-pika, with a `Wire` on it."""
-
-    def __init__(self) -> None:
-        self.wire: Wire | None = None
-
-    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """See aiormq."""
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(loop=loop)
-        wire = self.wire = Wire(reader, loop)
-        context = await kwargs["ssl_context_provider"].get_context() if url.scheme == "amqps" else None
-        transport, _ = await loop.create_connection(lambda: wire, url.host or "", url.port or 0, ssl=context)
-        return reader, asyncio.StreamWriter(transport, wire, reader, loop)
-
-    def abort(self) -> None:
-        """Close the socket, if there is one."""
-        if self.wire is not None:
-            self.wire.abort()
-
-
-def address_of(url: str) -> str:
-    """Where a URL leads, for people: without the password. Raises `BrokerError` when it is no URL of a broker."""
-    try:
-        parts = URL(url)
-        if parts.scheme not in ("amqp", "amqps") or not parts.host:
-            raise ValueError
-        port = parts.port or (5671 if parts.scheme == "amqps" else 5672)
-    except ValueError:
-        raise BrokerError(
-            "a broker's URL reads amqp://user:password@host:port/vhost; this one does not"
-        ) from None
-    return f"RabbitMQ at {parts.host}:{port}{parts.path if parts.path != '/' else ''}"
-
-
-def _refusal(address: str, wire: Wire | None, error: Exception) -> BrokerError:
-    """What a failed attempt to connect means: refused for good, or to be tried again."""
-    closed = wire.closed_by_broker if wire is not None else None
-    if closed is None:
-        return ConnectionLost(f"{address} cannot be reached: {str(error) or type(error).__name__}")
-    code, text = closed
-    if code in (403, 530) and "limit" not in text:
-        return BrokerError(f"{address} refuses: {text}")
-    return ConnectionLost(f"{address} is not ready: {text}")
-
-
 def _failed(opening: asyncio.Task[Channel]) -> bool:
     """Whether this channel cannot be used (any more). Its error is for those who wait for it."""
     if not opening.done():
         return False
     return opening.cancelled() or opening.exception() is not None or opening.result().ended is not None
-
-
-async def _both(first: Awaitable[_Link], second: Awaitable[_Link]) -> tuple[_Link, _Link]:
-    """Both links, or none of them and the first error."""
-    results = await asyncio.gather(first, second, return_exceptions=True)
-    errors = [result for result in results if isinstance(result, BaseException)]
-    links = [result for result in results if isinstance(result, _Link)]
-    if errors:
-        for link in links:
-            link.abort()
-        raise next((error for error in errors if not isinstance(error, ConnectionLost)), errors[0])
-    return links[0], links[1]

@@ -9,8 +9,9 @@ import pytest
 from aio_pika.abc import UnderlayConnection
 from aio_pika.tools import OneShotCallback
 
-from dist_zero_common.broker import rabbitmq
+from dist_zero_common.broker import rabbitmq_link
 from dist_zero_common.broker.amqp import Wire
+from dist_zero_common.broker.rabbitmq_link import Link
 
 
 class Deaf:
@@ -32,10 +33,10 @@ class Deaf:
             await asyncio.get_running_loop().create_future()
 
 
-def a_link(rescued: list[bool]) -> tuple[rabbitmq._Link, Deaf]:
+def a_link(rescued: list[bool]) -> tuple[Link, Deaf]:
     """A link over it. What hangs is set free in the end, and noted, so that the test fails and does not hang too."""
     loop, connection = asyncio.get_running_loop(), Deaf()
-    link = rabbitmq._Link(connection, Wire(asyncio.StreamReader(), loop), "nowhere")  # type: ignore[arg-type]
+    link = Link(connection, Wire(asyncio.StreamReader(), loop), "nowhere")  # type: ignore[arg-type]
 
     def rescue() -> None:
         rescued.append(not connection.transport.close_callback.finished.is_set())
@@ -71,7 +72,7 @@ def test_a_close_that_does_not_come_is_not_waited_for(monkeypatch: pytest.Monkey
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await link.close()
-        monkeypatch.setattr(rabbitmq, "_CLOSE_SECONDS", 0.05)
+        monkeypatch.setattr(rabbitmq_link, "_CLOSE_SECONDS", 0.05)
         link, _ = a_link(rescued)
         await link.close()
 

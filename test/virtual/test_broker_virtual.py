@@ -14,8 +14,9 @@ import aio_pika
 import pytest
 
 from dist_zero_common.broker.base import Broker, ConnectionState, Delivery, Queue, QueueKind
-from dist_zero_common.broker.rabbitmq import ForeignMessage, connector, consume_foreign
+from dist_zero_common.broker.rabbitmq import connector
 from dist_zero_common.broker.rabbitmq_consumer import RabbitConsumer
+from dist_zero_common.broker.rabbitmq_foreign import ForeignMessage, consume_foreign
 from dist_zero_common.errors import BrokerError, ConnectionLost, Unroutable
 from test.virtual.proxy import Proxy
 from test.virtual.rabbitmq_server import RabbitServer
