@@ -40,12 +40,9 @@ and for what a plain or conditioned join keeps beside a broadcast side, since it
 back on another node than it was put in on leaves +1 here and −1 there, and the sum is right. Errors of an unknown
 sharding may so be −1 on a node; readers who add up all nodes and leave out zeros see the right count.
 
-It is wrong for one thing: a partial `top`, `min` or `max` over rows of which nothing tells where they are, since a row
-taken back on another node than the one that holds it is still among the first here. Where rows are only ever appended
-(keyless datasets through operators that take nothing back) none is, and a split is right. Otherwise the plan is
-*indivisible*, and `indivisible` names the operators; such a program grows by a new generation from the log. The cure
-would be a compiler that puts an exchange by the whole row in front of such an operator, or carries the key of the row
-as far as to it. Joining nodes and moving whole ones is right for every plan.
+It would be wrong for one thing: a partial `top`, `min` or `max` over rows of which nothing tells where they are. A row
+taken back on another node than the one that holds it would still be among the first here. So `compiler/partition.py`
+sends such rows by the whole row first, unless they are only ever appended: then none is taken back.
 """
 
 from __future__ import annotations
@@ -143,19 +140,6 @@ def shows_a_part(plan: Plan, top: plans.Top) -> bool:
     return not top_is_whole(top, _known(plan)[top.inputs[0]])
 
 
-def indivisible(plan: Plan) -> tuple[int, ...]:
-    """The operators because of which a node's state cannot be divided among several successors; see above."""
-    known, grows = _known(plan), _only_grows(plan)
-    return tuple(
-        operator.id
-        for operator in plan.operators
-        if _is_partial(operator, known)
-        and _first(known[operator.inputs[0]]) is None
-        and not grows[operator.inputs[0]]
-        and (isinstance(operator, plans.Top) or any(map(is_extreme, _aggregations(operator))))
-    )
-
-
 def is_plain_count(aggregation: Aggregation) -> bool:
     """Whether an aggregation is the number of a group's rows, which is kept once for all of them."""
     return aggregation.function == "count" and aggregation.argument is None and aggregation.where is None
@@ -180,30 +164,6 @@ def _known(plan: Plan) -> list[Facts]:
 
 def _first(known: Facts) -> Shard | None:
     return next(iter(listed(known)), None)
-
-
-def _is_partial(operator: Operator, known: Sequence[Facts]) -> bool:
-    if isinstance(operator, plans.Top):
-        return not top_is_whole(operator, known[operator.inputs[0]])
-    return isinstance(operator, plans.Reduce) and operator.phase is Phase.PARTIAL
-
-
-def _aggregations(operator: Operator) -> tuple[Aggregation, ...]:
-    return operator.aggregations if isinstance(operator, plans.Reduce) else ()
-
-
-def _only_grows(plan: Plan) -> list[bool]:
-    """By operator, whether its rows are never taken back."""
-    grows: list[bool] = []
-    for operator in plan.operators:
-        if isinstance(operator, plans.Source):
-            grows.append(operator.key is None)
-        elif isinstance(operator, plans.Join) and operator.how not in ("inner", "semi"):
-            grows.append(False)
-        else:
-            takes_back = isinstance(operator, plans.Reduce | plans.Top | plans.Difference)
-            grows.append(not takes_back and all(grows[i] for i in operator.inputs))
-    return grows
 
 
 # ---- tables, by kind of operator ---------------------------------------------------------------------------

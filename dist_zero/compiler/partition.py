@@ -9,7 +9,9 @@ and follows four rules:
   operator and has its label: it leaves out, and counts, exactly the rows that the operator would have, since
   it computes the same scalars in the same order. Any other key of such an operator would find other failures
   first.
-- A global aggregate or top runs on every node on what is there, then on one node on what came out.
+- A global aggregate or top runs on every node on what is there, then on one node on what came out. If it is a top, a
+  minimum or a maximum, and rows may be taken back, they have to be somewhere that a row itself tells, since nodes may
+  be divided meanwhile (`dist_zero/state.py`): else they are sent by the whole row before.
 - A group is sharded by its whole key, also where a `top` per part of that key follows: sharding it by the part
   would save a stage, and send all rows of one `per` to one node instead of their few groups.
 """
@@ -35,6 +37,7 @@ from dist_zero.compiler.sharding import (
     holds,
     listed,
     need,
+    only_grows,
     same,
     sharding_of,
     sink_key,
@@ -59,6 +62,7 @@ class _Partition:
         self.lowered = lowered
         self.operators: list[Operator] = []
         self.known: list[Facts] = []
+        self.grows: list[bool] = []
         self.place: list[int] = []
         self.exchanges: dict[object, int] = {}
 
@@ -85,6 +89,7 @@ class _Partition:
         known = facts(placed, sources, [self.known[i] for i in inputs])
         self.operators.append(replace(placed, sharding=sharding_of(known)))
         self.known.append(known)
+        self.grows.append(only_grows(placed, [self.grows[i] for i in inputs]))
         return placed.id
 
     def facts_of(self, inputs: Sequence[int]) -> list[Facts]:
@@ -156,6 +161,8 @@ class _Partition:
 
     def _global_reduce(self, reduce: plan.Reduce, inputs: Sequence[int]) -> int:
         accumulators = RowType(reduce.row_type.names, (BYTES,) * len(reduce.row_type))
+        if any(aggregation.function in ("min", "max") for aggregation in reduce.aggregations):
+            inputs = [self.located(inputs[0], reduce.label)]
         partial = self.add(reduce, inputs, phase=Phase.PARTIAL, row_type=accumulators)
         return self.add(reduce, [self.exchange(partial, (), reduce.label)], phase=Phase.FINAL)
 
@@ -164,8 +171,15 @@ class _Partition:
             return self.add(top, inputs)
         source = inputs[0]
         if not top.per:
-            source = self.add(top, inputs, rank=False, row_type=self.operators[source].row_type)
+            source = self.located(source, top.label)
+            source = self.add(top, [source], rank=False, row_type=self.operators[source].row_type)
         return self.add(top, [self.exchange(source, top.per, top.label)])
+
+    def located(self, source: int, label: str) -> int:
+        """The place where the rows of `source` are such that each that is taken back is found again."""
+        if self.known[source] or self.grows[source]:
+            return source
+        return self.exchange(source, all_columns(self.operators[source].row_type), label)
 
     def distinct(self, distinct: plan.Distinct, inputs: Sequence[int]) -> int:
         if need(distinct, self.facts_of(inputs)) is None:

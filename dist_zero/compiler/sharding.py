@@ -146,6 +146,16 @@ def _join_facts(join: plan.Join, inputs: Sequence[Operator], known: Sequence[Fac
     return () if join.how == "outer" else left
 
 
+def only_grows(operator: Operator, inputs: Sequence[bool]) -> bool:
+    """Whether rows of `operator` are never taken back, given whether those of its inputs never are."""
+    if isinstance(operator, plan.Source):
+        return operator.key is None
+    if isinstance(operator, plan.Join) and operator.how not in ("inner", "semi"):
+        return False
+    takes_back = isinstance(operator, plan.Reduce | plan.Top | plan.Difference)
+    return not takes_back and all(inputs)
+
+
 def listed(known: Facts) -> tuple[Shard, ...]:
     """The shardings known; none for a full copy on each node."""
     return () if isinstance(known, Place) else known

@@ -14,10 +14,7 @@ from hypothesis import given, settings
 from dist_zero.compiler import compile
 from dist_zero.compiler.plan import Phase, Plan, Reduce, Top
 from dist_zero.shards import even_map
-from dist_zero.state import Division, indivisible, state_tables
-from dist_zero_common.protocol.messages import (
-    ShardMap,
-)
+from dist_zero.state import Division, state_tables
 from test.contract.executors import (
     EXECUTORS,
     ExecutorHarness,
@@ -122,7 +119,7 @@ def check_reshards(harness: ExecutorHarness, case: Case, seed: int) -> Counter[s
         for node, executor in enumerate(run.nodes):
             chains[node].append(executor.save(False))
         if chance.random() < 0.8:
-            shards = _next_map(plan, run, chance, number + 1)
+            shards = random_map(chance, number + 1, chance.randint(1, 4))
             reached.update(_reached(plan, run.shards.nodes, shards.nodes))
             reshard(run, chains, shards)
             chains = [[executor.save(True)] for executor in run.nodes]
@@ -130,19 +127,8 @@ def check_reshards(harness: ExecutorHarness, case: Case, seed: int) -> Counter[s
     return reached
 
 
-def _next_map(plan: Plan, run: Run, chance: random.Random, version: int) -> ShardMap:
-    """Any intervals; for a plan that cannot be divided, old ones moved or joined."""
-    if not indivisible(plan):
-        return random_map(chance, version, chance.randint(1, 4))
-    lasts = run.shards.lasts
-    kept = [last for last in lasts[:-1] if chance.random() < 0.5]
-    return ShardMap(version, (*kept, lasts[-1]), tuple(f"n{version}-{i}" for i in range(len(kept) + 1)))
-
-
 def _reached(plan: Plan, old: tuple[str, ...], new: tuple[str, ...]) -> list[str]:
     kinds = ["split" if len(new) > len(old) else "merge" if len(new) < len(old) else "move"]
-    if indivisible(plan):
-        return [f"indivisible {kind}" for kind in kinds]
     tables = {table.name.split("/")[-1] for table in state_tables(plan)}
     kinds += ["shown"] if "shown" in tables else []
     for operator in plan.operators:
