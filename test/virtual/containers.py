@@ -7,6 +7,8 @@ Nobody holds it up but the test: a container that was killed is started again wh
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -95,7 +97,7 @@ class ContainerSystem:
         """Send a signal to the node runner of a machine, and to nothing else; whether there is one."""
         script = (
             "found=1; for each in /proc/[0-9]*; do"
-            f" grep -q services.node_runner $each/cmdline 2>/dev/null && kill -s {signal} ${{each#/proc/}} && found=0;"
+            f" grep -q services[.]node_runner $each/cmdline 2>/dev/null && kill -s {signal} ${{each#/proc/}} && found=0;"
             " done; exit $found"
         )
         return await self._docker("exec", self._container(machine), "sh", "-c", script, may_fail=True) == 0
@@ -110,9 +112,17 @@ class ContainerSystem:
         running = str(said.stdout).split()
         return [part for part, runs in zip(parts, running, strict=True) if runs != "true"]
 
-    def logs_of(self, part: str) -> Path:
-        """The directory that a part logs to."""
-        return self.directory / "logs" / self._container(part)
+    def logged(self, part: str, event: str) -> list[dict[str, object]]:
+        """The events of this name that a part has logged, file by file, in all its lives."""
+        files = sorted((self.directory / "logs" / self._container(part)).glob("*.jsonl*"))
+        lines = [line for file in files for line in file.read_text().splitlines() if f'"{event}"' in line]
+        return [entry for entry in map(json.loads, lines) if entry["event"] == event]
+
+    def pids(self, part: str) -> list[int]:
+        """Its processes, as this host numbers them."""
+        command = ["docker", "top", self._container(part), "-eo", "pid"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return [int(line) for line in said.split()[1:]]
 
     @property
     def _network(self) -> str:
@@ -131,14 +141,21 @@ class ContainerSystem:
 
 @asynccontextmanager
 async def container_system(
-    name: str, directory: Path, *, machines: int, schedulers: int = 1, broker_keeps: bool = False
+    name: str,
+    directory: Path,
+    *,
+    machines: int,
+    schedulers: int = 1,
+    broker_keeps: bool = False,
+    keep_log: bool = True,
 ) -> AsyncIterator[ContainerSystem]:
     """A system with so many machines and schedulers; afterwards nothing of it is left but what is in `directory`.
 
-    `broker_keeps`: what is in the broker outlives its processes, as it would on a disk.
+    `broker_keeps`: what is in the broker outlives its processes, as it would on a disk. `keep_log`: records are not
+    collected, so that the whole log can be looked at.
     """
     log = get_logger("test", RealClock(), system=name)
-    options, port = _machine_options(name, directory), free_port()
+    options, port = _machine_options(name, directory, keep_log), free_port()
     broker = broker_container(
         options, setting("DIST_ZERO_RABBITMQ_IMAGE"), directory / BROKER_PART, _PASSWORDS, port
     )
@@ -171,7 +188,7 @@ async def container_system(
             await remove_system(docker, name, options.keeper)
 
 
-def _machine_options(name: str, directory: Path) -> MachineOptions:
+def _machine_options(name: str, directory: Path, keep_log: bool) -> MachineOptions:
     directory.mkdir(parents=True, exist_ok=True)
     uid = _owner_id()
     return MachineOptions(
@@ -185,13 +202,11 @@ def _machine_options(name: str, directory: Path) -> MachineOptions:
         store=directory / "store",
         logs=directory / "logs",
         owner=Owner(uid, uid),
-        keep_log=True,
+        keep_log=keep_log,
     )
 
 
 def _owner_id() -> int:
-    import os
-
     return os.geteuid() or CONTAINER_USER
 
 
