@@ -152,11 +152,12 @@ async def _recovery(
     else:
         await asyncio.sleep(case.back_seconds)
     await system.start(victim)
+    finished = await flushed - start
     return Recovery(
         at,
         placed=_last_logged(system, system.schedulers, "program_placed", at),
         begun=_last_logged(system, system.machines, "node_begun", at),
-        finished=await flushed - start,
+        finished=finished,
         shards=frozenset(node.shard for node in program.nodes if node.machine == victim),
         with_sequencer=program.sequencer_machine == victim,
     )

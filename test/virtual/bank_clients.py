@@ -15,6 +15,10 @@ from dist_zero.client.watch import StoredChange
 from test.virtual.rabbitmq_server import ROOT
 
 PROGRAM = "bank"
+MAY_END = ("SessionExpired", "ConnectionLost: no connection within 10 s")
+"""Why a loader may end: see docs/exactly-once.md; and the broker was away when it began."""
+PATIENCE_SECONDS = 240.0
+"""For what takes some seconds where nothing else runs."""
 Rows = Counter[tuple[object, ...]]
 
 
@@ -27,6 +31,8 @@ class Loader:
     number: int
     seed: int
     committed: int = 0
+    began_at: int = 0
+    """How many were when its process of now began."""
     process: subprocess.Popen[str] | None = None
     said: list[str] = field(default_factory=list)
     """Why it ended, each time that it did by itself."""
@@ -34,6 +40,7 @@ class Loader:
 
     async def run(self) -> None:
         """Have it write until `stop`; if it ends before, start it again, and it goes on where it was."""
+        self._stopping = False
         while not self._stopping:
             command = [sys.executable, "-m", "test.virtual.bank_load"]
             self.process = process = subprocess.Popen(
@@ -51,16 +58,30 @@ class Loader:
                 process.kill()
             if process.returncode > 0:
                 self.said.append(errors.strip().splitlines()[-1])
-                assert "SessionExpired" in errors, errors  # the one end that may be: see exactly-once.md
+                assert any(reason in errors for reason in MAY_END), errors
+                await asyncio.sleep(1)
 
     def _listen(self, process: subprocess.Popen[str]) -> str:
         """Hear how far it is, until it has ended; returns its complaints."""
         with process:
             assert process.stdout is not None
             assert process.stderr is not None
-            for line in process.stdout:
+            for number, line in enumerate(process.stdout):
                 self.committed = int(line)
+                if number == 0:
+                    self.began_at = self.committed
             return process.stderr.read()
+
+    async def heard(self, committed: int) -> None:
+        """Return when so many are committed."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while self.committed < committed:
+                await asyncio.sleep(0.05)
+
+    def give_up(self) -> None:
+        """End the process, whatever it is about, and do not start it again."""
+        self._stopping = True
+        self.kill()
 
     def kill(self) -> None:
         """End the process; another one goes on."""

@@ -39,6 +39,7 @@ WATCHERS = 3
 WISH_SECONDS = 30.0
 SNAPSHOTS_COMPARED = 20
 WARNINGS_TOLD = 30
+OF_COURSE = ('"level": "info"', '"broker_lost"')
 STORY_FILE = "story.txt"
 
 
@@ -303,5 +304,5 @@ def _warnings(system: ContainerSystem) -> list[str]:
     found: list[str] = []
     for path in (system.directory / "logs").glob("*/*.jsonl"):
         with suppress(OSError):
-            found += [line for line in path.read_text().splitlines() if '"level": "info"' not in line]
+            found += [line for line in path.read_text().splitlines() if not any(map(line.count, OF_COURSE))]
     return sorted(found)[-WARNINGS_TOLD:]

@@ -26,9 +26,7 @@ from dist_zero.virtual import (
 )
 from dist_zero_common.broker.definitions import Passwords
 from dist_zero_common.broker.topology import UserClass
-from dist_zero_common.clock import RealClock
 from dist_zero_common.containers import BindMount, ContainerSpec, Docker, container_name
-from dist_zero_common.log import get_logger
 from dist_zero_common.processes import process_name
 from services.scheduler.spawners.docker import (
     LOGS_TARGET,
@@ -97,8 +95,8 @@ class ContainerSystem:
         """Send a signal to the node runner of a machine, and to nothing else; whether there is one."""
         script = (
             "found=1; for each in /proc/[0-9]*; do"
-            f" grep -q services[.]node_runner $each/cmdline 2>/dev/null && kill -s {signal} ${{each#/proc/}} && found=0;"
-            " done; exit $found"
+            " grep -q 'services[.]node_runner' $each/cmdline 2>/dev/null"  # which is not what this script is called
+            f" && kill -s {signal} ${{each#/proc/}} && found=0; done; exit $found"
         )
         return await self._docker("exec", self._container(machine), "sh", "-c", script, may_fail=True) == 0
 
@@ -154,7 +152,6 @@ async def container_system(
     `broker_keeps`: what is in the broker outlives its processes, as it would on a disk. `keep_log`: records are not
     collected, so that the whole log can be looked at.
     """
-    log = get_logger("test", RealClock(), system=name)
     options, port = _machine_options(name, directory, keep_log), free_port()
     broker = broker_container(
         options, setting("DIST_ZERO_RABBITMQ_IMAGE"), directory / BROKER_PART, _PASSWORDS, port
@@ -176,12 +173,12 @@ async def container_system(
     async with Docker() as docker:
         try:
             await docker.create_network(options.network, options.labels(NETWORK_PART))
+            options.owner.give_all(options.store)  # a copy of another's is whose copied it
             for spec in specs:
                 for mount in spec.mounts:
                     if not mount.read_only:
                         made_directory(mount.source, options.owner)
                 await docker.run(spec)
-            log.info("test_system_started")
             yield system
         finally:
             await docker.settled()
