@@ -38,6 +38,7 @@ ALONE: dict[str, Callable[[str, int], list[Measurement]]] = {
     "saves": saves.measure,
     "simulator": simulator.measure,
     "start": start.measure,
+    "recovery": recovery.measure,
 }
 OVER_BROKER: dict[str, Callable[[str, int, Broker], list[Measurement]]] = {
     "system counts": rabbitmq.measure_counts,
@@ -45,7 +46,6 @@ OVER_BROKER: dict[str, Callable[[str, int, Broker], list[Measurement]]] = {
     "system bytes": rabbitmq.measure_bytes,
     "limit": limit.measure,
     "latency": latency.measure,
-    "recovery": recovery.measure,
 }
 BY_THEMSELVES = ("counts", "state", "saves", "simulator")
 
@@ -87,7 +87,7 @@ RUNS: dict[str, list[Run]] = {
         for rate in latency.RATES
     ],
     "start": [Run("start", "containers", 3, divisor=1)],
-    "recovery": [Run("recovery", back, 24, divisor=6) for back in recovery.BACK],
+    "recovery": [Run("recovery", case, 24, divisor=6) for case in recovery.CASES],
 }
 
 

@@ -233,32 +233,9 @@ class VirtualSystem:
     async def _run_broker(self, machines: MachineOptions) -> None:
         """Start a RabbitMQ of this system's own, at a free port of the loopback."""
         directory = self._options.directory / BROKER_PART
-        directory.mkdir(exist_ok=True)
-        salt = secrets.token_bytes(4)
-        mounts = []
-        for path, content in (
-            (DEFINITIONS_PATH, definitions(self._passwords, salt, self._options.system)),
-            (CONFIGURATION_PATH, CONFIGURATION),
-            (PLUGINS_PATH, PLUGINS),
-        ):
-            file = directory / Path(path).name
-            file.write_text(content)
-            file.chmod(0o644)  # RabbitMQ's user in there reads it; there are no passwords in it, only hashes
-            mounts.append(BindMount(file, path, read_only=True))
         for attempt in range(_PORT_ATTEMPTS):
             port = _free_port()
-            spec = ContainerSpec(
-                name=container_name(self._options.system, BROKER_PART),
-                image=self._options.rabbitmq_image,
-                labels=machines.labels(BROKER_ROLE),
-                network=machines.network,
-                hostname=BROKER_HOST,
-                aliases=(BROKER_HOST,),
-                environment=environment(BROKER_HOST),
-                mounts=tuple(mounts),
-                in_memory=(DATA_PATH,),
-                loopback_ports={BROKER_PORT: port},
-            )
+            spec = broker_container(machines, self._options.rabbitmq_image, directory, self._passwords, port)
             try:
                 await self._docker.run(spec)
             except NameTaken as taken:
@@ -391,6 +368,36 @@ class VirtualSystem:
             self._used.forget()
         except OperatorError as error:
             self._log.warning("queues_left", reason=str(error), queues=sorted(self._used.names))
+
+
+def broker_container(
+    machines: MachineOptions, image: str, directory: Path, passwords: Passwords, port: int
+) -> ContainerSpec:
+    """The RabbitMQ of a system with these machines, at this port of the loopback; what it reads when it starts is
+    written to `directory`."""
+    directory.mkdir(exist_ok=True)
+    mounts = []
+    for path, content in (
+        (DEFINITIONS_PATH, definitions(passwords, secrets.token_bytes(4), machines.system)),
+        (CONFIGURATION_PATH, CONFIGURATION),
+        (PLUGINS_PATH, PLUGINS),
+    ):
+        file = directory / Path(path).name
+        file.write_text(content)
+        file.chmod(0o644)  # RabbitMQ's user in there reads it; there are no passwords in it, only hashes
+        mounts.append(BindMount(file, path, read_only=True))
+    return ContainerSpec(
+        name=container_name(machines.system, BROKER_PART),
+        image=image,
+        labels=machines.labels(BROKER_ROLE),
+        network=machines.network,
+        hostname=BROKER_HOST,
+        aliases=(BROKER_HOST,),
+        environment=environment(BROKER_HOST),
+        mounts=tuple(mounts),
+        in_memory=(DATA_PATH,),
+        loopback_ports={BROKER_PORT: port},
+    )
 
 
 class _UsedQueues:

@@ -507,6 +507,10 @@ class Client:
         if self._line.connected:
             self._line.send(inbox, message)
 
+    def look_now(self) -> None:
+        """Something waits, perhaps because the program is elsewhere: ask where it is."""
+        self._look_now.set()
+
     def _on_connected(self) -> None:
         """A new connection, the end of an alarm, or the program elsewhere: send again what was not answered."""
         self._writer.send_all_again(self.replies)

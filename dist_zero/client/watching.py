@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from dist_zero.client.client import Client
 
 _QUIET_SECONDS = 5.0
-"""A watch that hears nothing for so long asks whether it has missed something."""
+"""A watch that gets no further for so long asks whether it has missed something."""
 WAITING_ROWS_MAX = 1_000_000
 """More rows than this are not kept for a reader who is behind: the watch begins again with a snapshot."""
 _GAP_SECONDS = 1.0
-"""How long it waits for the rest of an epoch of which something has come."""
+"""How long it waits for the rest of an epoch when something of it, or of a later one, has come."""
+_AGAIN_FACTOR, _AGAIN_SECONDS_MAX = 2.0, 20.0
+"""So much longer it waits each time that asking has not helped, because slow is not lost."""
 
 
 class Watch:
@@ -39,9 +41,12 @@ class Watch:
         self._overrun = False
         self._error: Exception | None = None
         self._quiet = False
+        self._asked = 0
+        self._since = asyncio.get_running_loop().time()
         self._state = self._new_state(after)
 
     def _new_state(self, after: int) -> Subscription:
+        self._got_further()
         return Subscription(self._client.questions.next_number(), self._views, after, self._client.readers)
 
     @property
@@ -51,7 +56,7 @@ class Watch:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether it has heard nothing for a while, and has asked why."""
+        """Whether it has got no further for a while, and has asked why."""
         return self._quiet
 
     def go_on(self) -> None:
@@ -86,7 +91,7 @@ class Watch:
 
     def handle(self, message: SnapshotAnswer | Changes | ChangesGone) -> None:
         """A message of this subscription."""
-        self._quiet = False
+        epoch, waited = self._state.epoch, self._waits_for_rest
         if isinstance(message, SnapshotAnswer):
             self._add(self._state.on_snapshot(message))
         elif isinstance(message, Changes):
@@ -98,7 +103,17 @@ class Watch:
         for stray in self._state.strays:
             self._client.send(self._client.placement.clients_inbox, Unsubscribe(stray))
         self._state.strays.clear()
+        # Later epochs do not tell that the next one will come: while somebody writes they come all the time.
+        if isinstance(message, SnapshotAnswer) or self._state.epoch > epoch or not waited:
+            self._got_further()
         self._changed.set()
+
+    def _got_further(self) -> None:
+        self._quiet, self._asked, self._since = False, 0, asyncio.get_running_loop().time()
+
+    @property
+    def _waits_for_rest(self) -> bool:
+        return self._state.newest > self._state.epoch
 
     def __aiter__(self) -> Watch:
         return self
@@ -112,9 +127,10 @@ class Watch:
             if self._error is not None:
                 raise self._error
             self._changed.clear()
-            patience = _GAP_SECONDS if self._state.newest > self._state.epoch else _QUIET_SECONDS
+            patience = _GAP_SECONDS if self._waits_for_rest and self._state.epoch >= 0 else _QUIET_SECONDS
+            patience = min(patience * _AGAIN_FACTOR**self._asked, _AGAIN_SECONDS_MAX)
             try:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout_at(self._since + patience):
                     await self._changed.wait()
             except TimeoutError:
                 self._ask_for_missing()
@@ -147,7 +163,10 @@ class Watch:
         self._client.send(self._client.placement.clients_inbox, message)
 
     def _ask_for_missing(self) -> None:
-        self._quiet = True
+        self._quiet, self._since = True, asyncio.get_running_loop().time()
+        self._asked += 1
+        if self._waits_for_rest:
+            self._client.look_now()  # others get on: perhaps we ask where nobody knows any more
         state, placement = self._state, self._client.placement
         if not state.id or state.epoch < 0:
             self._send_subscribe()

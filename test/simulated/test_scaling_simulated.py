@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from dist_zero.client.client import Client
 from dist_zero.client.remote import RemoteSystem
 from dist_zero.system import SimulatedSystem
 from dist_zero_common.errors import RequestError
@@ -107,6 +108,33 @@ def test_scaling_is_asked_for_and_refused() -> None:
                 await there.scale("stages-3", 0)
             with pytest.raises(RequestError, match="no program 'other' runs"):
                 await there.scale("other", 2)
+
+    run_simulation(live(), until_seconds=2_000)
+
+
+def test_a_watch_follows_while_somebody_writes_all_the_time() -> None:
+    """What it lacks is asked for although later epochs are told all the time; it waited for silence once."""
+    world = SimWorld(3, "faithful")
+
+    async def write(client: Client, written: list[int]) -> None:
+        while True:
+            row = {"id": len(written), "shop": "s", "amount": 1.0}
+            written.append(await client.put("sales", row))
+            await asyncio.sleep(0.02)
+
+    async def live() -> None:
+        simulated = SimulatedSystem(world, machines=2)
+        async with simulated as system, system.connect(PROGRAMS[3], nodes=4) as client:
+            written: list[int] = []
+            writing = asyncio.create_task(write(client, written))
+            with client.watch_stored((0,)) as watch:
+                assert (await anext(watch)).snapshot
+                for nodes in (2, 5, 1):
+                    await remote(simulated, f"scaler{nodes}").scale("stages-3", nodes)
+                    epoch = written[-1]
+                    while (await anext(watch)).epoch <= epoch:
+                        assert written[-1] < epoch + 2_000, "it does not follow"
+            writing.cancel()
 
     run_simulation(live(), until_seconds=2_000)
 

@@ -1,0 +1,47 @@
+"""A bank in containers under chaos: see `chaos.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+from test.virtual.chaos import drawn, under_chaos
+from test.virtual.containers import container_system
+
+MACHINES, SCHEDULERS = 4, 2
+
+
+def run(directory: Path, seed: int, faults: int) -> None:
+    """So many faults, drawn from the seed."""
+
+    async def main() -> None:
+        async with (
+            container_system(
+                f"dzt-chaos-{seed}",
+                directory,
+                machines=MACHINES,
+                schedulers=SCHEDULERS,
+                broker_keeps=bool(seed % 2),
+            ) as system,
+            under_chaos(system, seed) as site,
+        ):
+            await site.suffer(drawn(random.Random(seed), faults, system))
+
+    asyncio.run(main())
+
+
+@pytest.mark.timeout(1_800)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_bank_under_some_faults_virtual(docker_or_skip: None, tmp_path: Path, seed: int) -> None:  # noqa: ARG001
+    """About a minute of them."""
+    run(tmp_path, seed, faults=8)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(100, 106))
+def test_the_bank_under_chaos_virtual(docker_or_skip: None, tmp_path: Path, seed: int) -> None:  # noqa: ARG001
+    """Some minutes of them."""
+    run(tmp_path, seed, faults=60)
