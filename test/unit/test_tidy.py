@@ -79,6 +79,7 @@ ENTRY_POINTS = (
     "__main__.py",
     "__init__.py",
     "dist_zero/cli/main.py",
+    "dist_zero/testing/pytest_plugin.py",
     "dist_zero_common/broker/administration.py",
     "services/node_runner/collection.py",  # until sequencers write bases
 )
