@@ -616,6 +616,7 @@ struct ScaleProgram {
   program @1 :Text;
   nodes @2 :UInt32;
   replyTo @3 :Text;
+  again @4 :Bool;  # the sender waits for what it has asked for: no new wish, if somebody has had another one since
 }
 
 struct DrainMachine {
@@ -625,6 +626,7 @@ struct DrainMachine {
   machine @1 :Text;
   drained @2 :Bool;
   replyTo @3 :Text;
+  again @4 :Bool;  # as in ScaleProgram
 }
 
 struct RemoveProgram {

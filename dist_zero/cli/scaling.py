@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dist_zero.cli.app import AsJson, BrokerUrl, SystemName, app
 from dist_zero_common.clock import RealClock
-from dist_zero_common.errors import OperatorError
-from dist_zero_common.protocol.messages import (
-    SystemStatus,
-)
-
-if TYPE_CHECKING:
-    from dist_zero.client.remote import RemoteSystem
-
-_LOOK_SECONDS = 1.0
 
 
 @app.command()
@@ -31,7 +22,8 @@ def scale(
 ) -> None:
     """Run a program on another number of nodes, and wait until it does.
 
-    Its state is divided among them, or joined; clients wait meanwhile, and lose nothing.
+    Its state is divided among them, or joined; clients wait meanwhile, and lose nothing. If somebody asks for another
+    number meanwhile, that counts, and this says so.
     """
     from dist_zero.cli.system_commands import remote_of
     from dist_zero.cli.systems import resolve
@@ -61,32 +53,13 @@ def drain(
     """
     from dist_zero.cli.system_commands import remote_of
     from dist_zero.cli.systems import resolve
+    from dist_zero.client.remote import parts_on
 
     target = resolve(system, broker)
-    parts = asyncio.run(_drain(target_machine=machine, drained=not undo, remote=remote_of(target)))
+    status = asyncio.run(remote_of(target).drain(machine, not undo, wait=True))
     if as_json:
-        typer.echo(json.dumps({"machine": machine, "drained": not undo, "parts": parts}))
+        typer.echo(json.dumps({"machine": machine, "drained": not undo, "parts": parts_on(status, machine)}))
     elif undo:
         typer.echo(f"{machine} may run things again")
     else:
         typer.echo(f"{machine} runs nothing any more: it can be taken away")
-
-
-async def _drain(target_machine: str, drained: bool, remote: RemoteSystem) -> int:
-    """Ask for it, and wait until nothing runs there any more; returns how many parts of programs still do."""
-    status = await remote.drain(target_machine, drained)
-    while drained and (parts := _parts_on(status, target_machine)):
-        if sum(machine.ready for machine in status.machines if machine.machine != target_machine) == 0:
-            raise OperatorError(
-                f"{parts} parts of programs run on {target_machine}, and there is no other machine that is ready"
-            )
-        await asyncio.sleep(_LOOK_SECONDS)
-        status = await remote.status()
-    return _parts_on(status, target_machine)
-
-
-def _parts_on(status: SystemStatus, machine: str) -> int:
-    return sum(
-        [place.machine for place in program.nodes].count(machine) + (program.sequencer_machine == machine)
-        for program in status.programs
-    )

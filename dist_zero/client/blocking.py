@@ -49,18 +49,18 @@ class BlockingClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._thread.is_alive():  # else it was closed in its block, or has failed
+        if self._is_open:  # else it was closed in its block, or has failed
             self._loop.call_soon_threadsafe(self._leave.set)
             self._thread.join()
         if self._error is not None and error is None:
             raise self._error
 
     def __repr__(self) -> str:
-        return repr(self._client) if self._thread.is_alive() else "<closed database>"
+        return repr(self._client) if self._is_open else "<closed database>"
 
     def close(self) -> None:
         """End it, as leaving the `with` block does; for a client that was made by `open`."""
-        if self._thread.is_alive():
+        if self._is_open:
             self.__exit__(None, None, None)
 
     # -- writing ---------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ class BlockingClient:
                 except StopAsyncIteration:
                     return
         finally:
-            if self._thread.is_alive():  # a watch that nobody finished may end after its database
+            if self._is_open:  # a watch that nobody finished may end after its database
                 self._wait(_close(changes))
 
     def view(self, name: str) -> BlockingView:
@@ -147,6 +147,10 @@ class BlockingClient:
 
     # -- the thread ------------------------------------------------------------------------------------------
 
+    @property
+    def _is_open(self) -> bool:
+        return self._thread.is_alive()
+
     def _run(self) -> None:
         try:
             asyncio.run(self._live())
@@ -163,7 +167,7 @@ class BlockingClient:
             await self._leave.wait()
 
     def _wait(self, work: Coroutine[Any, Any, Result]) -> Result:
-        if not self._thread.is_alive():
+        if not self._is_open:
             work.close()
             raise OperatorError("this database is closed: use it inside its with block, or before close()")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)

@@ -9,6 +9,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 from dist_zero.client.client import Client
@@ -17,7 +18,7 @@ from dist_zero.client.opening import new_client
 from dist_zero_common.broker.base import Broker, Connect, QueueDepth
 from dist_zero_common.broker.topology import scheduler_inbox
 from dist_zero_common.clock import Clock, RealClock
-from dist_zero_common.errors import MalformedMessage, OperatorError, RequestError, first_error
+from dist_zero_common.errors import InternalError, MalformedMessage, OperatorError, RequestError, first_error
 from dist_zero_common.ids import checked_name
 from dist_zero_common.log import get_logger
 from dist_zero_common.protocol.messages import (
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 ASK_SECONDS = 0.5
 """A scheduler that has said nothing for so long is asked again."""
+LOOK_SECONDS = 1.0
+"""So often whoever waits for a machine to be empty looks."""
 
 
 class RemoteSystem:
@@ -105,14 +108,17 @@ class RemoteSystem:
             )
 
     async def scale(self, program: str, nodes: int) -> None:
-        """Run a program on so many nodes, and wait until it does. Raises `RequestError` if that cannot be."""
+        """Run a program on so many nodes, and wait until it does. Raises `RequestError` if that cannot be, or somebody
+        has asked for another number since: the last wish counts."""
         async with self._line() as line:
-            while True:
+            for again in chain([False], repeat(True)):
+
+                def question(request: int, again: bool = again) -> tuple[str, Message]:
+                    wish = ScaleProgram(request, program, nodes, line.replies, again)
+                    return scheduler_inbox(self.name), wish
+
                 located = await line.questions.ask(
-                    lambda request: (
-                        scheduler_inbox(self.name),
-                        ScaleProgram(request, program, nodes, line.replies),
-                    ),
+                    question,
                     f"program {program!r} on {nodes} nodes",
                     patience=ASK_SECONDS,
                 )
@@ -123,20 +129,31 @@ class RemoteSystem:
                     return
                 await asyncio.sleep(ASK_SECONDS)
 
-    async def drain(self, machine: str, drained: bool = True) -> SystemStatus:
-        """Let a machine run nothing any more, or, with `drained` false, let it run things again. Raises `RequestError`
-        for one that has never announced itself."""
+    async def drain(self, machine: str, drained: bool = True, *, wait: bool = False) -> SystemStatus:
+        """Let a machine run nothing any more, or, with `drained` false, let it run things again; with `wait`, return
+        when nothing runs there any more. Raises `RequestError` for one that has never announced itself, and when
+        somebody has asked for the opposite since: the last wish counts; `OperatorError` when what runs there has
+        nowhere to go."""
         async with self._line() as line:
-            status = await line.questions.ask(
-                lambda request: (
-                    scheduler_inbox(self.name),
-                    DrainMachine(request, machine, drained, line.replies),
-                ),
-                f"machine {machine!r} to be drained",
-                patience=ASK_SECONDS,
-            )
-            assert isinstance(status, SystemStatus)
-            return status
+            for again in chain([False], repeat(True)):
+
+                def question(request: int, again: bool = again) -> tuple[str, Message]:
+                    wish = DrainMachine(request, machine, drained, line.replies, again)
+                    return scheduler_inbox(self.name), wish
+
+                status = await line.questions.ask(
+                    question, f"machine {machine!r} to be drained", patience=ASK_SECONDS
+                )
+                assert isinstance(status, SystemStatus)
+                parts = parts_on(status, machine)
+                if not (wait and drained and parts):
+                    return status
+                if not any(each.ready for each in status.machines if each.machine != machine):
+                    raise OperatorError(
+                        f"{parts} parts of programs run on {machine}, and there is no other machine that is ready"
+                    )
+                await asyncio.sleep(LOOK_SECONDS)
+        raise InternalError("whoever waits goes on asking")
 
     async def void(self, program: str, place: TransactionPlace) -> None:
         """Take a transaction out of a program, and wait until its log says so. Raises `RequestError` when that cannot
@@ -219,3 +236,11 @@ class RemoteSystem:
             running.cancel()
             with suppress(asyncio.CancelledError):
                 await running
+
+
+def parts_on(status: SystemStatus, machine: str) -> int:
+    """How many parts of programs run on a machine."""
+    return sum(
+        [place.machine for place in program.nodes].count(machine) + (program.sequencer_machine == machine)
+        for program in status.programs
+    )

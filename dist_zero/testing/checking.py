@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from dist_zero.program import Program
 from dist_zero.testing.report import Report, failure_lines, numbers_of, numbers_text, report_on
@@ -60,6 +63,40 @@ def check_program(
 async def check_program_async(program: Program, seeds: int = 50, **options: object) -> Report:
     """`check_program` for tests that are coroutines: a simulation has a loop of its own, so it runs in a thread."""
     return await asyncio.to_thread(check_program, program, seeds, **options)  # type: ignore[arg-type]
+
+
+class Checker:
+    """What the pytest fixture `dist_zero_check` is: `check_program`, with the seeds and options of the test."""
+
+    def __init__(
+        self,
+        marked: Mapping[str, Any],
+        seeds_of: Callable[[Mapping[str, Any]], range],
+        again: Callable[[int], str],
+    ) -> None:
+        """`marked`: options that the test has. `seeds_of`: which seeds follow from options. `again`: the command that
+        runs the test under one seed."""
+        self._marked, self._seeds_of, self._again = marked, seeds_of, again
+
+    def __call__(self, program: Program, **options: Any) -> Report:
+        """Hold a program against its recomputation and its invariants, under faults drawn from many seeds. `options`
+        are those of `check_program`, and count more than the marker's; what the command line says of seeds counts
+        most. Raises `ProgramFailed`, an `AssertionError`.
+
+        In a coroutine this blocks the loop that runs it: nothing there has to go on meanwhile."""
+        options = {**self._marked, **options}
+        seeds = self._seeds_of(options)
+        options |= {"seeds": len(seeds), "seed": seeds.start}
+        try:
+            if asyncio._get_running_loop() is None:
+                return check_program(program, **options)
+            with ThreadPoolExecutor(1) as other:  # a simulation has a loop of its own
+                return other.submit(check_program, program, **options).result()
+        except ProgramFailed as failed:
+            first = failed.report.failed[0].seed
+            raise ProgramFailed(
+                f"{failed}\nor, all of seed {first}: {self._again(first)}", failed.report
+            ) from None
 
 
 def _again(report: Report, faults: str) -> str:

@@ -687,22 +687,26 @@ class Located:
 
 @dataclass(frozen=True, slots=True)
 class ScaleProgram:
-    """Run this program on so many nodes from now on; asking for what is so already changes nothing."""
+    """Run this program on so many nodes from now on; asking for what is so already changes nothing. `again`: the sender
+    waits for what it has asked for, which is no new wish if somebody has had another one since."""
 
     request: int
     program: str
     nodes: int
     reply_to: str
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DrainMachine:
-    """Let this machine run nothing any more, or let it run things again. Answered by `SystemStatus`."""
+    """Let this machine run nothing any more, or let it run things again. Answered by `SystemStatus`. For `again` see
+    `ScaleProgram`."""
 
     request: int
     machine: str
     drained: bool
     reply_to: str
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,9 +110,10 @@ class Injector:
                 else:
                     self._tell(f"{fault.kind} of a {fault.target} finds none", f"missed {number}")
             await asyncio.sleep(begun + plan.horizon_seconds - loop.time())
-        self._heal()
+        self.heal()
 
-    def _heal(self) -> None:
+    def heal(self) -> None:
+        """End all faults."""
         self.healed_at = asyncio.get_running_loop().time()
         self._blowing.clear()
         self._world.weather = _healed(self._calm)

@@ -25,7 +25,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, NoReturn, TypeVar, TypeVarTuple
 
@@ -321,16 +321,53 @@ def _described(task: SimulatedTask[Any]) -> str:
     return f"{task.get_name()} ({title}){where}"
 
 
-@contextlib.contextmanager
-def _collector_off() -> Iterator[None]:
-    """Leave garbage collection to the loop, which does it at fixed points."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+class Simulation:
+    """A loop that is run step by step, by plain code: between two steps time stands still and nothing happens. Use
+    `with`; the block's end cancels what is left, in the order of its creation, and raises the first error in any task
+    or callback that nobody awaited, unless the block raises one itself.
+
+    `until_seconds` bounds virtual time, `events_max` the number of callbacks, of all steps together.
+    """
+
+    def __init__(self, *, until_seconds: float | None = None, events_max: int | None = None) -> None:
+        self._loop = SimulatedLoop(until_seconds, events_max)
+        self._collects = False
+
+    def __enter__(self) -> Simulation:
+        self._collects = gc.isenabled()
+        gc.disable()  # the loop collects, at fixed points
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            # If there is an error, that is the one to hear about.
+            with real_world_refused(), contextlib.suppress(*([Exception] if error is not None else [])):
+                self._loop.end()
+        finally:
+            self._loop.close()
+            if self._collects:
+                gc.enable()
+
+    @property
+    def seconds(self) -> float:
+        """Virtual seconds since it began."""
+        return self._loop.time()
+
+    def run(self, step: Coroutine[Any, Any, T]) -> T:
+        """Go on until `step` has come to its end, with the real world refused, and return what it returns. Raises what
+        it raises, and `SimulationError` when nothing can go on, a bound is exceeded, or another loop runs here."""
+        if asyncio._get_running_loop() is not None:
+            step.close()
+            raise SimulationError(
+                "a simulation cannot run inside a running event loop: start it from plain code"
+            )
+        with real_world_refused():
+            try:
+                return self._loop.run_until_complete(step)
+            except BaseException as error:
+                events = self._loop.events
+                error.add_note(f"in the simulation: {self.seconds:.6f} virtual seconds, {events:,} events")
+                raise
 
 
 def run_simulation(
@@ -343,22 +380,5 @@ def run_simulation(
     task or callback that nobody awaited; `SimulationError` when the run stands still, exceeds a bound, or
     is started inside a running loop.
     """
-    if asyncio._get_running_loop() is not None:
-        main.close()
-        raise SimulationError("a simulation cannot run inside a running event loop: start it from plain code")
-    loop = SimulatedLoop(until_seconds, events_max)
-    try:
-        with real_world_refused(), _collector_off():
-            try:
-                result = loop.run_until_complete(main)
-            except BaseException as error:
-                error.add_note(
-                    f"in the simulation: {loop.time():.6f} virtual seconds, {loop.events:,} events"
-                )
-                with contextlib.suppress(Exception):  # the error at hand is the one to hear about
-                    loop.end()
-                raise
-            loop.end()
-            return result
-    finally:
-        loop.close()
+    with Simulation(until_seconds=until_seconds, events_max=events_max) as simulation:
+        return simulation.run(main)

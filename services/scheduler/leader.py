@@ -85,6 +85,7 @@ from services.scheduler.state import (
 )
 from services.scheduler.status import status_of
 from services.scheduler.unread import hear_of_inbox, missed
+from services.scheduler.wishes import Wishes
 from services.scheduler.written_log import Deposed, WrittenLog
 
 ROUND_SECONDS = 1.0
@@ -150,6 +151,7 @@ class Leader:
         )
         requests = Requests(self)
         self._requests = requests
+        self._wishes = Wishes()
         self._handlers: Handlers[None] = {
             MachineReport: self._on_machine_report,
             RunnerReport: self._on_runner_report,
@@ -454,6 +456,13 @@ class Leader:
             self.say_if_leading(message.reply_to, RequestRefused(message.request, reason))
             return
         drained = with_drained(self.desired, message.machine, message.drained)
+        asker = message.reply_to, message.request
+        is_new = self._wishes.is_new(message.machine, asker, message.again)
+        if drained is not self.desired and not is_new:
+            now = "let run things again" if message.drained else "drained"
+            reason = f"machine {message.machine!r} was {now} since: somebody has asked for that"
+            self.say_if_leading(message.reply_to, RequestRefused(message.request, reason))
+            return
         if drained is not self.desired:
             self.log.info("machine_drained", machine=message.machine, drained=message.drained)
             self.desired = drained

@@ -43,6 +43,7 @@ from services.scheduler.reports import check_reply_to
 from services.scheduler.scaling import rescaled_program
 from services.scheduler.state import WantedProgram, progress_of
 from services.scheduler.voiding import Voider, want_void, without_void
+from services.scheduler.wishes import Asker, Wishes
 
 if TYPE_CHECKING:
     from services.scheduler.leader import Leader
@@ -52,8 +53,6 @@ REQUESTS_REMEMBERED = 10_000
 BEING_REMOVED = "it is being removed, and may start again when that is done"
 
 Request = SubmitProgram | Locate | RemoveProgram | ScaleProgram | VoidTransaction
-Asker = tuple[str, int]
-"""A request's reply inbox and number: the same when it is asked again."""
 
 
 class Requests:
@@ -66,6 +65,7 @@ class Requests:
         self._removers: dict[str, list[RemoveProgram]] = {}
         self._removed: _Recent = _Recent(REQUESTS_REMEMBERED)
         self._voider = Voider(leader.store, leader.log)
+        self._wishes = Wishes()
 
     def on_locate(self, message: Locate) -> None:
         """Say where a program is."""
@@ -117,6 +117,15 @@ class Requests:
                 scaled = rescaled_program(wanted, message.nodes)
             except RequestError as wrong:
                 self._refuse(message, str(wrong))
+                return
+            is_new = self._wishes.is_new(wanted.program, _asker(message), message.again)
+            if scaled is not wanted and not is_new:
+                there = len(wanted.shard_map.nodes)
+                self._refuse(
+                    message,
+                    f"{wanted.program!r} is to run on {there} node{'s' if there > 1 else ''} by now, and not on"
+                    f" {message.nodes}: somebody has asked for that since",
+                )
                 return
             if scaled is not wanted:
                 self._leader.log.info("program_scaled", program=wanted.program, nodes=message.nodes)
@@ -213,6 +222,7 @@ class Requests:
             self._leader.desired = without_program(
                 self._leader.desired, program, self._leader.clock.monotonic()
             )
+            self._wishes.forget(program)
             self._leader.log.info("program_unwanted", program=program)
             self._leader.changed.set()
         waiting = self._removers.setdefault(program, [])
@@ -272,7 +282,7 @@ class Requests:
         self._leader.say_if_leading(message.reply_to, RequestRefused(message.request, reason))
 
 
-def _asker(message: SubmitProgram | RemoveProgram) -> Asker:
+def _asker(message: SubmitProgram | RemoveProgram | ScaleProgram) -> Asker:
     return message.reply_to, message.request
 
 

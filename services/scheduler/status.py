@@ -29,7 +29,7 @@ def status_of(
     desired: Desired, observed: Observed, now: float, request: int, standbys: Sequence[str] = ()
 ) -> SystemStatus:
     """The answer to an `AskStatus` with this number. `standbys`: the schedulers that stand by, by name."""
-    ready = ready_machines(desired, observed, now)
+    ready = [name for name in ready_machines(desired, observed, now) if name not in desired.drained]
     return SystemStatus(
         request=request,
         scheduler=desired.scheduler,

@@ -4,14 +4,16 @@ a pause."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from dist_zero.client.client import Client
-from dist_zero.client.remote import RemoteSystem
+from dist_zero.client.remote import RemoteSystem, parts_on
 from dist_zero.system import SimulatedSystem
-from dist_zero_common.errors import RequestError
+from dist_zero_common.errors import OperatorError, RequestError
 from dist_zero_common.log import captured_events
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
@@ -162,3 +164,92 @@ def test_a_drained_machine_runs_nothing_any_more() -> None:
                 await there.drain("m9")
 
     run_simulation(live(), until_seconds=2_000)
+
+
+async def outcome(asking: Coroutine[Any, Any, object]) -> str:
+    """What comes of a wish: nothing to say, or why it is refused."""
+    try:
+        await asking
+    except RequestError as refused:
+        return str(refused)
+    return ""
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_of_two_numbers_of_nodes_the_last_one_counts(seed: int) -> None:
+    """Whoever asked before is told so, and the other's is there; nobody waits for ever, whenever the second one asks.
+    The number changes twice at most: they do not fight."""
+    world = SimWorld(200 + seed, ("faithful", "hostile")[seed % 2])
+
+    async def live() -> None:
+        simulated = SimulatedSystem(world, machines=2)
+        async with simulated as system, system.connect(PROGRAMS[3], nodes=2) as client:
+            await client.put("sales", [{"id": n, "shop": f"s{n % 5}", "amount": 1.0} for n in range(20)])
+            first = asyncio.create_task(outcome(remote(simulated, "first").scale("stages-3", 5)))
+            await asyncio.sleep((0.05, 0.3, 0.6)[seed % 3])
+            last = await outcome(remote(simulated, "last").scale("stages-3", 3))
+            assert last == ""
+            assert await first in (
+                "",
+                "'stages-3' is to run on 3 nodes by now, and not on 5: somebody has asked for that since",
+            )
+            status = await remote(simulated, "status").status()
+            assert len(status.programs[0].nodes) == 3
+            assert len(await client.rows("per_shop")) == 5
+
+    with captured_events() as events:
+        run_simulation(live(), until_seconds=300)
+    assert [event["nodes"] for event in events if event["event"] == "program_scaled"] == [5, 3]
+
+
+def test_a_wish_outlives_the_scheduler_that_heard_it() -> None:
+    """A scheduler that comes to lead knows of no wish that was not placed yet; whoever waits for it says it again. Of
+    two who wait, one gets what he wants, and the other hears that he does not."""
+    world = SimWorld(300, "faithful")
+
+    async def live() -> None:
+        simulated = SimulatedSystem(world, machines=2)
+        async with simulated as system, system.connect(PROGRAMS[3], nodes=2) as client:
+            await client.put("sales", [{"id": n, "shop": f"s{n % 5}", "amount": 1.0} for n in range(20)])
+            await client.flush()
+            system.start_scheduler("other")
+            await asyncio.sleep(5)
+            asked = [
+                asyncio.create_task(outcome(remote(simulated, f"who-{n}").scale("stages-3", n)))
+                for n in (4, 5)
+            ]
+            await asyncio.sleep(0.02)
+            await system.kill_scheduler("scheduler")
+            said = [await each for each in asked]
+            assert sum(each == "" for each in said) >= 1
+            status = await remote(simulated, "status").status()
+            there = len(status.programs[0].nodes)
+            assert said[there - 4] == ""
+            assert all(each == "" or f"to run on {there} nodes by now" in each for each in said)
+
+    run_simulation(live(), until_seconds=600)
+
+
+def test_who_waits_for_a_drained_machine_hears_that_it_is_used_again() -> None:
+    """The last wish counts; he would wait for ever. The same command twice is one wish, and both come to an end."""
+    world = SimWorld(301, "faithful")
+
+    async def live() -> None:
+        simulated = SimulatedSystem(world, machines=3)
+        async with simulated as system, system.connect(PROGRAMS[3], nodes=6) as client:
+            await client.put("sales", [{"id": n, "shop": f"s{n % 5}", "amount": 1.0} for n in range(20)])
+            both = [remote(simulated, f"drains-{n}").drain("m2", wait=True) for n in range(2)]
+            assert [parts_on(status, "m2") for status in await asyncio.gather(*both)] == [0, 0]
+            await remote(simulated, "undo").drain("m2", drained=False)
+            await asyncio.sleep(30)
+            waiting = asyncio.create_task(outcome(remote(simulated, "waits").drain("m2", wait=True)))
+            await asyncio.sleep(0.3)
+            await remote(simulated, "undo-2").drain("m2", drained=False)
+            assert await waiting == "machine 'm2' was let run things again since: somebody has asked for that"
+            await asyncio.gather(*(remote(simulated, f"all-{n}").drain(n) for n in ("m1", "m3")))
+            with pytest.raises(
+                OperatorError, match="parts of programs run on m2, and there is no other machine"
+            ):
+                await remote(simulated, "last").drain("m2", wait=True)
+
+    run_simulation(live(), until_seconds=600)

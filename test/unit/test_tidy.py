@@ -40,6 +40,7 @@ IMPORTERS = {
     "pandas": ("dist_zero/files.py",),
     "polars": ("dist_zero/files.py",),
     "pyarrow": ("dist_zero/files.py",),
+    "pytest": ("dist_zero/testing/pytest_plugin.py",),
     "rich": ("dist_zero/cli/",),
     "typer": ("dist_zero/cli/",),
     "uvloop": ("services/entry.py",),
@@ -79,13 +80,14 @@ ENTRY_POINTS = (
     "__main__.py",
     "__init__.py",
     "dist_zero/cli/main.py",
+    "dist_zero/testing/pytest_plugin.py",
     "dist_zero_common/broker/administration.py",
     "services/node_runner/collection.py",  # until sequencers write bases
 )
 
 LINES_MAX = 700
 LINES_EXCEPTIONS = {
-    "dist_zero_common/protocol/messages.py": 910
+    "dist_zero_common/protocol/messages.py": 930
 }  # the vocabulary: a list of messages, no logic
 
 # In pieces, because this file, too, must not name them.

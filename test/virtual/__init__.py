@@ -1,1 +1,1 @@
-"""Tests over real RabbitMQ and real containers: `pytest -k virtual`. They need Docker (see conftest.py)."""
+"""Tests over real RabbitMQ and real containers: `pytest -k virtual`. They need Docker (see fixtures.py)."""

@@ -1,7 +1,7 @@
 """What the virtual tests stand on: Docker, one RabbitMQ for the session, and nothing left behind.
 
 Without Docker they skip, with the reason, on a user's machine, and fail when the environment says CI=true. The
-contract suite uses the same broker, so these fixtures are loaded by test/conftest.py, for all tests; what they need
+contract suite uses the same broker, so these fixtures are loaded by conftest.py, for all tests; what they need
 is imported when they are asked for.
 """
 
