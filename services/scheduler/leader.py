@@ -33,6 +33,7 @@ from dist_zero_common.mailbox import Mailbox, Token, log_state
 from dist_zero_common.protocol.dispatch import Handlers, Role, check_handlers, dispatch
 from dist_zero_common.protocol.messages import (
     AskStatus,
+    AutoscaleProgram,
     DrainMachine,
     Leads,
     Locate,
@@ -52,7 +53,7 @@ from dist_zero_common.protocol.stored import (
 )
 from dist_zero_common.store.base import Store
 from services.scheduler.lead import LeadOptions
-from services.scheduler.log import recalled_assignment, recalled_removal, recorded
+from services.scheduler.log import recalled_assignment, recalled_removal, recorded, recorded_machines
 from services.scheduler.programs import checked_submission, known_base
 from services.scheduler.reconcile import (
     Repeats,
@@ -66,7 +67,7 @@ from services.scheduler.reconcile import (
 )
 from services.scheduler.reports import check_machine_report, check_reply_to, check_runner_report
 from services.scheduler.requests import Requests
-from services.scheduler.scaling import with_drained
+from services.scheduler.scaling import with_drained, with_recalled_machines
 from services.scheduler.spawners.base import Spawner
 from services.scheduler.state import (
     INCARNATIONS_PER_SCHEDULER,
@@ -157,6 +158,7 @@ class Leader:
             Locate: requests.on_locate,
             RemoveProgram: requests.on_remove_program,
             ScaleProgram: requests.on_scale_program,
+            AutoscaleProgram: requests.on_autoscale_program,
             VoidTransaction: requests.on_void_transaction,
             DrainMachine: self._on_drain_machine,
             AskStatus: self._on_ask_status,
@@ -232,6 +234,7 @@ class Leader:
 
     async def _recall(self) -> None:
         """Want what the log says."""
+        self.desired = with_recalled_machines(self.desired, self._written.state.machines)
         for name, program in sorted(self._written.state.programs.items()):
             if program.wanted:
                 await self._recall_program(program)
@@ -258,9 +261,20 @@ class Leader:
         # The base may still say by which map the program ran before it was placed by this one.
         shard_map = base.shard_map if assignment is None else assignment.placement.shard_map
         wanted = WantedProgram(
-            program, base.graph, stored.fingerprint, shard_map, since=now, assignment=assignment
+            program,
+            base.graph,
+            stored.fingerprint,
+            shard_map,
+            since=now,
+            assignment=assignment,
+            limits=recorded.limits,
+            tried=recorded.tried,
+            asleep=recorded.asleep,
         )
         self.desired = with_program(self.desired, wanted)
+        if recorded.nodes and assignment is None:
+            removal = recalled_removal(recorded, self.desired, now)
+            self.desired = replace(self.desired, removals={**self.desired.removals, program: removal})
         self.log.info("program_recalled", program=program, nodes=len(base.shard_map.nodes))
         if assignment is not None:
             self._tell_placed(program, assignment)
@@ -293,7 +307,7 @@ class Leader:
             if program.assignment is not None and (known is None or known.assignment != program.assignment):
                 self._tell_placed(name, program.assignment)
         for name in before.removals:
-            if name not in self.desired.removals:
+            if name not in self.desired.removals and name not in self.desired.programs:
                 self.log.info("program_removed", program=name)
                 self.tasks.create_task(self._requests.end_removal(name))
         self._command()
@@ -317,10 +331,20 @@ class Leader:
 
     async def _write_down(self) -> None:
         """Bring into the log all that is desired, also what has come to be so meanwhile."""
-        while (programs := recorded(self.desired) | self.unusable) != self._written.state.programs:
+        while True:
+            programs, machines = recorded(self.desired) | self.unusable, recorded_machines(self.desired)
+            if (programs, machines) == (self._written.state.programs, self._written.state.machines):
+                return
             now = self.clock.monotonic()
-            await self._written.write(programs)
+            await self._written.write(programs, machines)
             self._confirmed(now)
+
+    def is_recorded(self, program: str = "") -> bool:
+        """Whether the log has all that is desired of machines, and of this program."""
+        state, wanted = self._written.state, recorded(self.desired)
+        return state.machines == recorded_machines(self.desired) and state.programs.get(
+            program
+        ) == wanted.get(program)
 
     def _command(self) -> None:
         """Send what is outstanding. All that is desired is in the log at this moment."""
@@ -458,4 +482,6 @@ class Leader:
             self.log.info("machine_drained", machine=message.machine, drained=message.drained)
             self.desired = drained
             self.changed.set()
+        if not self.is_recorded():
+            return  # whoever asked asks again, until the log has it
         self._on_ask_status(AskStatus(message.request, message.reply_to))

@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 
 from dist_zero_common.broker.topology import runner_inbox
 from dist_zero_common.protocol.messages import (
+    MachineLimits,
     MachineReport,
+    NodeLimits,
     NodeStatus,
     Placement,
     ProgramState,
@@ -28,6 +30,9 @@ from dist_zero_common.protocol.messages import (
     SequencerStatus,
     ShardMap,
     TransactionPlace,
+)
+from dist_zero_common.protocol.stored import (
+    RecordedSplit,
 )
 
 INCARNATIONS_PER_SCHEDULER = 1 << 20
@@ -107,7 +112,8 @@ class WantedProgram:
     """A program that shall run, as its base in the store has it, by the shard map that is wanted now. `since` is when
     it was submitted. `lost_since` is since when it lacks a runner that has a part of it, `room_since` when it was found
     that it would be better placed elsewhere, `halted_since` when it was found halted so that a new generation helps;
-    each is None when that is not so. `voids`: what people have asked to take out of it."""
+    each is None when that is not so. `voids`: what people have asked to take out of it. `limits`, `tried` and `asleep`:
+    see `RecordedProgram`."""
 
     program: str
     graph: bytes
@@ -119,6 +125,9 @@ class WantedProgram:
     room_since: float | None = None
     halted_since: float | None = None
     voids: tuple[VoidWanted, ...] = ()
+    limits: NodeLimits | None = None
+    tried: tuple[RecordedSplit, ...] = ()
+    asleep: bool = False
 
     def voids_of(self, generation: int) -> tuple[TransactionPlace, ...]:
         """What this generation has to void."""
@@ -149,12 +158,23 @@ class Desired:
     programs: Mapping[str, WantedProgram] = field(default_factory=dict)
     removals: Mapping[str, Removal] = field(default_factory=dict)
     drained: frozenset[str] = frozenset()
-    """Machines that shall run nothing any more."""
+    """Machines that shall run nothing any more, because somebody said so."""
+    leaving: frozenset[str] = frozenset()
+    """Machines that shall run nothing any more, because they are to be given back."""
+    machines: int = 0
+    """How many machines the spawner shall keep."""
+    machine_limits: MachineLimits | None = None
+    """Within which limits that number is automatic; None: it stays what it is."""
+
+    def is_retired(self, machine: str) -> bool:
+        """Whether a machine shall run nothing any more."""
+        return machine in self.drained or machine in self.leaving
 
 
 def nothing_desired(system: str, scheduler: int, options: SchedulerOptions) -> Desired:
     """What a scheduler wants when it starts: machines, and no program before somebody submits it."""
-    return Desired(system, scheduler, scheduler * INCARNATIONS_PER_SCHEDULER, options)
+    incarnation = scheduler * INCARNATIONS_PER_SCHEDULER
+    return Desired(system, scheduler, incarnation, options, machines=options.machines)
 
 
 def runner_name(machine: str) -> str:
@@ -368,9 +388,11 @@ class Progress:
 def progress_of(program: WantedProgram, desired: Desired, observed: Observed, now: float) -> Progress:
     """How far a program is, for a person and for `reconcile`."""
     assignment = program.assignment
+    if program.asleep:
+        return Progress(ProgramState.ASLEEP, "had no input for long; whatever is sent to it wakes it")
     if assignment is None:
         ready = len(ready_machines(desired, observed, now))
-        note = f"waits for machines: {ready} of {desired.options.machines} are ready"
+        note = f"waits for machines: {ready} of {desired.machines} are ready"
         return Progress(ProgramState.STARTING, note)
     lost = lost_parts(assignment, desired, observed, now)
     if lost:
