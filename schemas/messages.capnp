@@ -480,7 +480,7 @@ struct NodeStatus {
   # the node has not begun; waits_for: whose rows it lacks for that, a shard + 1, or 0 for the
   # sequencer. saving: the oldest epoch whose state is not in the store yet, 0 for none. rows: how many
   # its steps have taken in since it is here, busyUs: for how long they were at it, reads: how often it
-  # was asked for a row or a snapshot. stateBytes: how much its newest saves hold.
+  # was asked for rows or changes. stateBytes: how much its newest saves hold.
 
   program @0 :Text;
   generation @1 :UInt64;

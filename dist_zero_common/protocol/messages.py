@@ -545,7 +545,7 @@ class NodeStatus:
     generation. `stage`: the first one that the epoch behind `finished_epoch` has still to run, 0 while the node has not
     begun; `waits_for`: whose rows it lacks for that, a shard + 1, or 0 for the sequencer. `saving`: the oldest epoch
     whose state is not in the store yet, 0 for none. `rows`: how many its steps have taken in since it is here,
-    `busy_us`: for how long they were at it, `reads`: how often it was asked for a row or a snapshot. `state_bytes`: how
+    `busy_us`: for how long they were at it, `reads`: how often it was asked for rows or changes. `state_bytes`: how
     much its newest saves hold."""
 
     program: str

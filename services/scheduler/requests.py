@@ -256,6 +256,9 @@ class Requests:
         if wanted is None:
             self._answer_without(message, program)
             return
+        if wanted.asleep and not isinstance(message, AutoscaleProgram):
+            self._leader.wake(program, "somebody looks for it")
+            wanted = self._leader.desired.programs[program]
         progress = progress_of(
             wanted, self._leader.desired, self._leader.observed, self._leader.clock.monotonic()
         )

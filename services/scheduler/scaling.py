@@ -17,7 +17,7 @@ from dist_zero_common.protocol.messages import (
 from dist_zero_common.protocol.stored import (
     RecordedMachines,
 )
-from services.scheduler.state import Desired, WantedProgram
+from services.scheduler.state import Desired, Observed, WantedProgram, is_silent, runner_name
 
 MACHINES_MAX = 10_000
 """More machines than any system may have; bounds what somebody can make us obtain."""
@@ -94,4 +94,20 @@ def with_recalled_machines(desired: Desired, recorded: RecordedMachines) -> Desi
         leaving=frozenset(recorded.leaving),
         machine_limits=recorded.limits,
         machines=recorded.wanted if automatic else desired.options.machines,
+    )
+
+
+def is_empty(machine: str, desired: Desired, observed: Observed, now: float) -> bool:
+    """Whether nothing runs on a machine, by the word of its runner, or by nobody's if it is silent."""
+    seen = observed.runners.get(runner_name(machine))
+    return seen is None or is_silent(seen, desired, observed, now) or not seen.programs()
+
+
+def without_machine(desired: Desired, observed: Observed, machine: str) -> Desired:
+    """Without a machine that was given back. Nobody has to miss its reports."""
+    runner = runner_name(machine)
+    observed.machines.pop(machine, None)
+    observed.runners.pop(runner, None)
+    return replace(
+        desired, runners={name: wanted for name, wanted in desired.runners.items() if name != runner}
     )

@@ -34,6 +34,7 @@ from dist_zero_common.protocol.messages import (
 from dist_zero_common.protocol.stored import (
     RecordedSplit,
 )
+from services.scheduler.growth import GrowthOptions
 
 INCARNATIONS_PER_SCHEDULER = 1 << 20
 """A scheduler with number n gives out incarnations from n × this + 1 on, so they grow over its restarts."""
@@ -51,14 +52,15 @@ class SchedulerOptions:
     `silence_seconds` is silent, and nothing is placed there; a new program waits for all machines, but no longer
     than `patience_seconds`; one that lost a runner waits for `regain_seconds` at most, in which that may be back; and
     one that has more room elsewhere moves there when that has been so for `settle_seconds`, because whoever brings one
-    machine may be bringing more. `keeps_programs`: whether the next scheduler on the same store runs the programs that
-    this one was told to run, without being told again."""
+    machine may be bringing more. `growth`: how nodes and machines follow the load. `keeps_programs`: whether the next
+    scheduler on the same store runs the programs that this one was told to run, without being told again."""
 
     machines: int = 1
     silence_seconds: float = 10.0
     patience_seconds: float = 30.0
     regain_seconds: float = 3.0
     settle_seconds: float = 5.0
+    growth: GrowthOptions = field(default_factory=GrowthOptions)
     keeps_programs: bool = False
 
 
