@@ -50,6 +50,22 @@ def rescaled(shard_map: ShardMap, count: int) -> ShardMap:
     return ShardMap(shard_map.version + 1, tuple(last for last, _ in parts), tuple(name for _, name in parts))
 
 
+def redrawn(shard_map: ShardMap, lasts: Sequence[int]) -> ShardMap:
+    """The next version of a map, with intervals that end at these hashes. Who keeps its interval keeps its name, and no
+    name comes again."""
+    known = {interval(shard_map, shard): name for shard, name in enumerate(shard_map.nodes)}
+    number = max([int(name[1:]) for name in shard_map.nodes if name[1:].isdecimal()], default=0)
+    first, names = 0, []
+    for last in lasts:
+        name = known.get((first, last))
+        if name is None:
+            number += 1
+            name = f"n{number}"
+        names.append(name)
+        first = last + 1
+    return ShardMap(shard_map.version + 1, tuple(lasts), tuple(names))
+
+
 def owner(shard_map: ShardMap, key_hash: int) -> int:
     """The shard that owns a hash."""
     return bisect_left(shard_map.lasts, key_hash)

@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from services.machine_agent.service import AgentService
     from services.node_runner.sequencer_events import SequencerOptions
     from services.node_runner.service import RunnerService
+    from services.scheduler.growth import GrowthOptions
     from services.scheduler.service import SchedulerService
     from services.scheduler.spawners.base import Spawner
+    from services.scheduler.state import SchedulerOptions
 
 Connector = Callable[[str], Connect]
 """Gives a part of the system, by its name, what makes its connections to the broker."""
@@ -62,13 +64,15 @@ class System:
         clock: Clock,
         machines: int,
         sequencer: SequencerOptions | None = None,
+        growth: GrowthOptions | None = None,
     ) -> None:
-        """`machines`: how many there are from the beginning."""
+        """`machines`: how many there are from the beginning; `growth`: how their number and programs follow the load,
+        where they are let."""
         if machines < 1:
             raise SettingsError(f"{machines} machines: a system has at least one")
         self.name = checked_name("system", name)
         self.connector, self.store, self.clock = connector, store, clock
-        self._machines, self._sequencer = machines, sequencer
+        self._machines, self._sequencer, self._growth = machines, sequencer, growth
         self._log = get_logger("system", clock, system=name)
         self._clients: list[Client] = []
         # together they name a connection, also among those of earlier starts
@@ -155,7 +159,6 @@ class System:
         """A scheduler; the first one need not wait to see whether another one leads."""
         from services.scheduler.lead import LeadOptions
         from services.scheduler.service import SchedulerService
-        from services.scheduler.state import SchedulerOptions
 
         self._scheduler_starts += 1
         return SchedulerService(
@@ -165,11 +168,18 @@ class System:
             clock=self.clock,
             spawner=spawner,
             log=get_logger("scheduler", self.clock),
-            options=SchedulerOptions(machines=self._machines, keeps_programs=keeps_programs),
+            options=self._scheduler_options(keeps_programs),
             lead=LeadOptions(
                 name=f"{name}-{self._starts}-{self._scheduler_starts}", at_once=self._scheduler_starts == 1
             ),
         )
+
+    def _scheduler_options(self, keeps_programs: bool) -> SchedulerOptions:
+        from services.scheduler.growth import GrowthOptions
+        from services.scheduler.state import SchedulerOptions
+
+        growth = self._growth or GrowthOptions()
+        return SchedulerOptions(machines=self._machines, keeps_programs=keeps_programs, growth=growth)
 
     async def kill_scheduler(self, name: str) -> None:
         """End a scheduler, whatever it is at."""
@@ -247,6 +257,7 @@ class SimulatedSystem(System):
         store: str | Path | Store | None = None,
         name: str = "local",
         sequencer: SequencerOptions | None = None,
+        growth: GrowthOptions | None = None,
     ) -> None:
         self.world = world
         if store is None:
@@ -261,6 +272,7 @@ class SimulatedSystem(System):
             clock=world.clock,
             machines=machines,
             sequencer=sequencer,
+            growth=growth,
         )
 
 

@@ -478,7 +478,9 @@ struct NodeStatus {
   # A node as its runner sees it; halted: empty, or why it stands still. rewind: it would go on in a
   # new generation. stage: the first one that the epoch behind finished_epoch has still to run, 0 while
   # the node has not begun; waits_for: whose rows it lacks for that, a shard + 1, or 0 for the
-  # sequencer. saving: the oldest epoch whose state is not in the store yet, 0 for none.
+  # sequencer. saving: the oldest epoch whose state is not in the store yet, 0 for none. rows: how many
+  # its steps have taken in since it is here, busyUs: for how long they were at it, reads: how often it
+  # was asked for rows or changes. stateBytes: how much its newest saves hold.
 
   program @0 :Text;
   generation @1 :UInt64;
@@ -491,6 +493,10 @@ struct NodeStatus {
   stage @8 :UInt32;
   waitsFor @9 :List(UInt32);
   saving @10 :UInt64;
+  rows @11 :UInt64;
+  busyUs @12 :UInt64;
+  reads @13 :UInt64;
+  stateBytes @14 :UInt64;
 }
 
 struct SequencerStatus {
@@ -587,6 +593,7 @@ enum ProgramState {
   starting @0;
   running @1;
   halted @2;
+  asleep @3;
 }
 
 struct Locate {
@@ -617,6 +624,33 @@ struct ScaleProgram {
   nodes @2 :UInt32;
   replyTo @3 :Text;
   again @4 :Bool;  # the sender waits for what it has asked for: no new wish, if somebody has had another one since
+}
+
+struct NodeLimits {
+  # Between how many nodes a program grows and shrinks by itself; after idleSeconds without input it is
+  # put to sleep, 0: never.
+
+  nodesMin @0 :UInt32;
+  nodesMax @1 :UInt32;
+  idleSeconds @2 :UInt32;
+}
+
+struct MachineLimits {
+  # How many machines there are at least and at most.
+
+  machinesMin @0 :UInt32;
+  machinesMax @1 :UInt32;
+}
+
+struct AutoscaleProgram {
+  # Let this program grow and shrink by itself, and if machines are given, let the number of machines follow
+  # the load within these limits from now on. ScaleProgram ends the one, and leaves the other.
+
+  request @0 :UInt64;
+  program @1 :Text;
+  nodes @2 :NodeLimits;
+  machines @3 :MachineLimits;
+  replyTo @4 :Text;
 }
 
 struct DrainMachine {
@@ -712,17 +746,20 @@ struct ProgramStatus {
   finishedEpoch @8 :UInt64;
   clientsInbox @9 :Text;
   nodesInbox @10 :Text;
+  growth @11 :Text;
 }
 
 struct SystemStatus {
   # The answer to AskStatus: machines and programs by name. scheduler is the number of the one that leads,
-  # standbys the names of those that would take over.
+  # standbys the names of those that would take over. growth, here as in ProgramStatus: within which limits
+  # it is automatic, what was decided last and why; empty where it is not automatic.
 
   request @0 :UInt64;
   scheduler @1 :UInt64;
   machines @2 :List(MachineStatus);
   programs @3 :List(ProgramStatus);
   standbys @4 :List(Text);
+  growth @5 :Text;
 }
 
 struct Message {
@@ -780,6 +817,7 @@ struct Message {
     leads @48 :Leads;
     voidTransaction @49 :VoidTransaction;
     transactionVoided @50 :TransactionVoided;
+    autoscaleProgram @51 :AutoscaleProgram;
   }
 }
 
@@ -972,19 +1010,44 @@ struct RecordedPart {
 struct RecordedProgram {
   # What schedulers have decided on a program. wanted: it shall run, where nodes (by shard), sequencer and
   # placement say, which are empty and None before it was placed. Else it is being removed, and nodes are
-  # the parts that may still run. In the placement, scheduler is zero.
+  # the parts that may still run. In the placement, scheduler is zero. limits: it grows and shrinks by
+  # itself. asleep: nothing of it shall run until somebody wants something of it, and nodes are the parts
+  # that may still run. tried: splits that are still to show that they help, or have not helped.
 
   program @0 :Text;
   wanted @1 :Bool;
   nodes @2 :List(RecordedPart);
   sequencer @3 :RecordedPart;
   placement @4 :Placement;
+  limits @5 :NodeLimits;
+  asleep @6 :Bool;
+  tried @7 :List(RecordedSplit);
+}
+
+struct RecordedSplit {
+  # The interval of a node that was divided, and how loaded it was then, in thousandths of what a node may
+  # be.
+
+  first @0 :UInt64;
+  last @1 :UInt64;
+  loadMilli @2 :UInt64;
+}
+
+struct RecordedMachines {
+  # What schedulers have decided on machines. drained: they shall run nothing any more, because somebody
+  # said so; leaving: because they are to be given back. limits: their number is automatic, and `wanted`
+  # by now.
+
+  drained @0 :List(Text);
+  leaving @1 :List(Text);
+  limits @2 :MachineLimits;
+  wanted @3 :UInt32;
 }
 
 struct SchedulerRecord {
   # One record of the schedulers' log. scheduler is the number of the one that wrote it: that of the record
   # with which it began to lead. complete: programs are all that there are; else those that have changed,
-  # and removed the names of those that are gone.
+  # and removed the names of those that are gone. machines is None where nothing of that has changed.
 
   number @0 :UInt64;
   scheduler @1 :UInt64;
@@ -992,4 +1055,5 @@ struct SchedulerRecord {
   complete @3 :Bool;
   programs @4 :List(RecordedProgram);
   removed @5 :List(Text);
+  machines @6 :RecordedMachines;
 }

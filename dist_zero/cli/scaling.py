@@ -49,7 +49,7 @@ def drain(
 ) -> None:
     """Move everything from a machine to the others, so that it can be taken away, and wait until that is done.
 
-    It takes nothing new until it is let (`--undo`), or another scheduler leads.
+    It takes nothing new until it is let (`--undo`), whichever scheduler leads.
     """
     from dist_zero.cli.system_commands import remote_of
     from dist_zero.cli.systems import resolve

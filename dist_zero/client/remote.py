@@ -23,9 +23,12 @@ from dist_zero_common.ids import checked_name
 from dist_zero_common.log import get_logger
 from dist_zero_common.protocol.messages import (
     AskStatus,
+    AutoscaleProgram,
     DrainMachine,
     Located,
+    MachineLimits,
     Message,
+    NodeLimits,
     ProgramRemoved,
     ProgramState,
     RemoveProgram,
@@ -128,6 +131,19 @@ class RemoteSystem:
                 if located.placement is not None and len(located.placement.shard_map.nodes) == nodes:
                     return
                 await asyncio.sleep(ASK_SECONDS)
+
+    async def autoscale(self, program: str, nodes: NodeLimits, machines: MachineLimits | None = None) -> None:
+        """Let a program grow and shrink by itself within these limits, and if they are given, the machines, too;
+        returns when the schedulers' log says so. Raises `RequestError` for limits that make no sense."""
+        async with self._line() as line:
+            await line.questions.ask(
+                lambda request: (
+                    scheduler_inbox(self.name),
+                    AutoscaleProgram(request, program, nodes, machines, line.replies),
+                ),
+                f"limits for program {program!r}",
+                patience=ASK_SECONDS,
+            )
 
     async def drain(self, machine: str, drained: bool = True, *, wait: bool = False) -> SystemStatus:
         """Let a machine run nothing any more, or, with `drained` false, let it run things again; with `wait`, return

@@ -56,6 +56,7 @@ ROUTES: dict[type[m.Message], tuple[Role, ...]] = {
     m.SubmitProgram: (Role.SCHEDULER,),
     m.Locate: (Role.SCHEDULER,),
     m.ScaleProgram: (Role.SCHEDULER,),
+    m.AutoscaleProgram: (Role.SCHEDULER,),
     m.DrainMachine: (Role.SCHEDULER,),
     m.RemoveProgram: (Role.SCHEDULER,),
     m.AskStatus: (Role.SCHEDULER,),

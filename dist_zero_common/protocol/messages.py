@@ -544,7 +544,9 @@ class NodeStatus:
     """A node as its runner sees it; `halted`: empty, or why it stands still. `rewind`: it would go on in a new
     generation. `stage`: the first one that the epoch behind `finished_epoch` has still to run, 0 while the node has not
     begun; `waits_for`: whose rows it lacks for that, a shard + 1, or 0 for the sequencer. `saving`: the oldest epoch
-    whose state is not in the store yet, 0 for none."""
+    whose state is not in the store yet, 0 for none. `rows`: how many its steps have taken in since it is here,
+    `busy_us`: for how long they were at it, `reads`: how often it was asked for rows or changes. `state_bytes`: how
+    much its newest saves hold."""
 
     program: str
     generation: int
@@ -557,6 +559,10 @@ class NodeStatus:
     stage: int = 0
     waits_for: tuple[int, ...] = ()
     saving: int = 0
+    rows: int = 0
+    busy_us: int = 0
+    reads: int = 0
+    state_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -661,6 +667,7 @@ class ProgramState(enum.Enum):
     STARTING = "starting"
     RUNNING = "running"
     HALTED = "halted"
+    ASLEEP = "asleep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -695,6 +702,36 @@ class ScaleProgram:
     nodes: int
     reply_to: str
     again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLimits:
+    """Between how many nodes a program grows and shrinks by itself; after `idle_seconds` without input it is put to
+    sleep, 0: never."""
+
+    nodes_min: int
+    nodes_max: int
+    idle_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class MachineLimits:
+    """How many machines there are at least and at most."""
+
+    machines_min: int
+    machines_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class AutoscaleProgram:
+    """Let this program grow and shrink by itself, and if `machines` are given, let the number of machines follow the
+    load within these limits from now on. `ScaleProgram` ends the one, and leaves the other."""
+
+    request: int
+    program: str
+    nodes: NodeLimits | None
+    machines: MachineLimits | None
+    reply_to: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -811,18 +848,21 @@ class ProgramStatus:
     finished_epoch: int
     clients_inbox: str
     nodes_inbox: str
+    growth: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SystemStatus:
     """The answer to `AskStatus`: machines and programs by name. `scheduler` is the number of the one that leads,
-    `standbys` the names of those that would take over."""
+    `standbys` the names of those that would take over. `growth`, here as in `ProgramStatus`: within which limits it is
+    automatic, what was decided last and why; empty where it is not automatic."""
 
     request: int
     scheduler: int
     machines: tuple[MachineStatus, ...]
     programs: tuple[ProgramStatus, ...]
     standbys: tuple[str, ...] = ()
+    growth: str = ""
 
 
 # ---- among schedulers --------------------------------------------------------------------------------------
@@ -896,6 +936,7 @@ Message = (
     | Leads
     | VoidTransaction
     | TransactionVoided
+    | AutoscaleProgram
 )
 
 

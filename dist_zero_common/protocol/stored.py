@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from dist_zero_common.protocol.messages import (
     BatchBlob,
+    MachineLimits,
+    NodeLimits,
     Placement,
     ShardMap,
     SnapshotWanted,
@@ -186,20 +188,45 @@ class RecordedPart:
 class RecordedProgram:
     """What schedulers have decided on a program. `wanted`: it shall run, where `nodes` (by shard), `sequencer` and
     `placement` say, which are empty and None before it was placed. Else it is being removed, and `nodes` are the parts
-    that may still run. In the placement, `scheduler` is zero."""
+    that may still run. In the placement, `scheduler` is zero. `limits`: it grows and shrinks by itself. `asleep`:
+    nothing of it shall run until somebody wants something of it, and `nodes` are the parts that may still run. `tried`:
+    splits that are still to show that they help, or have not helped."""
 
     program: str
     wanted: bool
     nodes: tuple[RecordedPart, ...]
     sequencer: RecordedPart | None
     placement: Placement | None
+    limits: NodeLimits | None = None
+    asleep: bool = False
+    tried: tuple[RecordedSplit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedSplit:
+    """The interval of a node that was divided, and how loaded it was then, in thousandths of what a node may be."""
+
+    first: int
+    last: int
+    load_milli: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedMachines:
+    """What schedulers have decided on machines. `drained`: they shall run nothing any more, because somebody said so;
+    `leaving`: because they are to be given back. `limits`: their number is automatic, and `wanted` by now."""
+
+    drained: tuple[str, ...] = ()
+    leaving: tuple[str, ...] = ()
+    limits: MachineLimits | None = None
+    wanted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerRecord:
     """One record of the schedulers' log. `scheduler` is the number of the one that wrote it: that of the record with
     which it began to lead. `complete`: `programs` are all that there are; else those that have changed, and `removed`
-    the names of those that are gone."""
+    the names of those that are gone. `machines` is None where nothing of that has changed."""
 
     number: int
     scheduler: int
@@ -207,6 +234,7 @@ class SchedulerRecord:
     complete: bool
     programs: tuple[RecordedProgram, ...]
     removed: tuple[str, ...]
+    machines: RecordedMachines | None = None
 
 
 def place_in_log(epoch: int, index: int) -> int:

@@ -34,6 +34,8 @@ class HostedNode:
     rewind: bool = False
     through_at: int = 0
     """The epoch from which on nothing was tried before; 0 when that is so."""
+    busy_seconds: float = 0.0
+    """For how long its kernel was at work."""
     early: deque[NodeEvent] = field(default_factory=deque)
 
     @property

@@ -15,6 +15,7 @@ from dist_zero.compiler import compile
 from dist_zero.compiler.plan import Plan
 from dist_zero.expr.graph import decode_graph
 from dist_zero_common.broker.topology import CLIENT_REPLIES, parsed
+from dist_zero_common.clock import Clock
 from dist_zero_common.errors import MalformedMessage, UserError
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import NO_TOKEN, Mailbox, Token
@@ -81,6 +82,7 @@ class ProgramHost:
         *,
         post: Mailbox,
         keeper: NodeKeeper,
+        clock: Clock,
         tasks: asyncio.TaskGroup,
         log: Logger,
     ) -> None:
@@ -96,6 +98,7 @@ class ProgramHost:
         self.telling = Telling(program, shard_map.version, post)
         self.counters: Counter[str] = Counter()
         self._post, self._keeper, self._tasks, self._log = post, keeper, tasks, log
+        self._clock = clock
         self._work: deque[tuple[int, NodeEvent]] = deque()
         self._working = False
         self._empties: dict[tuple[str, int, int, int], list[tuple[int, int]]] = {}
@@ -292,6 +295,10 @@ class ProgramHost:
                 stage=node.kernel.position()[0] if node.kernel is not None else 0,
                 waits_for=node.kernel.position()[1] if node.kernel is not None else (),
                 saving=node.keeping.saving,
+                rows=node.kernel.rows if node.kernel is not None else 0,
+                busy_us=int(1_000_000 * node.busy_seconds),
+                reads=node.kernel.reads if node.kernel is not None else 0,
+                state_bytes=node.keeping.state_bytes,
             )
             for shard, node in sorted(self.nodes.items())
         ]
@@ -452,7 +459,10 @@ class ProgramHost:
                     if not isinstance(event, Look):
                         node.early.append(event)
                     continue
-                for effect in node.kernel.handle(event):
+                began = self._clock.monotonic()
+                effects = node.kernel.handle(event)
+                node.busy_seconds += self._clock.monotonic() - began
+                for effect in effects:
                     self._perform(shard, node, effect)
         finally:
             self._working = False

@@ -121,6 +121,8 @@ class NodeKeeping:
         self._previous: CheckpointId | None = None
         self._links = 0
         self._saving = 0
+        self.state_bytes = 0
+        """How much the newest save that holds everything has, with those behind it; 0 before there is one."""
 
     def save(self, effect: SaveState) -> None:
         """Put this into the store, behind what was to be put there before."""
@@ -198,6 +200,9 @@ class NodeKeeping:
             entries += sum(table_entries(table) for each in read for table in each.tables)
             if source.is_same:
                 self._previous, self._links = source.checkpoint, read[-1].links
+                self.state_bytes = sum(
+                    change.puts.size_bytes + change.deletes.size_bytes for save in saves for change in save
+                )
         return Beginning(
             executor, base.epoch, base.subscriptions, entries, goes_on=self._previous is not None
         )
@@ -232,6 +237,7 @@ class NodeKeeping:
         self._previous = which
         size = written.size_bytes
         whole = effect.everything
+        self.state_bytes = size if whole else self.state_bytes + size
         self._log.debug("saved", epoch=effect.epoch, bytes=size, entries=written.entries, everything=whole)
         return SavedState(effect.epoch, 0 if whole else size, size if whole else 0)
 

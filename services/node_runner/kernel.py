@@ -123,6 +123,8 @@ class NodeKernel:
         known of attempts to compute what is behind it."""
         self.finished = base
         self.halted = ""
+        self.rows = self.reads = 0
+        """How many rows its steps have taken in, and how often it was asked for rows or changes."""
         self._plan, self._executor = plan, executor
         self._map, self._shard, self._shards = shard_map, shard, len(shard_map.nodes)
         self._reached = [base] * (plan.stages + 1)
@@ -327,6 +329,7 @@ class NodeKernel:
             for _, batches in sorted(parts.got.items())
             for item in batches
         ]
+        self.rows += sum(len(each.rows) for each in writes) + sum(len(batch) for _, batch in arrived)
         try:
             parcels = self._executor.step(e, stage, writes, arrived, self._map, self._shard)
             changes = self._executor.finish(e) if stage == self._plan.stages else {}
@@ -436,6 +439,7 @@ class NodeKernel:
                 effects.append(Settle((self._waiting[asker].token,)))
             self._waiting[asker] = event
             return
+        self.reads += 1
         types = self._plan.views[event.view].row_type.types
         row = self._executor.get(event.view, event.key)
         answer = Batch.from_rows(types, [] if row is None else [row])
@@ -456,6 +460,7 @@ class NodeKernel:
 
     def _on_ask_changes(self, event: AskChangesEvent, effects: list[NodeEffect]) -> None:
         effects.append(Settle((event.token,)))
+        self.reads += 1
         if event.epoch > self.finished:
             return  # told when it is finished: a node that begins again will come to know the subscription, too
         wanted = self._subscriptions.get(event.subscription)
@@ -480,6 +485,7 @@ class NodeKernel:
         reply_to: str,
         effects: list[NodeEffect],
     ) -> None:
+        self.reads += 1
         parts = _cut([(view, self._executor.rows(view)) for view in views])
         errors = tuple(
             ErrorEntry(view, e.operator, e.label, e.reason, e.example, e.count)

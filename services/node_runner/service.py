@@ -287,6 +287,7 @@ class RunnerService:
                 message.generation,
                 post=self.post,
                 keeper=self._keeper,
+                clock=self._clock,
                 tasks=self._tasks,
                 log=self._log.bind(program=program),
             )

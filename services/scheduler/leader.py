@@ -24,7 +24,13 @@ from dataclasses import replace
 
 from dist_zero_common.aside import Aside
 from dist_zero_common.broker.base import Connect, ConnectionState
-from dist_zero_common.broker.topology import STANDBY, check_inbox, queue_of, scheduler_inbox
+from dist_zero_common.broker.topology import (
+    STANDBY,
+    check_inbox,
+    queue_of,
+    scheduler_inbox,
+    sequencer_clients_inbox,
+)
 from dist_zero_common.clock import Clock, wait_changed
 from dist_zero_common.errors import BrokerError, MalformedMessage, OperatorError, RequestError, StoreError
 from dist_zero_common.ids import checked_name
@@ -33,6 +39,7 @@ from dist_zero_common.mailbox import Mailbox, Token, log_state
 from dist_zero_common.protocol.dispatch import Handlers, Role, check_handlers, dispatch
 from dist_zero_common.protocol.messages import (
     AskStatus,
+    AutoscaleProgram,
     DrainMachine,
     Leads,
     Locate,
@@ -51,8 +58,9 @@ from dist_zero_common.protocol.stored import (
     RecordedProgram,
 )
 from dist_zero_common.store.base import Store
+from services.scheduler.growing import Growing
 from services.scheduler.lead import LeadOptions
-from services.scheduler.log import recalled_assignment, recalled_removal, recorded
+from services.scheduler.log import recalled_assignment, recalled_removal, recorded, recorded_machines
 from services.scheduler.programs import checked_submission, known_base
 from services.scheduler.reconcile import (
     Repeats,
@@ -66,7 +74,8 @@ from services.scheduler.reconcile import (
 )
 from services.scheduler.reports import check_machine_report, check_reply_to, check_runner_report
 from services.scheduler.requests import Requests
-from services.scheduler.scaling import with_drained
+from services.scheduler.scaling import is_empty, with_drained, with_recalled_machines, without_machine
+from services.scheduler.sleeping import woken
 from services.scheduler.spawners.base import Spawner
 from services.scheduler.state import (
     INCARNATIONS_PER_SCHEDULER,
@@ -132,6 +141,7 @@ class Leader:
         self.tasks: asyncio.TaskGroup
         self._spawner, self._options, self._lead, self._written = spawner, options, lead, written
         self._repeats = Repeats()
+        self._growing = Growing(options.growth, self.log)
         self._silent: tuple[str, ...] = ()
         self._began = self._looked_at = self._checked_at = clock.monotonic()
         self._settled = False
@@ -159,6 +169,7 @@ class Leader:
             Locate: requests.on_locate,
             RemoveProgram: requests.on_remove_program,
             ScaleProgram: requests.on_scale_program,
+            AutoscaleProgram: requests.on_autoscale_program,
             VoidTransaction: requests.on_void_transaction,
             DrainMachine: self._on_drain_machine,
             AskStatus: self._on_ask_status,
@@ -234,6 +245,7 @@ class Leader:
 
     async def _recall(self) -> None:
         """Want what the log says."""
+        self.desired = with_recalled_machines(self.desired, self._written.state.machines)
         for name, program in sorted(self._written.state.programs.items()):
             if program.wanted:
                 await self._recall_program(program)
@@ -260,9 +272,20 @@ class Leader:
         # The base may still say by which map the program ran before it was placed by this one.
         shard_map = base.shard_map if assignment is None else assignment.placement.shard_map
         wanted = WantedProgram(
-            program, base.graph, stored.fingerprint, shard_map, since=now, assignment=assignment
+            program,
+            base.graph,
+            stored.fingerprint,
+            shard_map,
+            since=now,
+            assignment=assignment,
+            limits=recorded.limits,
+            tried=recorded.tried,
+            asleep=recorded.asleep,
         )
         self.desired = with_program(self.desired, wanted)
+        if recorded.nodes and assignment is None:
+            removal = recalled_removal(recorded, self.desired, now)
+            self.desired = replace(self.desired, removals={**self.desired.removals, program: removal})
         self.log.info("program_recalled", program=program, nodes=len(base.shard_map.nodes))
         if assignment is not None:
             self._tell_placed(program, assignment)
@@ -295,7 +318,7 @@ class Leader:
             if program.assignment is not None and (known is None or known.assignment != program.assignment):
                 self._tell_placed(name, program.assignment)
         for name in before.removals:
-            if name not in self.desired.removals:
+            if name not in self.desired.removals and name not in self.desired.programs:
                 self.log.info("program_removed", program=name)
                 self.tasks.create_task(self._requests.end_removal(name))
         self._command()
@@ -305,6 +328,8 @@ class Leader:
         """Refine what is desired; returns what it was before."""
         before = self.desired
         self.desired = forget_silent(self.desired, self.observed, now)
+        if self._settled:
+            self.desired = self._growing.decide(self.desired, self.observed, now)
         self.desired = decide(self._ripe(), self.observed, now)
         if not self._settled:
             self.desired = replace(self.desired, programs=before.programs, removals=before.removals)
@@ -319,10 +344,20 @@ class Leader:
 
     async def _write_down(self) -> None:
         """Bring into the log all that is desired, also what has come to be so meanwhile."""
-        while (programs := recorded(self.desired) | self.unusable) != self._written.state.programs:
+        while True:
+            programs, machines = recorded(self.desired) | self.unusable, recorded_machines(self.desired)
+            if (programs, machines) == (self._written.state.programs, self._written.state.machines):
+                return
             now = self.clock.monotonic()
-            await self._written.write(programs)
+            await self._written.write(programs, machines)
             self._confirmed(now)
+
+    def is_recorded(self, program: str = "") -> bool:
+        """Whether the log has all that is desired of machines, and of this program."""
+        state, wanted = self._written.state, recorded(self.desired)
+        return state.machines == recorded_machines(self.desired) and state.programs.get(
+            program
+        ) == wanted.get(program)
 
     def _command(self) -> None:
         """Send what is outstanding. All that is desired is in the log at this moment."""
@@ -385,10 +420,18 @@ class Leader:
                 self.log.info("heard_again", name=name)
 
     async def _keep_looking(self) -> None:
-        """Ask the broker about runners that have missed a report, see `unread.py`."""
+        """Ask the broker about runners that have missed a report, see `unread.py`, and about messages for programs that
+        sleep."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             now = self.clock.monotonic()
+            for program in [each.program for each in self.desired.programs.values() if each.asleep]:
+                try:
+                    waiting = await self.post.ask_broker(sequencer_clients_inbox(self.system, program))
+                except BrokerError:
+                    break
+                if waiting is not None and waiting.waiting:
+                    self.wake(program, "messages wait for it")
             for part in list(missed(self.desired, self.observed, now)):
                 try:
                     inbox = await self.post.ask_broker(inbox_of(self.system, part))
@@ -408,9 +451,13 @@ class Leader:
                     if isinstance(action, SpawnMachine):
                         self.log.info("machine_wanted", machine=action.machine)
                         await self._spawner.spawn(action.machine)
-                    else:
+                    elif is_empty(action.machine, self.desired, self.observed, self.clock.monotonic()):
                         self.log.info("machine_returned", machine=action.machine)
                         await self._spawner.stop(action.machine)
+                        before = self.desired
+                        self.desired = without_machine(before, self.observed, action.machine)
+                        for queue in unread_queues(before, self.desired):
+                            self.tasks.create_task(self._delete_later(queue))
                 pause = MACHINES_SECONDS_MIN
             except OperatorError as failed:
                 self.log.error("spawner_failed", reason=str(failed))
@@ -432,7 +479,11 @@ class Leader:
 
     def _on_runner_report(self, message: RunnerReport) -> None:
         check_runner_report(self.system, message)
-        self._heard(hear_runner(self.observed, message, self.clock.monotonic()), message.runner)
+        now = self.clock.monotonic()
+        heard = hear_runner(self.observed, message, now)
+        if heard is not Heard.STALE:
+            self._growing.hear(message, now)
+        self._heard(heard, message.runner)
 
     def _heard(self, heard: Heard, name: str) -> None:
         self.counters[f"reports_{heard.value}"] += 1
@@ -441,11 +492,22 @@ class Leader:
         elif heard is Heard.CHANGED:
             self.changed.set()
 
+    def wake(self, program: str, reason: str) -> None:
+        """Somebody wants something of a program: it shall run, if it sleeps."""
+        now = self.clock.monotonic()
+        awake = woken(self.desired, program, now)
+        if awake is not self.desired:
+            self.log.info("program_woken", program=program, reason=reason)
+            self.desired = awake
+            self._growing.loads.woken(program, now)
+            self.changed.set()
+
     def _on_ask_status(self, message: AskStatus) -> None:
         check_reply_to(self.system, message.reply_to)
         now = self.clock.monotonic()
         standbys = [name for name, at in self._standbys.items() if now - at <= self._lead.lease_seconds]
-        status = status_of(self.desired, self.observed, now, message.request, sorted(standbys))
+        growth = self._growing.told(self.desired, now)
+        status = status_of(self.desired, self.observed, now, message.request, sorted(standbys), growth)
         self.post.send(message.reply_to, status)
 
     def _on_drain_machine(self, message: DrainMachine) -> None:
@@ -467,4 +529,6 @@ class Leader:
             self.log.info("machine_drained", machine=message.machine, drained=message.drained)
             self.desired = drained
             self.changed.set()
+        if not self.is_recorded():
+            return  # whoever asked asks again, until the log has it
         self._on_ask_status(AskStatus(message.request, message.reply_to))

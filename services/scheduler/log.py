@@ -11,8 +11,9 @@ that is collected. A claim is complete, and so is every now and then another rec
 newest complete record and those behind it.
 
 In the log is, for each program that shall run or is being removed, what a scheduler has to know that was not there when
-it was decided: where its parts were placed. All the rest is asked of the store (the program itself: base 0 of its own
-log) or heard from reports.
+it was decided: where its parts were placed, within which limits it grows by itself, whether it sleeps. Of machines:
+which are drained or are to be given back, and how many are wanted. All the rest is asked of the store (the program
+itself: base 0 of its own log) or heard from reports.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field, replace
 
 from dist_zero_common.errors import LogDamaged
 from dist_zero_common.protocol.stored import (
+    RecordedMachines,
     RecordedPart,
     RecordedProgram,
     SchedulerRecord,
@@ -46,6 +48,7 @@ class LogState:
     name: str = ""
     complete: int = 0
     programs: Programs = field(default_factory=dict)
+    machines: RecordedMachines = field(default_factory=RecordedMachines)
 
 
 # ---- records ---------------------------------------------------------------------------------------------------
@@ -69,30 +72,35 @@ def with_record(state: LogState, record: SchedulerRecord) -> LogState:
         raise LogDamaged(f"{_named(record)} cannot follow record {state.number} of the schedulers' log")
     if record.scheduler not in (record.number, state.leader):
         raise LogDamaged(f"{_named(record)} is of scheduler {record.scheduler}, and {state.leader} leads")
-    programs = {} if record.complete else dict(state.programs)
+    programs, machines = {} if record.complete else dict(state.programs), state.machines
+    if record.complete or record.machines is not None:
+        machines = record.machines or RecordedMachines()
     for gone in record.removed:
         programs.pop(gone, None)
     programs.update((program.program, program) for program in record.programs)
     complete = record.number if record.complete else state.complete
-    return LogState(record.number, record.scheduler, record.name, complete, programs)
+    return LogState(record.number, record.scheduler, record.name, complete, programs, machines)
 
 
 def claim_after(state: LogState, name: str, *, afresh: bool) -> SchedulerRecord:
     """The record with which a scheduler of this name claims the lead. `afresh`: what was decided before is void."""
     number = state.number + 1
-    return SchedulerRecord(number, number, name, True, () if afresh else _sorted(state.programs), ())
+    if afresh:
+        return SchedulerRecord(number, number, name, True, (), ())
+    return SchedulerRecord(number, number, name, True, _sorted(state.programs), (), state.machines)
 
 
-def record_after(state: LogState, programs: Programs) -> SchedulerRecord | None:
+def record_after(state: LogState, programs: Programs, machines: RecordedMachines) -> SchedulerRecord | None:
     """The record with which the leading scheduler says that this is decided, or None if the log says so already."""
     changed = {name: program for name, program in programs.items() if state.programs.get(name) != program}
     removed = tuple(sorted(name for name in state.programs if name not in programs))
-    if not changed and not removed:
+    if not changed and not removed and machines == state.machines:
         return None
     number = state.number + 1
     if number - state.complete >= RECORDS_PER_COMPLETE:
-        return SchedulerRecord(number, state.leader, state.name, True, _sorted(programs), ())
-    return SchedulerRecord(number, state.leader, state.name, False, _sorted(changed), removed)
+        return SchedulerRecord(number, state.leader, state.name, True, _sorted(programs), (), machines)
+    said = machines if machines != state.machines else None
+    return SchedulerRecord(number, state.leader, state.name, False, _sorted(changed), removed, said)
 
 
 def _sorted(programs: Programs) -> tuple[RecordedProgram, ...]:
@@ -109,16 +117,33 @@ def _named(record: SchedulerRecord) -> str:
 def recorded(desired: Desired) -> dict[str, RecordedProgram]:
     """What of all that is desired belongs into the log."""
     removed = {name: _of_removal(removal) for name, removal in desired.removals.items()}
-    return removed | {name: _of_program(program) for name, program in desired.programs.items()}
+    return removed | {
+        name: _of_program(program, desired.removals.get(name)) for name, program in desired.programs.items()
+    }
 
 
-def _of_program(program: WantedProgram) -> RecordedProgram:
+def recorded_machines(desired: Desired) -> RecordedMachines:
+    """What of machines belongs into the log."""
+    limits = desired.machine_limits
+    return RecordedMachines(
+        tuple(sorted(desired.drained)),
+        tuple(sorted(desired.leaving)),
+        limits,
+        desired.machines if limits is not None else 0,
+    )
+
+
+def _of_program(program: WantedProgram, asleep: Removal | None) -> RecordedProgram:
+    limits, tried = program.limits, program.tried
+    said = RecordedProgram(program.program, True, (), None, None, limits, program.asleep, tried)
+    if asleep is not None:
+        return replace(said, nodes=tuple(_of_part(part) for part in asleep.parts))
     assignment = program.assignment
     if assignment is None:
-        return RecordedProgram(program.program, True, (), None, None)
+        return said
     nodes = tuple(_of_part(part) for part in assignment.nodes)
     placement = replace(assignment.placement, scheduler=0)  # the next one takes it over as its own
-    return RecordedProgram(program.program, True, nodes, _of_part(assignment.sequencer), placement)
+    return replace(said, nodes=nodes, sequencer=_of_part(assignment.sequencer), placement=placement)
 
 
 def _of_removal(removal: Removal) -> RecordedProgram:

@@ -33,7 +33,7 @@ def feasible(desired: Desired, observed: Observed, now: float) -> list[Candidate
     parts = _parts_per_runner(desired.programs.values())
     candidates = []
     for machine in ready_machines(desired, observed, now):
-        if machine in desired.drained:
+        if desired.is_retired(machine):
             continue
         runner = runner_name(machine)
         candidates.append(

@@ -171,8 +171,10 @@ def _needs_start(wanted: WantedRunner | None, status: RunnerStatus | None, agent
 def _decide_placements(desired: Desired, observed: Observed, now: float) -> Desired:
     candidates = feasible(desired, observed, now)
     for known in list(desired.programs.values()):
+        if known.asleep or known.program in desired.removals:
+            continue
         program = _with_times(known, candidates, desired, observed, now)
-        if program.assignment is None and program.program not in desired.removals:
+        if program.assignment is None:
             program = _adopted(program, candidates, desired, observed, now)
         if program is not known and program.assignment is not known.assignment:
             assert program.assignment is not None
@@ -280,7 +282,7 @@ def _shall_be_placed(
             program.program in seen.programs() for seen in observed.runners.values()
         ):
             return False  # an earlier scheduler has placed it: more of it may be heard of
-        return len(candidates) >= options.machines or now - program.since >= options.patience_seconds
+        return len(candidates) >= desired.machines or now - program.since >= options.patience_seconds
     if program.assignment.placement.shard_map != program.shard_map or _drained_runners(program, desired):
         return bool(candidates)
     if stuck_parts(program.program, program.assignment, observed) and program.halted_since is None:
@@ -369,7 +371,7 @@ def _drained_runners(program: WantedProgram, desired: Desired) -> list[str]:
     """The runners with parts of a program whose machines shall run nothing any more."""
     if program.assignment is None:
         return []
-    return [part.runner for part in program.assignment.runners() if part.machine in desired.drained]
+    return [part.runner for part in program.assignment.runners() if desired.is_retired(part.machine)]
 
 
 def _part_on(candidate: Candidate, incarnation: int) -> Part:
@@ -391,9 +393,9 @@ def with_program(desired: Desired, program: WantedProgram) -> Desired:
 def without_program(desired: Desired, program: str, now: float) -> Desired:
     """With a removal in place of the program. The removal is for all incarnations given out so far, so that a
     command that comes late can neither bring back what is removed nor remove what is started later."""
-    wanted = desired.programs.get(program)
+    wanted, before = desired.programs.get(program), desired.removals.get(program)
     assignment = wanted.assignment if wanted is not None else None
-    parts = tuple(assignment.runners()) if assignment is not None else ()
+    parts = tuple(assignment.runners()) if assignment is not None else before.parts if before else ()
     removal = Removal(program, desired.incarnation, now, parts)
     programs = {name: other for name, other in desired.programs.items() if name != program}
     return replace(desired, programs=programs, removals={**desired.removals, program: removal})
@@ -458,7 +460,7 @@ def reconcile(desired: Desired, observed: Observed, now: float) -> list[Send]:
 def reconcile_machines(desired: Desired, spawned: Collection[str]) -> list[SpawnMachine | ReturnMachine]:
     """The machines to obtain, of those called m1 to m<count>, and the ones to give back: what the spawner has
     beyond them and no program uses."""
-    wanted = [f"m{number}" for number in range(1, desired.options.machines + 1)]
+    wanted = [f"m{number}" for number in range(1, desired.machines + 1)]
     used = {
         part.machine
         for program in desired.programs.values()

@@ -20,6 +20,7 @@ from dist_zero_common.broker.topology import sequencer_clients_inbox
 from dist_zero_common.errors import RequestError, StoreError
 from dist_zero_common.ids import checked_name
 from dist_zero_common.protocol.messages import (
+    AutoscaleProgram,
     Locate,
     Located,
     ProgramRemoved,
@@ -40,7 +41,7 @@ from services.scheduler.programs import (
 )
 from services.scheduler.reconcile import with_program, without_program
 from services.scheduler.reports import check_reply_to
-from services.scheduler.scaling import rescaled_program
+from services.scheduler.scaling import pinned, rescaled_program, with_limits
 from services.scheduler.state import WantedProgram, progress_of
 from services.scheduler.voiding import Voider, want_void, without_void
 from services.scheduler.wishes import Asker, Wishes
@@ -52,7 +53,9 @@ REQUESTS_REMEMBERED = 10_000
 
 BEING_REMOVED = "it is being removed, and may start again when that is done"
 
-Request = SubmitProgram | Locate | RemoveProgram | ScaleProgram | VoidTransaction
+Request = SubmitProgram | Locate | RemoveProgram | ScaleProgram | AutoscaleProgram | VoidTransaction
+Asked = SubmitProgram | Locate | ScaleProgram | AutoscaleProgram
+"""What is answered with where a program is."""
 
 
 class Requests:
@@ -114,7 +117,7 @@ class Requests:
         wanted = self._leader.desired.programs.get(message.program)
         if wanted is not None:
             try:
-                scaled = rescaled_program(wanted, message.nodes)
+                scaled = pinned(rescaled_program(wanted, message.nodes))
             except RequestError as wrong:
                 self._refuse(message, str(wrong))
                 return
@@ -131,6 +134,24 @@ class Requests:
                 self._leader.log.info("program_scaled", program=wanted.program, nodes=message.nodes)
                 self._leader.desired = with_program(self._leader.desired, scaled)
                 self._leader.changed.set()
+        self._answer(message, message.program, "")
+
+    def on_autoscale_program(self, message: AutoscaleProgram) -> None:
+        """Let a program grow and shrink by itself within these limits."""
+        check_reply_to(self._leader.system, message.reply_to)
+        desired = self._leader.desired
+        if message.program in desired.programs:
+            try:
+                limited = with_limits(desired, message.program, message.nodes, message.machines)
+            except RequestError as wrong:
+                self._refuse(message, str(wrong))
+                return
+            if limited is not desired:
+                self._leader.log.info("program_automatic", program=message.program)
+                self._leader.desired = limited
+                self._leader.changed.set()
+            if not self._leader.is_recorded(message.program):
+                return  # whoever asked asks again, until the log has it
         self._answer(message, message.program, "")
 
     def on_void_transaction(self, message: VoidTransaction) -> None:
@@ -218,7 +239,7 @@ class Requests:
             self._removed.put(_asker(message), program)
             self._leader.say_if_leading(message.reply_to, ProgramRemoved(message.request, program))
             return
-        if program not in self._leader.desired.removals:
+        if program not in self._leader.desired.removals or program in self._leader.desired.programs:
             self._leader.desired = without_program(
                 self._leader.desired, program, self._leader.clock.monotonic()
             )
@@ -239,12 +260,15 @@ class Requests:
 
     # -- answers -------------------------------------------------------------------------------------------
 
-    def _answer(self, message: SubmitProgram | Locate | ScaleProgram, program: str, note: str) -> None:
+    def _answer(self, message: Asked, program: str, note: str) -> None:
         """Say how far a program is."""
         wanted = self._leader.desired.programs.get(program)
         if wanted is None:
             self._answer_without(message, program)
             return
+        if wanted.asleep and not isinstance(message, AutoscaleProgram):
+            self._leader.wake(program, "somebody looks for it")
+            wanted = self._leader.desired.programs[program]
         progress = progress_of(
             wanted, self._leader.desired, self._leader.observed, self._leader.clock.monotonic()
         )
@@ -259,7 +283,7 @@ class Requests:
         )
         self._leader.post.send(message.reply_to, located)
 
-    def _answer_without(self, message: SubmitProgram | Locate | ScaleProgram, program: str) -> None:
+    def _answer_without(self, message: Asked, program: str) -> None:
         """Say what is known of a program that does not run."""
         if program in self._starting:
             self._tell_starting(message, program, "its log is being looked for in the store")
@@ -272,7 +296,7 @@ class Requests:
                 f"no program {program!r} runs in the system {self._leader.system!r}; running: {there}",
             )
 
-    def _tell_starting(self, message: SubmitProgram | Locate | ScaleProgram, program: str, note: str) -> None:
+    def _tell_starting(self, message: Asked, program: str, note: str) -> None:
         located = Located(message.request, program, ProgramState.STARTING, b"", None, note)
         self._leader.post.send(message.reply_to, located)
 

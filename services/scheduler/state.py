@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 
 from dist_zero_common.broker.topology import runner_inbox
 from dist_zero_common.protocol.messages import (
+    MachineLimits,
     MachineReport,
+    NodeLimits,
     NodeStatus,
     Placement,
     ProgramState,
@@ -29,6 +31,10 @@ from dist_zero_common.protocol.messages import (
     ShardMap,
     TransactionPlace,
 )
+from dist_zero_common.protocol.stored import (
+    RecordedSplit,
+)
+from services.scheduler.growth import GrowthOptions
 
 INCARNATIONS_PER_SCHEDULER = 1 << 20
 """A scheduler with number n gives out incarnations from n × this + 1 on, so they grow over its restarts."""
@@ -46,14 +52,15 @@ class SchedulerOptions:
     `silence_seconds` is silent, and nothing is placed there; a new program waits for all machines, but no longer
     than `patience_seconds`; one that lost a runner waits for `regain_seconds` at most, in which that may be back; and
     one that has more room elsewhere moves there when that has been so for `settle_seconds`, because whoever brings one
-    machine may be bringing more. `keeps_programs`: whether the next scheduler on the same store runs the programs that
-    this one was told to run, without being told again."""
+    machine may be bringing more. `growth`: how nodes and machines follow the load. `keeps_programs`: whether the next
+    scheduler on the same store runs the programs that this one was told to run, without being told again."""
 
     machines: int = 1
     silence_seconds: float = 10.0
     patience_seconds: float = 30.0
     regain_seconds: float = 3.0
     settle_seconds: float = 5.0
+    growth: GrowthOptions = field(default_factory=GrowthOptions)
     keeps_programs: bool = False
 
 
@@ -107,7 +114,8 @@ class WantedProgram:
     """A program that shall run, as its base in the store has it, by the shard map that is wanted now. `since` is when
     it was submitted. `lost_since` is since when it lacks a runner that has a part of it, `room_since` when it was found
     that it would be better placed elsewhere, `halted_since` when it was found halted so that a new generation helps;
-    each is None when that is not so. `voids`: what people have asked to take out of it."""
+    each is None when that is not so. `voids`: what people have asked to take out of it. `limits`, `tried` and `asleep`:
+    see `RecordedProgram`."""
 
     program: str
     graph: bytes
@@ -119,6 +127,9 @@ class WantedProgram:
     room_since: float | None = None
     halted_since: float | None = None
     voids: tuple[VoidWanted, ...] = ()
+    limits: NodeLimits | None = None
+    tried: tuple[RecordedSplit, ...] = ()
+    asleep: bool = False
 
     def voids_of(self, generation: int) -> tuple[TransactionPlace, ...]:
         """What this generation has to void."""
@@ -149,12 +160,23 @@ class Desired:
     programs: Mapping[str, WantedProgram] = field(default_factory=dict)
     removals: Mapping[str, Removal] = field(default_factory=dict)
     drained: frozenset[str] = frozenset()
-    """Machines that shall run nothing any more."""
+    """Machines that shall run nothing any more, because somebody said so."""
+    leaving: frozenset[str] = frozenset()
+    """Machines that shall run nothing any more, because they are to be given back."""
+    machines: int = 0
+    """How many machines the spawner shall keep."""
+    machine_limits: MachineLimits | None = None
+    """Within which limits that number is automatic; None: it stays what it is."""
+
+    def is_retired(self, machine: str) -> bool:
+        """Whether a machine shall run nothing any more."""
+        return machine in self.drained or machine in self.leaving
 
 
 def nothing_desired(system: str, scheduler: int, options: SchedulerOptions) -> Desired:
     """What a scheduler wants when it starts: machines, and no program before somebody submits it."""
-    return Desired(system, scheduler, scheduler * INCARNATIONS_PER_SCHEDULER, options)
+    incarnation = scheduler * INCARNATIONS_PER_SCHEDULER
+    return Desired(system, scheduler, incarnation, options, machines=options.machines)
 
 
 def runner_name(machine: str) -> str:
@@ -368,9 +390,11 @@ class Progress:
 def progress_of(program: WantedProgram, desired: Desired, observed: Observed, now: float) -> Progress:
     """How far a program is, for a person and for `reconcile`."""
     assignment = program.assignment
+    if program.asleep:
+        return Progress(ProgramState.ASLEEP, "had no input for long; whatever is sent to it wakes it")
     if assignment is None:
         ready = len(ready_machines(desired, observed, now))
-        note = f"waits for machines: {ready} of {desired.options.machines} are ready"
+        note = f"waits for machines: {ready} of {desired.machines} are ready"
         return Progress(ProgramState.STARTING, note)
     lost = lost_parts(assignment, desired, observed, now)
     if lost:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 
 from dist_zero_common.protocol.messages import (
     MachineStatus,
@@ -11,6 +13,7 @@ from dist_zero_common.protocol.messages import (
     ProgramStatus,
     SystemStatus,
 )
+from services.scheduler.growing import MACHINES
 from services.scheduler.state import (
     Assignment,
     Desired,
@@ -26,10 +29,16 @@ from services.scheduler.state import (
 
 
 def status_of(
-    desired: Desired, observed: Observed, now: float, request: int, standbys: Sequence[str] = ()
+    desired: Desired,
+    observed: Observed,
+    now: float,
+    request: int,
+    standbys: Sequence[str] = (),
+    growth: Mapping[str, str] = MappingProxyType({}),
 ) -> SystemStatus:
-    """The answer to an `AskStatus` with this number. `standbys`: the schedulers that stand by, by name."""
-    ready = [name for name in ready_machines(desired, observed, now) if name not in desired.drained]
+    """The answer to an `AskStatus` with this number. `standbys`: the schedulers that stand by, by name; `growth`: what
+    is to be said of it, see `Growing.told`."""
+    ready = [name for name in ready_machines(desired, observed, now) if not desired.is_retired(name)]
     return SystemStatus(
         request=request,
         scheduler=desired.scheduler,
@@ -38,9 +47,11 @@ def status_of(
             for name, seen in sorted(observed.machines.items())
         ),
         programs=tuple(
-            _program(program, desired, observed, now) for _, program in sorted(desired.programs.items())
+            replace(_program(program, desired, observed, now), growth=growth.get(name, ""))
+            for name, program in sorted(desired.programs.items())
         ),
         standbys=tuple(standbys),
+        growth=growth.get(MACHINES, ""),
     )
 
 
@@ -53,14 +64,15 @@ def _machine(
     note = ""
     if is_silent(seen, desired, observed, now):
         note = f"not heard of for {silent:.0f} s"
-    elif name in desired.drained:
+    elif desired.is_retired(name):
         parts = sum(
             part.machine == name
             for program in desired.programs.values()
             if program.assignment is not None
             for part in (*program.assignment.nodes, program.assignment.sequencer)
         )
-        note = f"drained; parts that still run there: {parts}" if parts else "drained"
+        why = "drained" if name in desired.drained else "to be given back"
+        note = f"{why}; parts that still run there: {parts}" if parts else why
     elif not ready:
         note = "its runner is starting"
         if heard is not None and has_died(observed, name, runner, heard.report.incarnation):

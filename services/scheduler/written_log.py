@@ -18,6 +18,7 @@ from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import pause_seconds
 from dist_zero_common.protocol.codec import decode, encode
 from dist_zero_common.protocol.stored import (
+    RecordedMachines,
     SchedulerRecord,
 )
 from dist_zero_common.store.base import Created, Store
@@ -84,10 +85,10 @@ class WrittenLog:
         self.state = folded([record])
         return True
 
-    async def write(self, programs: Programs) -> None:
+    async def write(self, programs: Programs, machines: RecordedMachines) -> None:
         """See to it that the log says that this is decided. Raises `Deposed`, and `LogDamaged`."""
         async with self._one_at_a_time:
-            while (record := record_after(self.state, programs)) is not None:
+            while (record := record_after(self.state, programs, machines)) is not None:
                 there = await self._put(record)
                 if there.scheduler != self.state.leader:
                     raise Deposed(f"scheduler {there.scheduler} leads: it has written record {there.number}")

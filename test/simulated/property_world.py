@@ -36,6 +36,7 @@ from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 from services.node_runner.sequencer_events import SequencerOptions
+from services.scheduler.growth import GrowthOptions
 
 
 class Sale(dz.Row):
@@ -152,6 +153,7 @@ class BusyRun:
     transactions: int = 36
     writers: int = 3
     options: SequencerOptions | None = None
+    growth: GrowthOptions | None = None
     cutter: Cutter | None = None
     """What troubles it while it is busy."""
     pauses: tuple[float, ...] = (0.0, 0.0, 0.05, 0.5)
@@ -174,7 +176,9 @@ class BusyRun:
     async def _live(self, world: SimWorld) -> None:
         app = PROGRAMS[self.stages]
         store = MemoryStore(self.objects, world)
-        simulated = SimulatedSystem(world, machines=self.machines, store=store, sequencer=self.options)
+        simulated = SimulatedSystem(
+            world, machines=self.machines, store=store, sequencer=self.options, growth=self.growth
+        )
         if self.cutter is not None:
             self.cutter.watch_over(simulated)
         async with simulated as system, system.connect(app, nodes=self.nodes) as client:

@@ -40,10 +40,10 @@ from dist_zero_common.sim.world import SimWorld
 from dist_zero_common.store.base import Created, Store
 from dist_zero_common.store.layout import scheduler_log_prefix
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore
+from services.scheduler.growth import GrowthOptions
 from services.scheduler.lead import LeadOptions
 from services.scheduler.log import LogState, folded, with_record
 from services.scheduler.service import SchedulerService
-from services.scheduler.state import SchedulerOptions
 
 
 class Gate:
@@ -238,7 +238,13 @@ class Schedulers(SimulatedSystem):
     which it is killed."""
 
     def __init__(
-        self, world: SimWorld, *, machines: int = 2, dies_at: int = -1, lease_seconds: float = 10.0
+        self,
+        world: SimWorld,
+        *,
+        machines: int = 2,
+        dies_at: int = -1,
+        lease_seconds: float = 10.0,
+        growth: GrowthOptions | None = None,
     ) -> None:
         self.witness = Witness()
         self.gates: dict[str, Gate] = {}
@@ -246,7 +252,7 @@ class Schedulers(SimulatedSystem):
         """Whether schedulers that are started stand by when they are deposed."""
         self._dies_at, self._lease_seconds = dies_at, lease_seconds
         store = MemoryStore(WatchedObjects(self.witness), world)
-        super().__init__(world, machines=machines, store=store)
+        super().__init__(world, machines=machines, store=store, growth=growth)
         accept = self.broker.accept
 
         def witnessed(queue: str, body: bytes) -> int:
@@ -270,7 +276,7 @@ class Schedulers(SimulatedSystem):
             clock=self.clock,
             spawner=self._spawner,
             log=get_logger("scheduler", self.clock),
-            options=SchedulerOptions(machines=self._machines, keeps_programs=keeps_programs),
+            options=self._scheduler_options(keeps_programs),
             lead=LeadOptions(
                 name=f"{name}-{self._scheduler_starts}",
                 lease_seconds=self._lease_seconds if name == "scheduler" else 10.0,

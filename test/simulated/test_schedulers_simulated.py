@@ -14,6 +14,7 @@ import pytest
 
 import dist_zero as dz
 from dist_zero.client.client import Client
+from dist_zero.client.remote import RemoteSystem
 from dist_zero.expr.graph import encode_graph
 from dist_zero_common.broker.topology import scheduler_inbox
 from dist_zero_common.log import captured_events
@@ -613,3 +614,35 @@ def test_a_scheduler_that_does_not_reach_the_store_lets_another_one_lead() -> No
     _, events = simulate(2, scenario)
     (deposed,) = of_kind(events, "scheduler_deposed")
     assert "for 10 s the store has not said" in str(deposed["reason"])
+
+
+def test_a_drained_machine_stays_drained_whoever_leads() -> None:
+    """The next scheduler places nothing there, and may be told that it may."""
+    world = SimWorld(1, "faithful")
+
+    async def live() -> None:
+        async with (
+            Schedulers(world, machines=3) as system,
+            system.connect(a_program("points"), nodes=5) as client,
+        ):
+            there = RemoteSystem(
+                "", system.name, system.clock, connect=system.broker.connector("client-x"), process="x"
+            )
+            await client.append("points", {"player": "ann", "points": 1})
+            await there.drain("m2")
+            for number in range(2):
+                system.start_scheduler(f"next{number}")
+                await system.kill_scheduler("scheduler" if number == 0 else "next0")
+                await asyncio.sleep(60)
+                status = await there.status()
+                assert "m2" not in {place.machine for place in status.programs[0].nodes}
+                assert [each.note for each in status.machines if each.machine == "m2"] == ["drained"]
+            await there.drain("m2", drained=False)
+            system.start_scheduler("last")
+            await system.kill_scheduler("next1")
+            await asyncio.sleep(60)
+            status = await there.status()
+            assert "m2" in {place.machine for place in status.programs[0].nodes}
+            assert len(await client.rows("totals")) == 1
+
+    run_simulation(live(), until_seconds=2_000)

@@ -141,7 +141,7 @@ def test_second_program_fills_up_what_the_first_left() -> None:
 def test_program_waits_for_all_machines_but_not_for_ever() -> None:
     """With one machine missing a program is placed when patience ends; with none there, never."""
     desired, observed = ready_system([1, 1])
-    desired = replace(desired, options=SchedulerOptions(machines=3, silence_seconds=1e9))
+    desired = replace(desired, options=SchedulerOptions(silence_seconds=1e9), machines=3)
     desired = with_program(desired, wanted("games", 2))
     assert decide(desired, observed, 29.0) is desired
     assert decide(desired, observed, 30.0).programs["games"].assignment is not None

@@ -605,7 +605,7 @@ def test_machines_are_obtained_and_returned(
 def test_machine_in_use_is_not_returned() -> None:
     """A machine beyond those wanted stays while a program has a part there."""
     world = settled_world(machines=3, nodes=3)
-    desired = replace(world.desired, options=SchedulerOptions(machines=1))
+    desired = replace(world.desired, machines=1)
     assert reconcile_machines(desired, ["m1", "m2", "m3"]) == []
     desired = without_program(desired, "games", world.now)
     assert reconcile_machines(desired, ["m1", "m2", "m3"]) == [ReturnMachine("m2"), ReturnMachine("m3")]

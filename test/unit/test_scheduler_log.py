@@ -25,10 +25,12 @@ from dist_zero_common.ids import checked_name
 from dist_zero_common.log import get_logger
 from dist_zero_common.protocol.codec import decode, encode
 from dist_zero_common.protocol.messages import (
+    MachineLimits,
     Placement,
     ShardMap,
 )
 from dist_zero_common.protocol.stored import (
+    RecordedMachines,
     RecordedPart,
     RecordedProgram,
     SchedulerRecord,
@@ -96,32 +98,46 @@ def complete_every(records: int) -> Iterator[None]:
 programs = st.dictionaries(
     st.sampled_from("abcd"), st.tuples(st.integers(1, 3), st.booleans()), max_size=4
 ).map(lambda drawn: {name: a_program(name, number, wanted=w) for name, (number, w) in drawn.items()})
-steps = st.lists(st.one_of(programs, st.tuples(st.sampled_from(["x", "y"]), st.booleans())), max_size=30)
+names = st.lists(st.sampled_from(["m1", "m2"]), unique=True).map(tuple)
+machines = st.builds(
+    RecordedMachines,
+    names,
+    names,
+    st.one_of(st.none(), st.builds(MachineLimits, st.integers(0, 1), st.integers(1, 2))),
+    st.integers(0, 2),
+)
+steps = st.lists(
+    st.one_of(st.tuples(programs, machines), st.tuples(st.sampled_from(["x", "y"]), st.booleans())),
+    max_size=30,
+)
 
 
 @given(steps)
 def test_records_say_what_was_decided_from_whichever_complete_one_they_are_read(
-    drawn: list[dict[str, RecordedProgram] | tuple[str, bool]],
+    drawn: list[tuple[dict[str, RecordedProgram], RecordedMachines] | tuple[str, bool]],
 ) -> None:
     """After each record the log says exactly what was decided last; so it does when all before any complete record is
     gone, whatever claims lie between; a decision that changes nothing makes no record."""
     with complete_every(4):
         first = claim_after(LogState(), "x", afresh=False)
         state, records = folded([first]), [first]
-        decided: dict[str, RecordedProgram] = {}
+        decided: tuple[dict[str, RecordedProgram], RecordedMachines] = ({}, RecordedMachines())
         for step in drawn:
             record: SchedulerRecord | None
-            if isinstance(step, tuple):
-                name, afresh = step
-                record, decided = claim_after(state, name, afresh=afresh), {} if afresh else decided
+            if isinstance(step[0], str):
+                record = claim_after(state, step[0], afresh=bool(step[1]))
+                decided = ({}, RecordedMachines()) if step[1] else decided
             else:
-                record, decided = record_after(state, step), step
-            assert (record is None) == (not isinstance(step, tuple) and dict(state.programs) == decided)
+                assert isinstance(step[1], RecordedMachines)
+                decided = step[0], step[1]
+                before = (dict(state.programs), state.machines)
+                record = record_after(state, *decided)
+                assert (record is None) == (before == decided)
             if record is not None:
                 records.append(decode(SchedulerRecord, encode(record)))
                 state = with_record(state, records[-1])
-            assert dict(state.programs) == decided
-            assert record_after(state, decided) is None
+            assert (dict(state.programs), state.machines) == decided
+            assert record_after(state, *decided) is None
         for number, record in enumerate(records):
             if record.complete:
                 assert folded(records[number:]) == state
@@ -210,7 +226,7 @@ class Told:
     """What the log told its schedulers: that a record with these programs was written, or that nobody had claimed the
     lead since a number, at a time."""
 
-    written: list[tuple[int, int, dict[str, RecordedProgram]]] = field(default_factory=list)
+    written: list[tuple[int, int, dict[str, RecordedProgram], RecordedMachines]] = field(default_factory=list)
     led: list[tuple[int, float]] = field(default_factory=list)
 
 
@@ -227,7 +243,7 @@ async def be_a_scheduler(name: str, store: Chronicle, told: Told, rng: random.Ra
                 store.counters["claims refused"] += 1
                 continue
             mine = log.state.number
-            told.written.append((mine, mine, dict(log.state.programs)))
+            told.written.append((mine, mine, dict(log.state.programs), log.state.machines))
             while rng.random() < 0.9:
                 await act(log, mine, told, rng)
                 if rng.random() < 0.1:
@@ -251,8 +267,9 @@ async def act(log: WrittenLog, mine: int, told: Told, rng: random.Random) -> Non
             decided.pop(name, None)
         else:
             decided[name] = a_program(name, rng.randrange(1000), wanted=rng.random() < 0.7)
-        await log.write(decided)
-        told.written.append((log.state.number, mine, decided))
+        drained = RecordedMachines(("m1",)) if rng.random() < 0.5 else log.state.machines
+        await log.write(decided, drained)
+        told.written.append((log.state.number, mine, decided, drained))
     elif what < 0.85:
         began = asyncio.get_running_loop().time()
         await log.check()
@@ -281,7 +298,9 @@ async def live(world: SimWorld, store: Chronicle, told: Told) -> LogState:
     await last.load()
     while not await last.claim(afresh=False):
         await last.load()
-    told.written.append((last.state.number, last.state.leader, dict(last.state.programs)))
+    told.written.append(
+        (last.state.number, last.state.leader, dict(last.state.programs), last.state.machines)
+    )
     await last.collect()
     return last.state
 
@@ -294,9 +313,10 @@ def judge(store: Chronicle, told: Told, last: LogState) -> None:
     for record in store.valid:
         state = folded([record]) if state.number == 0 else with_record(state, record)
         leaders[record.number], at[record.number] = state.leader, state
-    for number, leader, decided in told.written:
+    for number, leader, decided, machines in told.written:
         assert leaders[number] == leader, f"{leader} was told that record {number} is its own"
-        assert dict(at[number].programs) == decided, f"record {number} does not say what {leader} was told"
+        said = dict(at[number].programs), at[number].machines
+        assert said == (decided, machines), f"record {number} does not say what {leader} was told"
     for leader, began in told.led:
         later = [when for claim, when in store.claimed_at.items() if claim > leader and when < began]
         assert not later, f"{leader} was told that it leads"
@@ -361,7 +381,7 @@ def test_of_schedulers_that_claim_together_in_a_directory_one_leads(tmp_path: Pa
         await log.load()
         led = await log.claim(afresh=False)
         if led:
-            await log.write({"a": a_program("a", number)})
+            await log.write({"a": a_program("a", number)}, RecordedMachines())
             await log.check()
         await store.close()
         return log.state if led else None

@@ -87,7 +87,7 @@ ENTRY_POINTS = (
 
 LINES_MAX = 700
 LINES_EXCEPTIONS = {
-    "dist_zero_common/protocol/messages.py": 930
+    "dist_zero_common/protocol/messages.py": 1100
 }  # the vocabulary: a list of messages, no logic
 
 # In pieces, because this file, too, must not name them.

@@ -186,7 +186,9 @@ def test_three_containers_fly_a_whole_year_as_a_simulation_does(shell: Shell) ->
 def test_up_stays_until_down(shell: Shell) -> None:
     """A system that is up takes programs and questions, refuses a second one of its name, goes on from its store, and
     leaves nothing in Docker."""
-    shell.environment["DIST_ZERO_KEEP_LOG"] = "yes"  # for --check; on a slow machine some of it is collected else
+    shell.environment["DIST_ZERO_KEEP_LOG"] = (
+        "yes"  # for --check; on a slow machine some of it is collected else
+    )
     simulated = shell.views("run", "toy.py")
     shell("up", "toy.py", "--system", "dzt-up")
     assert len(of_system("dzt-up")) == 3
