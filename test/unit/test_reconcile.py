@@ -33,18 +33,14 @@ from dist_zero_common.protocol.messages import (
     StopRunner,
 )
 from services.machine_agent.state import AgentState, on_command, on_ended, on_started, statuses
+from services.scheduler.deciding import FORGET_SECONDS, decide, forget_silent, with_program, without_program
 from services.scheduler.reconcile import (
-    FORGET_SECONDS,
     Repeats,
     ReturnMachine,
     Send,
     SpawnMachine,
-    decide,
-    forget_silent,
     reconcile,
     reconcile_machines,
-    with_program,
-    without_program,
 )
 from services.scheduler.state import (
     Assignment,
