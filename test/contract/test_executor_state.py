@@ -122,7 +122,7 @@ def check_reshards(harness: ExecutorHarness, case: Case, seed: int) -> Counter[s
         for node, executor in enumerate(run.nodes):
             chains[node].append(executor.save(False))
         if chance.random() < 0.8:
-            shards = _next_map(plan, run, chance, number + 1)
+            shards = next_map(plan, run, chance, number + 1)
             reached.update(_reached(plan, run.shards.nodes, shards.nodes))
             reshard(run, chains, shards)
             chains = [[executor.save(True)] for executor in run.nodes]
@@ -130,7 +130,7 @@ def check_reshards(harness: ExecutorHarness, case: Case, seed: int) -> Counter[s
     return reached
 
 
-def _next_map(plan: Plan, run: Run, chance: random.Random, version: int) -> ShardMap:
+def next_map(plan: Plan, run: Run, chance: random.Random, version: int) -> ShardMap:
     """Any intervals; for a plan that cannot be divided, old ones moved or joined."""
     if not indivisible(plan):
         return random_map(chance, version, chance.randint(1, 4))
