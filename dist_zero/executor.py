@@ -108,7 +108,7 @@ class Executor(Protocol):
     def load(
         self,
         epoch: int,
-        saves: Iterable[Sequence[TableChange]],
+        saves: Iterable[Iterable[TableChange]],
         keep: Callable[[int], bool] | None = None,
         loose: bool = True,
     ) -> None:
@@ -128,7 +128,7 @@ class Executor(Protocol):
     def loading(
         self,
         epoch: int,
-        saves: Iterable[Sequence[TableChange]],
+        saves: Iterable[Iterable[TableChange]],
         keep: Callable[[int], bool] | None = None,
         loose: bool = True,
     ) -> Iterator[None]:
@@ -139,7 +139,7 @@ class Executor(Protocol):
         self,
         epoch: int,
         number: int,
-        saves: Iterable[Sequence[TableChange]],
+        saves: Iterable[Iterable[TableChange]],
         whole: bool,
         owns: Callable[[int], bool] | None = None,
     ) -> Iterator[None]:

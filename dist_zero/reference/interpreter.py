@@ -192,7 +192,7 @@ class Interpreter:
     def load(
         self,
         epoch: int,
-        saves: Iterable[Sequence[TableChange]],
+        saves: Iterable[Iterable[TableChange]],
         keep: Callable[[int], bool] | None = None,
         loose: bool = True,
     ) -> None:
@@ -203,7 +203,7 @@ class Interpreter:
     def loading(
         self,
         epoch: int,
-        saves: Iterable[Sequence[TableChange]],
+        saves: Iterable[Iterable[TableChange]],
         keep: Callable[[int], bool] | None = None,
         loose: bool = True,
     ) -> Iterator[None]:
@@ -216,7 +216,7 @@ class Interpreter:
         self,
         epoch: int,
         number: int,
-        saves: Iterable[Sequence[TableChange]],
+        saves: Iterable[Iterable[TableChange]],
         whole: bool,
         owns: Callable[[int], bool] | None = None,
     ) -> Iterator[None]:

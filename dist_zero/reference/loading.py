@@ -48,7 +48,7 @@ class Loading:
         self._tables, self._kept = tables, kept
         self._predecessors: list[_Predecessor] = []
 
-    def take(self, saves: Iterable[Sequence[TableChange]], keep: Keep | None, loose: bool) -> Iterator[None]:
+    def take(self, saves: Iterable[Iterable[TableChange]], keep: Keep | None, loose: bool) -> Iterator[None]:
         """Take in what is there behind a full save and the changes that follow it. Raises `MalformedMessage`."""
         predecessor = _Predecessor(keep, loose, first=not self._predecessors)
         self._predecessors.append(predecessor)
@@ -62,7 +62,7 @@ class Loading:
             yield from _taken(self._kept[number], _chosen(table, pairs, predecessor))
 
     def follow(
-        self, number: int, saves: Iterable[Sequence[TableChange]], whole: bool, owns: Keep | None
+        self, number: int, saves: Iterable[Iterable[TableChange]], whole: bool, owns: Keep | None
     ) -> Iterator[None]:
         """Take in what predecessor `number` has saved since. `whole`: the first of the saves holds everything; then
         `owns` says which hashes are that predecessor's, if not all are. Raises `MalformedMessage`."""
@@ -91,7 +91,7 @@ class Loading:
 
 
 def folding(
-    tables: Sequence[StateTable], saves: Iterable[Sequence[TableChange]], state: list[Entries]
+    tables: Sequence[StateTable], saves: Iterable[Iterable[TableChange]], state: list[Entries]
 ) -> Iterator[None]:
     """Bring into `state`, by table, what these saves say, one behind the other. Raises `MalformedMessage`."""
     for save in saves:

@@ -16,12 +16,14 @@ from dist_zero_common.protocol.messages import (
     RunnerStatus,
 )
 from services.scheduler.placement import Candidate, feasible, has_more_room, less_own, moving, place
+from services.scheduler.preparing import advanced, still_fits
 from services.scheduler.state import (
     INCARNATIONS_PER_SCHEDULER,
     Assignment,
     Desired,
     Observed,
     Part,
+    Preparation,
     Removal,
     RunnerSeen,
     WantedProgram,
@@ -134,15 +136,60 @@ def _decide_placements(desired: Desired, observed: Observed, now: float) -> Desi
         elif program is not known:
             desired = with_program(desired, program)
         if candidates and _shall_be_placed(program, candidates, desired, observed, now):
-            desired = _with_assignment(
-                program, _assigned(program, candidates, desired, observed, now), desired
-            )
+            desired = _placed_anew(program, candidates, desired, observed, now)
             candidates = feasible(desired, observed, now)
+        elif program.preparation is not None:
+            desired = with_program(desired, replace(program, preparation=None))
     candidates = feasible(desired, observed, now)
     for known in list(desired.programs.values()):  # of those that were placed just now, too
         program = _with_times(known, candidates, desired, observed, now)
         desired = desired if program is known else with_program(desired, program)
     return desired
+
+
+def _placed_anew(
+    program: WantedProgram, candidates: list[Candidate], desired: Desired, observed: Observed, now: float
+) -> Desired:
+    """With the program placed anew; or, as long as it is well where it is, with one step further on the way there."""
+    if not _is_well(program, observed):
+        return _with_assignment(program, _assigned(program, candidates, desired, observed, now), desired)
+    assert program.assignment is not None
+    preparation = program.preparation
+    if preparation is None or not still_fits(preparation, program, candidates):
+        planned = _assigned(program, candidates, desired, observed, now)
+        version = desired.incarnation + 1
+        preparation = Preparation(planned, program.assignment.placement.version, version, now)
+        desired = replace(desired, incarnation=version)
+    further = advanced(preparation, program, desired, observed, now)
+    if further is not None:
+        return with_program(desired, replace(program, preparation=further))
+    return _with_assignment(program, _as_planned(program, preparation, candidates, desired), desired)
+
+
+def _is_well(program: WantedProgram, observed: Observed) -> bool:
+    """Whether a program runs, so that nothing has to be done at once."""
+    assignment = program.assignment
+    return (
+        assignment is not None
+        and program.lost_since is None
+        and program.halted_since is None
+        and not stuck_parts(program.program, assignment, observed)
+    )
+
+
+def _as_planned(
+    program: WantedProgram, preparation: Preparation, candidates: list[Candidate], desired: Desired
+) -> Assignment:
+    """The assignment that was planned, with incarnations as of now."""
+    before, planned = program.assignment, preparation.planned
+    assert before is not None
+    if planned.placement.shard_map != before.placement.shard_map:
+        parts: list[Part | None] = [*planned.nodes, planned.sequencer]
+        generation = desired.incarnation + 1
+        return _assignment(program, parts, generation, candidates, desired, new_incarnations=True)
+    pairs = zip((*planned.nodes, planned.sequencer), (*before.nodes, before.sequencer), strict=True)
+    stay = [part if part == was else replace(part, incarnation=0) for part, was in pairs]
+    return _assignment(program, [*stay], before.placement.generation, candidates, desired)
 
 
 def _with_times(
@@ -290,7 +337,8 @@ def _assignment(
     new_incarnations: bool = False,
 ) -> Assignment:
     """The assignment with these parts, the sequencer last; those that are None go to the runners that rank first, in
-    new incarnations. Its placement has the newest incarnation of all, see `_with_assignment`."""
+    new incarnations, and those of incarnation 0 get one, too. Its placement has the newest incarnation of all, see
+    `_with_assignment`."""
     own = Counter(part.runner for part in parts if part is not None)
     room = [replace(each, parts=each.parts + own[each.runner]) for each in less_own(candidates, program)]
     missing = sum(part is None for part in parts)
@@ -298,12 +346,9 @@ def _assignment(
     incarnation = max(desired.incarnation, generation)
     decided: list[Part] = []
     for part in parts:
-        if part is None or new_incarnations:
+        if part is None or new_incarnations or not part.incarnation:
             incarnation += 1
-        if part is None:
-            part = _part_on(next(placed), incarnation)
-        elif new_incarnations:
-            part = replace(part, incarnation=incarnation)
+            part = replace(part or _part_on(next(placed), 0), incarnation=incarnation)
         decided.append(part)
     nodes, sequencer = tuple(decided[:-1]), decided[-1]
     placement = Placement(
@@ -332,7 +377,9 @@ def _part_on(candidate: Candidate, incarnation: int) -> Part:
 
 def _with_assignment(program: WantedProgram, assignment: Assignment, desired: Desired) -> Desired:
     """With the program there; the incarnations that the assignment took are given out."""
-    program = replace(program, assignment=assignment, lost_since=None, room_since=None, halted_since=None)
+    program = replace(
+        program, assignment=assignment, lost_since=None, room_since=None, halted_since=None, preparation=None
+    )
     incarnation = max(desired.incarnation, assignment.placement.version)
     return replace(with_program(desired, program), incarnation=incarnation)
 

@@ -14,15 +14,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from dist_zero.shards import even_map
 from dist_zero_common.protocol.messages import (
     DropProgram,
+    EndGeneration,
     HostNode,
     HostSequencer,
     Message,
+    PrepareNodes,
     ProgramState,
     StartRunner,
 )
 from services.scheduler.deciding import holders, hosted
+from services.scheduler.preparing import is_prepared, prepared_parts
 from services.scheduler.state import (
     INCARNATIONS_PER_SCHEDULER,
     Assignment,
@@ -34,6 +38,7 @@ from services.scheduler.state import (
     inbox_of,
     is_silent,
     progress_of,
+    sequencer_of,
 )
 
 STUCK_SECONDS = 5.0
@@ -119,6 +124,7 @@ def _host_program(program: WantedProgram, desired: Desired, observed: Observed, 
     progress = progress_of(program, desired, observed, now)
     if progress.state is ProgramState.HALTED or program.lost_since is not None:
         return
+    yield from _prepare(program, assignment, desired, observed)
     for shard in progress.missing:
         yield _host_node(program, assignment, shard, desired)
     if not progress.missing and progress.sequencer_missing:
@@ -159,6 +165,36 @@ def _host_sequencer(program: WantedProgram, assignment: Assignment, desired: Des
     return Send(("sequencer", program.program, part.incarnation), inbox_of(desired.system, part), command)
 
 
+def _prepare(
+    program: WantedProgram, assignment: Assignment, desired: Desired, observed: Observed
+) -> Iterator[Send]:
+    """What leads to the placement that is planned."""
+    preparation = program.preparation
+    if preparation is None:
+        return
+    parts: dict[str, list[tuple[int, Part]]] = {}
+    for shard, part in prepared_parts(preparation, program):
+        parts.setdefault(part.runner, []).append((shard, part))
+    for runner, its in parts.items():
+        if not all(is_prepared(preparation, program.program, *each, observed) for each in its):
+            prepare = PrepareNodes(
+                desired.scheduler,
+                program.program,
+                preparation.version,
+                assignment.placement.generation,
+                preparation.planned.placement.shard_map,
+                tuple(shard for shard, _ in its),
+                program.graph,
+            )
+            key = ("prepare", program.program, preparation.version, runner)
+            yield Send(key, inbox_of(desired.system, its[0][1]), prepare)
+    sequencer = sequencer_of(program.program, assignment.sequencer, observed)
+    if preparation.ends_since is not None and (sequencer is None or not sequencer.status.ends):
+        part = assignment.sequencer
+        end = EndGeneration(desired.scheduler, program.program, part.incarnation)
+        yield Send(("end", program.program, part.incarnation), inbox_of(desired.system, part), end)
+
+
 def _drop(desired: Desired, part: Part, program: str, incarnation: int) -> Send:
     return Send(
         ("drop", program, part.runner, part.runner_incarnation, incarnation),
@@ -181,9 +217,25 @@ def _drop_strays(desired: Desired, observed: Observed, now: float) -> Iterator[S
                 strays[program] = max(incarnation, strays.get(program, 0))
         for program, incarnation in strays.items():
             yield _drop(desired, part, program, incarnation)
+        yield from _drop_prepared(seen, part, desired)
         for wanted in desired.programs.values():
             if wanted.assignment is not None and _has_strays(seen, wanted.program, wanted.assignment):
                 yield _tell_placement(desired, wanted.assignment, part)
+
+
+def _drop_prepared(seen: RunnerSeen, part: Part, desired: Desired) -> Iterator[Send]:
+    """For nodes that are prepared, or were by an earlier scheduler, and are not to come any more."""
+    versions: dict[str, int] = {}
+    for prepared in seen.report.prepared:
+        versions[prepared.program] = max(prepared.version, versions.get(prepared.program, 0))
+    for program, version in versions.items():
+        wanted = desired.programs.get(program)
+        if wanted is not None and wanted.preparation is not None:
+            parts = prepared_parts(wanted.preparation, wanted)
+            if part.runner in [to.runner for _, to in parts]:
+                continue  # told what is to be prepared instead
+        forget = PrepareNodes(desired.scheduler, program, version, 0, even_map(1, ("n1",)), (), b"")
+        yield Send(("forget", program, version, part.runner), inbox_of(desired.system, part), forget)
 
 
 def _has_strays(seen: RunnerSeen, program: str, assignment: Assignment) -> bool:

@@ -98,7 +98,7 @@ class Recording:
     def load(
         self,
         epoch: int,
-        saves: Iterable[Sequence[TableChange]],
+        saves: Iterable[Iterable[TableChange]],
         keep: Callable[[int], bool] | None = None,
         loose: bool = True,
     ) -> None:
@@ -107,7 +107,7 @@ class Recording:
     def loading(
         self,
         epoch: int,
-        saves: Iterable[Sequence[TableChange]],
+        saves: Iterable[Iterable[TableChange]],
         keep: Callable[[int], bool] | None = None,
         loose: bool = True,
     ) -> Iterator[None]:
@@ -117,7 +117,7 @@ class Recording:
         self,
         epoch: int,
         number: int,
-        saves: Iterable[Sequence[TableChange]],
+        saves: Iterable[Iterable[TableChange]],
         whole: bool,
         owns: Callable[[int], bool] | None = None,
     ) -> Iterator[None]:
