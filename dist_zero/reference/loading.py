@@ -170,8 +170,9 @@ def _replaced(
     """Put these entries in the place of those that were there `before`."""
     keep = predecessor.keep if table.division is Division.KEYED else None
     is_kept = _is_kept(table, keep) if keep is not None else None
+    gone: list[Pair] = []
+    come: list[Pair] = []
     for some in _slices(entries.items()):
-        changes: list[Pair] = []
         for key, new in some:
             old = before(key)
             if new is not None and is_kept is not None and not is_kept(new):
@@ -180,14 +181,16 @@ def _replaced(
                 continue
             if table.key is None:
                 weight = (new[1] if new is not None else 0) - (old[1] if old is not None else 0)
-                changes.append((key, weight))
+                (gone if weight < 0 else come).append((key, weight))
                 continue
             if old is not None:
-                changes.append((old[0], -old[1]))
+                gone.append((old[0], -old[1]))
             if new is not None:
-                changes.append(new)
-        kept.take(changes)
+                come.append(new)
         yield
+    # What goes, goes first: the new version of a row may sort where the old one still is.
+    yield from _taken(kept, gone)
+    yield from _taken(kept, come)
 
 
 def _slices(items: Iterable[_Item]) -> Iterator[list[_Item]]:

@@ -355,7 +355,7 @@ class HostedSequencer:
         if self._sequencer is writing:
             self._handle(BaseThere(effect.base.epoch))
             self._host.flush()
-            if writing is not None and writing.ends == effect.base.epoch:
+            if writing is not None and writing.ends and writing.ends == effect.base.epoch:
                 self._on_end()
             older, self._newest_base = self._newest_base, effect.base
             if self._options.collects and older is not None and older.epoch < effect.base.epoch:

@@ -161,6 +161,10 @@ def _placed_anew(
         preparation = Preparation(planned, program.assignment.placement.version, version, now)
         desired = replace(desired, incarnation=version)
     further = advanced(preparation, program, desired, observed, now)
+    while further is not None and further is not preparation:
+        preparation, further = further, advanced(further, program, desired, observed, now)
+    if preparation is program.preparation and further is not None:
+        return desired
     if further is not None:
         return with_program(desired, replace(program, preparation=further))
     return _with_assignment(program, _as_planned(program, preparation, candidates, desired), desired)
