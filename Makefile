@@ -47,7 +47,7 @@ bench: setup  ## rows, messages and epochs per second, and the cost of an update
 	$(BIN)/python -m benchmarks $(ARGS)
 
 bench-peers: setup  ## the same over RabbitMQ, beside plain aio-pika and Celery (needs Docker and the images)
-	$(BIN)/python -m benchmarks rabbitmq bytes latency start recovery $(ARGS)
+	$(BIN)/python -m benchmarks rabbitmq bytes latency start recovery reshard $(ARGS)
 
 up: setup  ## a system in containers (docker-compose.yml), with passwords in .env (ARGS="--scale node-runner=4")
 	@scripts/up $(ARGS)

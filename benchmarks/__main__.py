@@ -2,8 +2,8 @@
 
 python -m benchmarks [NAME ...] [--quick]
 
-names: counts, state, saves, simulator, which need nothing; rabbitmq, bytes, latency, start, recovery, which need
-Docker. Without names: the first four. `--quick` measures a tenth of everything.
+names: counts, state, saves, simulator, which need nothing; rabbitmq, bytes, latency, start, recovery, reshard, which
+need Docker. Without names: the first four. `--quick` measures a tenth of everything.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from benchmarks import (
     limit,
     rabbitmq,
     recovery,
+    reshard,
     saves,
     simulator,
     start,
@@ -46,6 +47,7 @@ OVER_BROKER: dict[str, Callable[[str, int, Broker], list[Measurement]]] = {
     "system bytes": rabbitmq.measure_bytes,
     "limit": limit.measure,
     "latency": latency.measure,
+    "reshard": reshard.measure,
 }
 BY_THEMSELVES = ("counts", "state", "saves", "simulator")
 
@@ -88,6 +90,7 @@ RUNS: dict[str, list[Run]] = {
     ],
     "start": [Run("start", "containers", 3, divisor=1)],
     "recovery": [Run("recovery", case, 24, divisor=6) for case in recovery.CASES],
+    "reshard": [Run("reshard", "1 node into 2", size) for size in (100_000, 1_000_000)],
 }
 
 

@@ -17,7 +17,7 @@ state at the save before and of the sets of rows since; so whoever goes over the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -108,7 +108,7 @@ class Executor(Protocol):
     def load(
         self,
         epoch: int,
-        saves: Iterable[Sequence[TableChange]],
+        saves: Iterable[Iterable[TableChange]],
         keep: Callable[[int], bool] | None = None,
         loose: bool = True,
     ) -> None:
@@ -122,5 +122,32 @@ class Executor(Protocol):
         in a row, none of which has a key of another.
 
         Raises `MalformedMessage` if this is not the state of this plan; then the executor is good for nothing.
+        """
+        ...
+
+    def loading(
+        self,
+        epoch: int,
+        saves: Iterable[Iterable[TableChange]],
+        keep: Callable[[int], bool] | None = None,
+        loose: bool = True,
+    ) -> Iterator[None]:
+        """`load` in slices of some milliseconds: done when the iterator has come to its end."""
+        ...
+
+    def catching_up(
+        self,
+        epoch: int,
+        number: int,
+        saves: Iterable[Iterable[TableChange]],
+        whole: bool,
+        owns: Callable[[int], bool] | None = None,
+    ) -> Iterator[None]:
+        """Take in what has changed since in the node that was loaded as number `number`, in slices as `loading` does:
+        its saves behind the epoch that it was loaded or followed up to. `whole`: the first of these saves holds
+        everything; then `owns` says which hashes are that node's, if not all that are here are.
+
+        Before the first step, and all that were loaded come to the same `epoch` before that. From then on the executor
+        is to all appearances one that has loaded everything as of `epoch`.
         """
         ...

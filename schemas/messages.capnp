@@ -502,7 +502,8 @@ struct NodeStatus {
 struct SequencerStatus {
   # A sequencer as its runner sees it: the newest epoch in the log, the newest that every node has
   # finished, and the newest base. rewind: it would go on in a new generation. proposing: the epoch
-  # whose record is being created, 0 for none.
+  # whose record is being created, 0 for none. ends: the epoch behind which it hands out nothing, 0 for
+  # none.
 
   program @0 :Text;
   incarnation @1 :UInt64;
@@ -514,6 +515,18 @@ struct SequencerStatus {
   rewind @7 :Bool;
   base @8 :UInt64;
   proposing @9 :UInt64;
+  ends @10 :UInt64;
+}
+
+struct PreparedStatus {
+  # A node that is prepared: for the PrepareNodes of this version, as of the base of this epoch, 0 before
+  # there is anything. ready: it has caught up with the newest base.
+
+  program @0 :Text;
+  version @1 :UInt64;
+  shard @2 :UInt32;
+  epoch @3 :UInt64;
+  ready @4 :Bool;
 }
 
 struct RunnerReport {
@@ -525,6 +538,7 @@ struct RunnerReport {
   inbox @3 :Text;
   nodes @4 :List(NodeStatus);
   sequencers @5 :List(SequencerStatus);
+  prepared @6 :List(PreparedStatus);
 }
 
 struct Placement {
@@ -566,6 +580,29 @@ struct HostSequencer {
   graph @5 :Data;
   generation @6 :UInt64;
   voids @7 :List(TransactionPlace);
+}
+
+struct PrepareNodes {
+  # Load beforehand what these shards of this map will begin with, from the bases of generation, which
+  # runs now, and follow them; and prepare no other nodes of the program. A higher version replaces; it
+  # is an incarnation. No shards: forget what was prepared up to this version.
+
+  scheduler @0 :UInt64;
+  program @1 :Text;
+  version @2 :UInt64;
+  generation @3 :UInt64;
+  shardMap @4 :ShardMap;
+  shards @5 :List(UInt32);
+  graph @6 :Data;
+}
+
+struct EndGeneration {
+  # Another generation is about to begin: let this incarnation of the program's sequencer save once more
+  # and hand out nothing behind that. If none begins, it goes on after a while.
+
+  scheduler @0 :UInt64;
+  program @1 :Text;
+  incarnation @2 :UInt64;
 }
 
 struct DropProgram {
@@ -818,6 +855,8 @@ struct Message {
     voidTransaction @49 :VoidTransaction;
     transactionVoided @50 :TransactionVoided;
     autoscaleProgram @51 :AutoscaleProgram;
+    prepareNodes @52 :PrepareNodes;
+    endGeneration @53 :EndGeneration;
   }
 }
 
@@ -869,7 +908,8 @@ struct LogRecord {
   # record times. save: every node saves its state as of this epoch, with everything all of it, else
   # what changed since the last time. begins: this record opens its generation, at that base, and by
   # shard_map, which all epochs behind the base go by. voids: these transactions say nothing from now
-  # on; they are behind that base.
+  # on; they are behind that base. ends: when this was written, nothing behind that epoch was handed out
+  # in its generation, 0 where nothing is said about that.
 
   epoch @0 :UInt64;
   timeUs @1 :Int64;
@@ -887,6 +927,7 @@ struct LogRecord {
   begins @13 :BaseId;
   shardMap @14 :ShardMap;
   voids @15 :List(TransactionPlace);
+  ends @16 :UInt64;
 }
 
 struct TransactionPlace {

@@ -21,7 +21,16 @@ from dist_zero.expr.ops import Scalar
 from dist_zero.reference.accumulators import Accumulator, Count, Extreme, accumulator_factory
 from dist_zero.reference.functions import ScalarFailure
 from dist_zero.reference.kept import Kept, KeptZSet
-from dist_zero.reference.operators import Context, Delta, Failures, Pair, consolidated, report
+from dist_zero.reference.operators import (
+    SLICE,
+    Context,
+    Delta,
+    Failures,
+    Pair,
+    Settling,
+    consolidated,
+    report,
+)
 from dist_zero.reference.scalar import Scalars, aggregation_input, compile_tuple, example_text
 from dist_zero.state import is_extreme, is_plain_count
 from dist_zero.types import Row, RowType
@@ -58,13 +67,15 @@ class KeptGroups:
     """The groups of an aggregate as entries: key, number of rows, accumulators except minima and maxima.
 
     `keys` has the groups that were touched, also those that are gone: one that begins again goes on with its object,
-    which knows the values that were touched in it. `loaded`: those that were loaded.
+    which knows the values that were touched in it. `loaded`: those that were loaded; `taken_back`: those of them whose
+    entries were taken back, so that they may be gone.
     """
 
     def __init__(self, groups: dict[Row, _Group], make: Callable[[Row], _Group], key_count: int) -> None:
-        self.groups, self.get, self._key_count = groups, make, key_count
+        self.groups, self._make, self._key_count = groups, make, key_count
         self.keys: dict[Row, _Group] | None = None
         self.loaded: dict[Row, _Group] = {}
+        self.taken_back: dict[Row, None] = {}
 
     def note(self, groups: dict[Row, _Group]) -> None:
         """These were touched."""
@@ -83,7 +94,7 @@ class KeptGroups:
 
     def load(self, key: Row) -> _Group:
         """The group that a loaded entry is of."""
-        group = self.loaded[key] = self.groups.get(key) or self.get(key)
+        group = self.loaded[key] = self.groups.get(key) or self._make(key)
         return group
 
     def settled(self) -> dict[Row, _Group]:
@@ -97,6 +108,11 @@ class KeptGroups:
     def entries(self) -> Iterable[Pair]:
         """See `Kept`."""
         return ((self._entry(key, group), 1) for key, group in self.groups.items())
+
+    def get(self, key: Row, /) -> Pair | None:
+        """See `Kept`."""
+        group = self.groups.get(key)
+        return None if group is None else (self._entry(key, group), 1)
 
     def touched(self) -> Iterable[tuple[Row, Pair | None]]:
         """See `Kept`."""
@@ -115,11 +131,13 @@ class KeptGroups:
     def take(self, entries: Iterable[Pair]) -> None:
         """See `Kept`."""
         count = self._key_count
-        for entry, _ in entries:
+        for entry, weight in entries:
             group = self.load(entry[:count])
-            group.row_count += entry[count]
+            group.row_count += weight * entry[count]
             for accumulator, data in zip(group.sums, entry[count + 1 :], strict=True):
-                accumulator.merge(data, 1)
+                accumulator.merge(data, weight)
+            if weight < 0:
+                self.taken_back[entry[:count]] = None
 
     def _entry(self, key: Row, group: _Group) -> Row:
         return (*key, group.row_count, *[accumulator.encode() for accumulator in group.sums])
@@ -136,6 +154,12 @@ class KeptValues:
         for key, group in self._groups.groups.items():
             for value, count in group.extremes[self._number].counts.items():
                 yield (*key, value), count
+
+    def get(self, key: Row, /) -> Pair | None:
+        """See `Kept`."""
+        group = self._groups.groups.get(key[:-1])
+        count = group.extremes[self._number].counts.get(key[-1]) if group is not None else None
+        return None if count is None else (key, count)
 
     def touched(self) -> Iterable[tuple[Row, Pair | None]]:
         """See `Kept`."""
@@ -230,16 +254,24 @@ class Reduce:
         kept: dict[str, Kept] = {"groups": self._kept_groups, **self._values}
         return {**kept, "shown": self._shown} if self._phase is Phase.PARTIAL else kept
 
-    def settle(self) -> bool:
+    def settle(self) -> Settling:
         """Show the groups that were loaded; a part shows what it has shown, until the next step."""
         loaded = self._kept_groups.settled()
+        taken_back, self._kept_groups.taken_back = self._kept_groups.taken_back, {}
         if self._phase is Phase.PARTIAL:
-            return self._part() != self._shown.weights
-        for key, group in loaded.items():
+            part = self._part()
+            if not part and taken_back:
+                self._groups.pop((), None)
+            return part != self._shown.weights
+        for number, (key, group) in enumerate(loaded.items()):
             group.show_row_count()
             group.shown, group.failure = self._outcome(key, group)
             if group.shown is None and group.failure is None:
-                raise MalformedMessage("the saved state of an aggregate has a group without rows")
+                if key not in taken_back:
+                    raise MalformedMessage("the saved state of an aggregate has a group without rows")
+                del self._groups[key]
+            if number % SLICE == 0:
+                yield
         return False
 
     def _accumulate(self, delta: Delta, failures: Failures) -> dict[Row, _Group]:

@@ -9,7 +9,7 @@ its rows go.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from dist_zero.batch import Batch, Writes
@@ -23,6 +23,7 @@ from dist_zero.reference.aggregate import Reduce
 from dist_zero.reference.functions import ScalarFailure
 from dist_zero.reference.join import Join
 from dist_zero.reference.kept import Kept, KeptZSet
+from dist_zero.reference.loading import Loading
 from dist_zero.reference.operators import Context, Delta, Failures, OperatorState, by_key, consolidated
 from dist_zero.reference.scalar import Scalars, compile_tuple
 from dist_zero.reference.source import Source, View, sorted_batch
@@ -74,6 +75,7 @@ class Interpreter:
         self._settle = [state.settle for state in self._states.values()]
         kept = self._kept_by_name()
         self._kept = [kept[table.name] for table in self._tables]
+        self._loading = Loading(self._tables, self._kept)
         self._tracked = self._stepped = self._broken = False
         self._loaded: int | None = None
 
@@ -190,25 +192,49 @@ class Interpreter:
     def load(
         self,
         epoch: int,
-        saves: Iterable[Sequence[TableChange]],
+        saves: Iterable[Iterable[TableChange]],
         keep: Callable[[int], bool] | None = None,
         loose: bool = True,
     ) -> None:
         """Take in the state of a node as of `epoch`."""
-        if self._stepped or self._broken or self._loaded not in (None, epoch):
-            raise InternalError("state is loaded before the first step, all of it as of one epoch")
+        for _ in self.loading(epoch, saves, keep, loose):
+            pass
+
+    def loading(
+        self,
+        epoch: int,
+        saves: Iterable[Iterable[TableChange]],
+        keep: Callable[[int], bool] | None = None,
+        loose: bool = True,
+    ) -> Iterator[None]:
+        """The same in slices."""
+        if self._loaded not in (None, epoch):
+            raise InternalError("all state is loaded as of one epoch")
+        return self._taking_in(epoch, self._loading.take(saves, keep, loose))
+
+    def catching_up(
+        self,
+        epoch: int,
+        number: int,
+        saves: Iterable[Iterable[TableChange]],
+        whole: bool,
+        owns: Callable[[int], bool] | None = None,
+    ) -> Iterator[None]:
+        """Take in what a node that was loaded has saved since, in slices."""
+        return self._taking_in(epoch, self._loading.follow(number, saves, whole, owns))
+
+    def _taking_in(self, epoch: int, slices: Iterator[None]) -> Iterator[None]:
+        if self._stepped or self._broken:
+            raise InternalError("state is loaded before the first step, and none behind some that was not")
         self._broken = True
-        state = keeping.folded(self._tables, saves)
-        first, self._loaded = self._loaded is None, epoch
+        self._loaded = epoch
         try:
-            for table, kept, entries in zip(self._tables, self._kept, state, strict=True):
-                kept.take(keeping.chosen(table, entries, keep, loose, first))
-            unsettled = [
-                number for number, settle in zip(self._states, self._settle, strict=True) if settle()
-            ]
+            yield from slices
+            for number, settle in zip(self._states, self._settle, strict=True):
+                if (yield from settle()):
+                    self._unstarted.add(number)
         except ScalarFailure as failure:
             raise MalformedMessage(f"saved state has a row that is left out: {failure}") from None
-        self._unstarted.update(unsettled)
         self._missed = {number: source.missed_count for number, source in self._sources.items()}
         self._track()
         self._broken = False

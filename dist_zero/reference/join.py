@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dist_zero.compiler import plan
 from dist_zero.reference.functions import ScalarFailure
 from dist_zero.reference.kept import Kept, KeptGroups
-from dist_zero.reference.operators import Context, Delta, Failures, Pair, by_key, report
+from dist_zero.reference.operators import SLICE, Context, Delta, Failures, Pair, Settling, by_key, report
 from dist_zero.reference.scalar import Scalars
 from dist_zero.types import Row, RowType
 from dist_zero.zset import ZSet, add_into, add_pairs
@@ -72,13 +72,15 @@ class Join:
         """Both sides' rows."""
         return {"left": self._left.rows, "right": self._right.rows}
 
-    def settle(self) -> bool:
+    def settle(self) -> Settling:
         """Count the partners of the rows of the keys that were loaded."""
         loaded = {**self._left.loaded, **self._right.loaded}
         self._left.loaded, self._right.loaded = {}, {}
         if self._condition is not None and (self._left.counts or self._right.counts):
-            for key in loaded:
+            for number, key in enumerate(loaded):
                 self._count_partners(self._condition, key)
+                if number % SLICE == 0:
+                    yield
         return False
 
     def _count_partners(self, condition: Scalars, key: Row) -> None:
@@ -161,7 +163,7 @@ class _Side:
         self, key: Scalars, shown_if_matched: bool | None, render: Callable[[Row], Row], place: int
     ) -> None:
         self.groups: dict[Row, ZSet] = {}
-        self.rows = KeptGroups(self.groups.get, self.groups.values, self._take)
+        self.rows = KeptGroups(self.groups.get, self.groups.values, self._take, key.evaluate)
         self.loaded: dict[Row, None] = {}
         self.counts = shown_if_matched is not None
         self._partners: dict[Row, ZSet] = {}

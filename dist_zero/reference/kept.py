@@ -1,5 +1,5 @@
-"""What an executor keeps, table by table: noting which entries were touched, and going from there to a `TableChange`
-and back. `dist_zero/state.py` says which tables there are.
+"""What an executor keeps, table by table: noting which entries were touched, and going from there to a `TableChange`;
+`loading.py` goes back. `dist_zero/state.py` says which tables there are.
 
 Nothing is noted before the first save or load: until then everything is what changed, and an executor that nobody
 saves remembers no keys of rows that are gone. An entry is touched when the change of an epoch, consolidated, is not
@@ -13,17 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from dist_zero.batch import Batch
-from dist_zero.hashing import hasher
 from dist_zero.reference.ordering import canonical_order
-from dist_zero.reference.scalar import compile_tuple
-from dist_zero.state import Division, StateTable, TableChange
+from dist_zero.state import StateTable, TableChange
 from dist_zero.types import Row, picker
 from dist_zero.zset import ZSet, add_pairs
-from dist_zero_common.errors import MalformedMessage
 
 Pair = tuple[Row, int]
-Entries = dict[Row, Pair]
-"""By key: the entry and its weight, which in a keyed table is 1."""
 
 
 class Kept(Protocol):
@@ -31,6 +26,10 @@ class Kept(Protocol):
 
     def entries(self) -> Iterable[Pair]:
         """Every entry with its weight."""
+        ...
+
+    def get(self, key: Row, /) -> Pair | None:
+        """The entry of this key (of a Z-set: this row) with its weight, if there is one."""
         ...
 
     def touched(self) -> Iterable[tuple[Row, Pair | None]]:
@@ -42,7 +41,7 @@ class Kept(Protocol):
         ...
 
     def take(self, entries: Iterable[Pair]) -> None:
-        """Add these entries to what is there."""
+        """Add these entries to what is there; those of negative weight are taken back."""
         ...
 
 
@@ -83,6 +82,11 @@ class KeptZSet(Touched):
         """See `Kept`."""
         return self.weights.items()
 
+    def get(self, key: Row, /) -> Pair | None:
+        """See `Kept`."""
+        weight = self.weights.get(key)
+        return None if weight is None else (key, weight)
+
     def touched(self) -> Iterable[tuple[Row, Pair | None]]:
         """See `Kept`."""
         weights = self.weights
@@ -94,22 +98,29 @@ class KeptZSet(Touched):
 
 
 class KeptGroups(Touched):
-    """A Z-set of rows that lie in groups: `groups` finds the weights of one, `every` all of them."""
+    """A Z-set of rows that lie in groups: `group` finds the weights of one, `every` all of them; `group_of` says in
+    which one a row lies."""
 
-    __slots__ = ("_every", "_group", "_take")
+    __slots__ = ("_every", "_group", "_group_of", "_take")
 
     def __init__(
         self,
         group: Callable[[Row], Mapping[Row, int] | None],
         every: Callable[[], Iterable[Mapping[Row, int]]],
         take: Callable[[Iterable[Pair]], None],
+        group_of: Callable[[Row], Row],
     ) -> None:
         super().__init__()
-        self._group, self._every, self._take = group, every, take
+        self._group, self._every, self._take, self._group_of = group, every, take, group_of
 
     def entries(self) -> Iterable[Pair]:
         """See `Kept`."""
         return (pair for weights in self._every() for pair in weights.items())
+
+    def get(self, key: Row, /) -> Pair | None:
+        """See `Kept`."""
+        weight = (self._group(self._group_of(key)) or {}).get(key)
+        return None if weight is None else (key, weight)
 
     def touched(self) -> Iterable[tuple[Row, Pair | None]]:
         """See `Kept`."""
@@ -136,6 +147,11 @@ class KeptByKey(Touched):
         """See `Kept`."""
         return ((row, 1) for row in self.rows.values())
 
+    def get(self, key: Row, /) -> Pair | None:
+        """See `Kept`."""
+        row = self.rows.get(key)
+        return None if row is None else (row, 1)
+
     def touched(self) -> Iterable[tuple[Row, Pair | None]]:
         """See `Kept`."""
         rows = self.rows
@@ -143,7 +159,12 @@ class KeptByKey(Touched):
 
     def take(self, entries: Iterable[Pair]) -> None:
         """See `Kept`."""
-        self.rows.update((self._key_of(row), row) for row, _ in entries)
+        rows, key_of = self.rows, self._key_of
+        for row, weight in entries:
+            if weight > 0:
+                rows[key_of(row)] = row
+            else:
+                del rows[key_of(row)]
 
 
 # ---- saving ------------------------------------------------------------------------------------------------
@@ -168,58 +189,3 @@ def change_of(number: int, table: StateTable, kept: Kept, tracked: bool) -> Tabl
     weights = None if table.key is not None else [puts[row] for row in rows]
     gone = canonical_order(key_types, deletes)
     return TableChange(number, Batch.from_rows(types, rows, weights), Batch.from_rows(key_types, gone))
-
-
-# ---- loading -----------------------------------------------------------------------------------------------
-
-
-def folded(tables: Sequence[StateTable], saves: Iterable[Sequence[TableChange]]) -> list[Entries]:
-    """By table, what is there behind a full save and the changes that follow it. Raises `MalformedMessage`."""
-    state: list[Entries] = [{} for _ in tables]
-    for save in saves:
-        last = 0
-        for change in save:
-            if not last <= change.table < len(tables):
-                raise MalformedMessage(
-                    f"saved state of table {change.table} behind table {last}, of {len(tables)} tables in all"
-                )
-            last = change.table
-            _fold(tables[last], change, state[last])
-    return state
-
-
-def _fold(table: StateTable, change: TableChange, entries: Entries) -> None:
-    """Apply one change to a table."""
-    key_type, key_of = (
-        table.key_type,
-        picker(table.key if table.key is not None else range(len(table.row_type))),
-    )
-    if change.puts.types != table.row_type.types or change.deletes.types != key_type.types:
-        raise MalformedMessage(f"saved state of {table.name!r} whose columns are not {table.row_type}")
-    if set(change.deletes.weights()) - {1}:
-        raise MalformedMessage(f"saved state of {table.name!r} with a weight among what is deleted")
-    weights = change.puts.weights()
-    if (table.key is not None and set(weights) - {1}) or 0 in weights:
-        raise MalformedMessage(f"saved state of {table.name!r} with a weight that it cannot have")
-    seen: dict[Row, None] = dict.fromkeys(change.deletes.rows())
-    for key in seen:
-        entries.pop(key, None)
-    for row, weight in change.puts.items():
-        key = key_of(row)
-        seen[key] = None
-        entries[key] = row, weight
-    if len(seen) != len(change.puts) + len(change.deletes):
-        raise MalformedMessage(f"saved state of {table.name!r} with one key twice")
-
-
-def chosen(
-    table: StateTable, entries: Entries, keep: Callable[[int], bool] | None, loose: bool, first: bool
-) -> Iterable[Pair]:
-    """Those entries of a predecessor that a node takes. `loose`: whether it takes what belongs to no hash; `first`:
-    whether this is its first predecessor, for what is the same on all."""
-    if table.division is Division.KEYED:
-        if keep is None:
-            return entries.values()
-        values_of, hash_of = compile_tuple(table.shard), hasher([scalar.dtype for scalar in table.shard])
-        return [pair for pair in entries.values() if keep(hash_of(values_of(pair[0])))]
-    return entries.values() if (loose if table.division is Division.LOOSE else first) else ()

@@ -11,7 +11,7 @@ No operator depends on the order of the pairs, nor on whether they were consolid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +24,10 @@ from dist_zero.zset import ZSet
 
 Pair = tuple[Row, int]
 Delta = list[Pair]
+Settling = Generator[None, None, bool]
+"""Work in slices, and what follows from it."""
+SLICE = 2_000
+"""So many entries are worked on at a time, where others may want to go on in between: some milliseconds."""
 
 
 class Failures:
@@ -65,7 +69,7 @@ class OperatorState(Protocol):
         """The tables of its state by the last part of their names."""
         ...
 
-    def settle(self) -> bool:
+    def settle(self) -> Settling:
         """Compute the rest of the state from what its tables have taken in. Whether the next `apply` will have
         something to say, even of no input. Raises `MalformedMessage`."""
         ...
@@ -78,8 +82,9 @@ class Stateless:
         """No tables."""
         return {}
 
-    def settle(self) -> bool:
+    def settle(self) -> Settling:
         """Nothing to do."""
+        yield from ()
         return False
 
 
@@ -231,8 +236,9 @@ class Distinct:
         """The rows."""
         return {"rows": self._rows}
 
-    def settle(self) -> bool:
+    def settle(self) -> Settling:
         """Nothing to do."""
+        yield from ()
         return False
 
 
@@ -260,8 +266,9 @@ class Difference:
         """Both sides' rows."""
         return {"left": self._left, "right": self._right}
 
-    def settle(self) -> bool:
+    def settle(self) -> Settling:
         """Nothing to do."""
+        yield from ()
         return False
 
 

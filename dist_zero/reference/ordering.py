@@ -7,13 +7,19 @@ computed it.
 
 from __future__ import annotations
 
+import heapq
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from dist_zero.types import NAN, DataType, Kind, Row, order_key
 
 Item = TypeVar("Item")
+
+_FEW = 8
+"""Items that are fewer than this part of what is there are put in one by one."""
+_SLICE = 2_000
 
 
 class Reversed:
@@ -98,6 +104,27 @@ class SortedItems(Generic[Item]):
             insort(self._chunks[at], item)
         if len(self._chunks[at]) > self._CHUNK_LENGTH_MAX:
             self._split(at)
+
+    def adding(self, items: list[Item]) -> Iterator[None]:
+        """Put `items`, none of which may be there yet, in their places; in slices, for there may be many."""
+        if len(items) * _FEW < sum(map(len, self._chunks)):
+            for number, item in enumerate(items):
+                self.add(item)
+                if number % _SLICE == _SLICE - 1:
+                    yield
+            return
+        runs: list[list[Any]] = [[*self]]
+        for start in range(0, len(items), _SLICE):
+            runs.append(sorted(items[start : start + _SLICE]))
+            if len(items) > _SLICE:
+                yield
+        merged, half = heapq.merge(*runs), self._CHUNK_LENGTH_MAX // 2
+        self._chunks = []
+        while chunk := list(islice(merged, half)):
+            self._chunks.append(chunk)
+            if len(self._chunks) % (_SLICE // half) == 0:
+                yield
+        self._lasts = [chunk[-1] for chunk in self._chunks]
 
     def remove(self, item: Item) -> None:
         """Take out `item`; raises `ValueError` if it is not there."""

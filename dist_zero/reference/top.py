@@ -11,13 +11,22 @@ step after that says the difference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from dist_zero.compiler import plan
 from dist_zero.reference.functions import ScalarFailure
 from dist_zero.reference.kept import Kept, KeptGroups
-from dist_zero.reference.operators import Context, Delta, Failures, Pair, consolidated, report
+from dist_zero.reference.operators import (
+    SLICE,
+    Context,
+    Delta,
+    Failures,
+    Pair,
+    Settling,
+    consolidated,
+    report,
+)
 from dist_zero.reference.ordering import SortedItems, sort_key
 from dist_zero.reference.scalar import Scalars
 from dist_zero.types import Row, RowType
@@ -33,15 +42,22 @@ class _Group:
     """One group: its rows' weights, the rows in order, and the output rows shown just now.
 
     `last`: what the last shown row sorts by, if all places are taken; nothing behind it changes what is shown.
+    `loaded`: entries that have still to be put in order.
     """
 
-    __slots__ = ("entries", "last", "shown", "weights")
+    __slots__ = ("entries", "last", "loaded", "shown", "weights")
 
     def __init__(self) -> None:
         self.weights: ZSet = {}
         self.entries: SortedItems[_Entry] = SortedItems()
+        self.loaded: list[_Entry] = []
         self.shown: ZSet = {}
         self.last: Row | None = None
+
+    def order(self) -> Iterator[None]:
+        """Put what was loaded in order."""
+        loaded, self.loaded = self.loaded, []
+        yield from self.entries.adding(loaded)
 
 
 class Top:
@@ -58,10 +74,13 @@ class Top:
         ]
         self._groups: dict[Row, _Group] = {}
         self._rows = KeptGroups(
-            self._weights_of, lambda: (g.weights for g in self._groups.values()), self._take
+            self._weights_of,
+            lambda: (g.weights for g in self._groups.values()),
+            self._take,
+            lambda row: self._placed(row)[0],
         )
         self._shown = KeptGroups(
-            self._shown_of, lambda: (g.shown for g in self._groups.values()), self._take_shown
+            self._shown_of, lambda: (g.shown for g in self._groups.values()), self._take_shown, lambda _: ()
         )
         self._shows_a_part = shows_a_part
         self._loaded: dict[Row, None] = {}
@@ -101,10 +120,12 @@ class Top:
         """The rows, and what is shown of a part."""
         return {"rows": self._rows, "shown": self._shown} if self._shows_a_part else {"rows": self._rows}
 
-    def settle(self) -> bool:
+    def settle(self) -> Settling:
         """Show the first rows of the groups that were loaded; a part shows what it has shown, until the next step."""
-        for per in self._loaded:
+        loaded, self._loaded = self._loaded, {}
+        for number, per in enumerate(loaded):
             group = self._groups[per]
+            yield from group.order()
             first, group.last = self._first(group)
             if not self._shows_a_part:
                 group.shown = first
@@ -112,7 +133,10 @@ class Top:
                 self._unsettled[per] = group
             else:
                 self._unsettled.pop(per, None)
-        self._loaded = {}
+            if not group.weights and not group.shown:
+                del self._groups[per]
+            if number % SLICE == 0:
+                yield
         return bool(self._unsettled)
 
     def _weights_of(self, per: Row) -> ZSet | None:
@@ -124,10 +148,17 @@ class Top:
         return None if group is None else group.shown
 
     def _take(self, entries: Iterable[Pair]) -> None:
-        """Take in saved rows."""
+        """Take in saved rows; they are put in order later, all together."""
         for row, weight in entries:
             per, entry = self._placed(row)
-            _change(self._group(per), entry, weight)
+            group = self._group(per)
+            if row in group.weights:
+                for _ in group.order():
+                    pass
+                _change(group, entry, weight)
+            else:
+                group.weights[row] = weight
+                group.loaded.append(entry)
             self._loaded[per] = None
 
     def _take_shown(self, entries: Iterable[Pair]) -> None:

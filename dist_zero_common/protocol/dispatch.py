@@ -50,6 +50,8 @@ ROUTES: dict[type[m.Message], tuple[Role, ...]] = {
     m.HostNode: (Role.RUNNER,),
     m.HostSequencer: (Role.RUNNER,),
     m.DropProgram: (Role.RUNNER,),
+    m.PrepareNodes: (Role.RUNNER,),
+    m.EndGeneration: (Role.RUNNER,),
     m.Placement: (Role.RUNNER,),
     m.MachineReport: (Role.SCHEDULER,),
     m.RunnerReport: (Role.SCHEDULER,),

@@ -569,7 +569,7 @@ class NodeStatus:
 class SequencerStatus:
     """A sequencer as its runner sees it: the newest epoch in the log, the newest that every node has finished, and the
     newest base. `rewind`: it would go on in a new generation. `proposing`: the epoch whose record is being created, 0
-    for none."""
+    for none. `ends`: the epoch behind which it hands out nothing, 0 for none."""
 
     program: str
     incarnation: int
@@ -581,6 +581,19 @@ class SequencerStatus:
     rewind: bool = False
     base: int = 0
     proposing: int = 0
+    ends: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedStatus:
+    """A node that is prepared: for the `PrepareNodes` of this version, as of the base of this epoch, 0 before there is
+    anything. `ready`: it has caught up with the newest base."""
+
+    program: str
+    version: int
+    shard: int
+    epoch: int
+    ready: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -593,6 +606,7 @@ class RunnerReport:
     inbox: str
     nodes: tuple[NodeStatus, ...]
     sequencers: tuple[SequencerStatus, ...]
+    prepared: tuple[PreparedStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -636,6 +650,31 @@ class HostSequencer:
     graph: bytes
     generation: int
     voids: tuple[TransactionPlace, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareNodes:
+    """Load beforehand what these shards of this map will begin with, from the bases of `generation`, which runs now,
+    and follow them; and prepare no other nodes of the program. A higher version replaces; it is an incarnation. No
+    shards: forget what was prepared up to this version."""
+
+    scheduler: int
+    program: str
+    version: int
+    generation: int
+    shard_map: ShardMap
+    shards: tuple[int, ...]
+    graph: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EndGeneration:
+    """Another generation is about to begin: let this incarnation of the program's sequencer save once more and hand out
+    nothing behind that. If none begins, it goes on after a while."""
+
+    scheduler: int
+    program: str
+    incarnation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -937,6 +976,8 @@ Message = (
     | VoidTransaction
     | TransactionVoided
     | AutoscaleProgram
+    | PrepareNodes
+    | EndGeneration
 )
 
 

@@ -43,7 +43,8 @@ class LogRecord:
     the sessions that end here because they were idle for too long, measured between record times. `save`: every node
     saves its state as of this epoch, with `everything` all of it, else what changed since the last time. `begins`: this
     record opens its generation, at that base, and by `shard_map`, which all epochs behind the base go by. `voids`:
-    these transactions say nothing from now on; they are behind that base."""
+    these transactions say nothing from now on; they are behind that base. `ends`: when this was written, nothing behind
+    that epoch was handed out in its generation, 0 where nothing is said about that."""
 
     epoch: int
     time_us: int
@@ -61,6 +62,7 @@ class LogRecord:
     begins: BaseId | None = None
     shard_map: ShardMap | None = None
     voids: tuple[TransactionPlace, ...] = ()
+    ends: int = 0
 
 
 @dataclass(frozen=True, slots=True)

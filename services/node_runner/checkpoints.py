@@ -278,9 +278,15 @@ async def _difference(place: _Place, name: str, ours: bytes, there: bytes) -> Ch
 
 
 async def read_checkpoint(
-    store: Store, program: str, which: CheckpointId, fingerprint: str, log: Logger
+    store: Store,
+    program: str,
+    which: CheckpointId,
+    fingerprint: str,
+    log: Logger,
+    behind: CheckpointId | None = None,
 ) -> list[Checkpoint]:
-    """The checkpoints that make up the state of a node, the one with everything first, `which` last.
+    """The checkpoints that make up the state of a node, the one with everything first, `which` last; of these those
+    that follow `behind`, if that is one of them.
 
     Tries for as long as it takes the store to answer. Raises `LogDamaged` that names the object if one is missing,
     damaged, of another plan, or not what its name or the one behind it says.
@@ -288,7 +294,7 @@ async def read_checkpoint(
     chain: list[Checkpoint] = []
     links: int | None = None
     following: CheckpointId | None = which
-    while following is not None:
+    while following is not None and (following != behind or not chain):
         checkpoint = await _read_one(_Place(store, program, following, log), fingerprint, links)
         chain.append(checkpoint)
         links, following = checkpoint.links - 1, checkpoint.previous

@@ -13,6 +13,7 @@ from dist_zero_common.protocol.messages import (
 from services.node_runner.keeping import NodeKeeping, SavedState
 from services.node_runner.kernel import NodeKernel
 from services.node_runner.kernel_events import AskChangesEvent, GetEvent, HandOutEvent, NodeEvent, RowsEvent
+from services.node_runner.loading import LoadedState
 
 _TOKENED = (HandOutEvent, RowsEvent, GetEvent, AskChangesEvent)
 
@@ -47,6 +48,11 @@ class HostedNode:
     def halted(self) -> str:
         """Why it stands still, or the empty text."""
         return self.failed or (self.kernel.halted if self.kernel is not None else "")
+
+    def left(self) -> LoadedState | None:
+        """Its state, for whoever comes in its place, if nothing is under way; then it can do nothing any more."""
+        executor = self.kernel.released() if self.kernel is not None and not self.failed else None
+        return self.keeping.left(executor, self.finished) if executor is not None else None
 
     def take_early(self) -> list[NodeEvent]:
         """What came while it was beginning."""

@@ -37,7 +37,7 @@ from dist_zero_common.protocol.messages import (
 from services.node_runner import wire
 from services.node_runner.evidence import Standing, keep_evidence
 from services.node_runner.hosted import HostedNode, is_far_ahead, token_of
-from services.node_runner.keeping import Beginning, NodeKeeper, NodeKeeping, SavedState
+from services.node_runner.keeping import Beginning, Inherit, NodeKeeping, SavedState, inheriting
 from services.node_runner.kernel import NodeKernel
 from services.node_runner.kernel_events import (
     AskChangesEvent,
@@ -63,6 +63,8 @@ from services.node_runner.kernel_events import (
     TellGone,
     TryStep,
 )
+from services.node_runner.loading import LoadedState, NodeKeeper
+from services.node_runner.peers import Peers
 from services.node_runner.sequencer_events import HandOutEpoch
 from services.node_runner.telling import Telling
 
@@ -87,43 +89,52 @@ class ProgramHost:
         log: Logger,
     ) -> None:
         """Compiles the program. Raises `MalformedMessage` if the graph is no program."""
-        self.program, self.plan, self.shard_map = program, _compiled(program, graph), shard_map
+        self.program, self.plan, self.shard_map = program, compiled(program, graph), shard_map
         self.generation = generation
         """The newest generation that was to run here; a later one by another map has a host of its own."""
         self.nodes: dict[int, HostedNode] = {}
-        self.inboxes: tuple[str, ...] = ()
-        self.located_generation = -1
-        """The generation of which `inboxes` are: nodes of a later one wait with what they send, and nobody waits for
-        what nodes of an earlier one send."""
         self.telling = Telling(program, shard_map.version, post)
         self.counters: Counter[str] = Counter()
+        self._peers = Peers(program, shard_map, post, self.counters, self._is_here)
         self._post, self._keeper, self._tasks, self._log = post, keeper, tasks, log
         self._clock = clock
         self._work: deque[tuple[int, NodeEvent]] = deque()
         self._working = False
-        self._empties: dict[tuple[str, int, int, int], list[tuple[int, int]]] = {}
         self._handed_out = (0, 0)
         """A generation, and what the sequencer says that it has handed out of it."""
-        self._held: list[tuple[int, int, SendRows]] = []
         self._begun_lately: dict[int, tuple[float, Begun]] = {}
         """By shard, who said that he has begun, and when."""
         self._looked_at = 0.0
 
     # -- hosting -----------------------------------------------------------------------------------------------
 
-    def host(self, shard: int, generation: int, incarnation: int) -> bool:
-        """Start a node unless this incarnation of it, or a later one, is here; returns whether one was started."""
-        wire.check_shard(self.shard_map, shard)
+    def has(self, shard: int, incarnation: int) -> bool:
+        """Whether this incarnation of a node, or a later one, is here."""
         here = self.nodes.get(shard)
-        if here is not None and here.incarnation >= incarnation:
+        return here is not None and here.incarnation >= incarnation
+
+    def host(self, shard: int, generation: int, incarnation: int, inherit: Inherit | None = None) -> bool:
+        """Start a node unless this incarnation of it, or a later one, is here; returns whether one was started.
+        `inherit`: what was prepared for it; else it goes on with what the one before it leaves here, if that can be."""
+        wire.check_shard(self.shard_map, shard)
+        if self.has(shard, incarnation):
             return False
+        here = self.nodes.get(shard)
         if here is not None:
+            inherit = inherit or (inheriting(here.left()) if here.generation < generation else None)
             self._abandon(here)
-        self._begin(shard, generation, incarnation)
+        self._begin(shard, generation, incarnation, inherit=inherit)
         self._log_of(shard).info("node_started")
         return True
 
-    def _begin(self, shard: int, generation: int, incarnation: int, behind: int = -1) -> None:
+    def _begin(
+        self,
+        shard: int,
+        generation: int,
+        incarnation: int,
+        behind: int = -1,
+        inherit: Inherit | None = None,
+    ) -> None:
         """Let a node load what it begins with, and save what it becomes."""
         self.telling.forget(shard)
         log = self._log.bind(node=self.shard_map.nodes[shard], incarnation=incarnation, generation=generation)
@@ -139,6 +150,7 @@ class ProgramHost:
             on_failed=lambda reason, rewind: self._on_failed(shard, node, reason, rewind),
             behind=behind,
             incarnation=incarnation,
+            inherit=inherit,
         )
         task = self._tasks.create_task(keeping.run(), name=f"keeping {self.program} {shard} {incarnation}")
         node = self.nodes[shard] = HostedNode(generation, incarnation, keeping, task)
@@ -159,7 +171,9 @@ class ProgramHost:
         )
         node.through_at = beginning.trial.until
         node.begun_at = beginning.epoch
-        self._log_of(shard).info("node_begun", epoch=beginning.epoch, entries=beginning.entries)
+        self._log_of(shard).info(
+            "node_begun", epoch=beginning.epoch, entries=beginning.entries, how=beginning.how
+        )
         for event in node.take_early():
             if is_far_ahead(event, node.begun_at):
                 self._post.settle(token_of(event))
@@ -170,16 +184,10 @@ class ProgramHost:
         self.flush()
 
     def _tell_begun(self, shard: int, node: HostedNode) -> None:
-        if node.generation != self.located_generation:
+        if node.generation != self._peers.generation:
             return  # told when it is known where the others are
         begun = Begun(self.program, node.generation, self.shard_map.version, shard, node.begun_at)
-        inboxes = dict.fromkeys(
-            self.inboxes[peer]
-            for peer in range(len(self.inboxes))
-            if peer != shard and not self._is_here(peer, node.generation)
-        )
-        for inbox in inboxes:
-            self._post.send(inbox, begun)
+        self._peers.tell_begun(begun)
         self._on_peer_begun(begun)
         self.telling.begun(begun)
 
@@ -191,9 +199,7 @@ class ProgramHost:
     def _on_saved(self, shard: int, node: HostedNode, saved: SavedState) -> None:
         if self.nodes.get(shard) is node:
             node.saved = saved
-            if (
-                node.generation == self.located_generation
-            ):  # else told when it is known where the sequencer is
+            if node.generation == self._peers.generation:  # else told when it is known where the sequencer is
                 self.telling.saved(shard, node)
 
     def _on_failed(self, shard: int, node: HostedNode, reason: str, rewind: bool) -> None:
@@ -231,19 +237,18 @@ class ProgramHost:
     def locate(self, generation: int, inboxes: tuple[str, ...], nodes_inbox: str) -> None:
         """Learn where the parts of a generation listen, one inbox per shard, and send what waited for that. No
         `nodes_inbox`: the sequencer is to be told where it was."""
-        if generation < self.located_generation:
+        before, known = self._peers.generation, self._peers.inboxes
+        if generation < before:
             return
-        before, known = self.located_generation, self.inboxes
-        self.located_generation, self.inboxes = generation, inboxes
+        self._peers.locate(generation, inboxes)
         if nodes_inbox and nodes_inbox != self.telling.nodes_inbox:
             self.telling.nodes_inbox = nodes_inbox
             self.tell_progress()
         for shard, node in self.nodes.items():
             if node.generation == generation and node.kernel is not None and generation != before:
                 self._tell_begun(shard, node)
-        held, self._held = self._held, []
-        for shard, generation, effect in held:
-            self._deliver_rows(shard, generation, effect)
+        for shard, of_generation, effect in self._peers.take_held():
+            self._deliver_rows(shard, of_generation, effect)
         if generation == before:
             self._send_again_to(shard for shard, inbox in enumerate(inboxes) if inbox != known[shard])
 
@@ -258,7 +263,7 @@ class ProgramHost:
             if (
                 begun is None
                 or self._looked_at - at > BEGUN_SECONDS
-                or begun.generation != self.located_generation
+                or begun.generation != self._peers.generation
             ):
                 continue
             self._on_peer_begun(begun)
@@ -274,11 +279,13 @@ class ProgramHost:
                 del self.nodes[shard]
                 self._log.info("node_moved", node=self.shard_map.nodes[shard], inbox=placement.inboxes[shard])
 
-    def close(self) -> None:
-        """Stop all nodes: the program runs here by another map from now on."""
+    def close(self) -> dict[str, LoadedState]:
+        """Stop all nodes: the program runs here by another map from now on. Returns what they leave, by name."""
+        left = {self.shard_map.nodes[shard]: node.left() for shard, node in self.nodes.items()}
         for node in self.nodes.values():
             self._abandon(node)
         self.nodes.clear()
+        return {name: state for name, state in left.items() if state is not None}
 
     def statuses(self) -> list[NodeStatus]:
         """What the runner reports of this program's nodes."""
@@ -369,11 +376,8 @@ class ProgramHost:
     def hand_out(self, effect: HandOutEpoch) -> None:
         """An epoch from the sequencer on this runner: nodes here get objects, the others a message per runner."""
         record = effect.record
-        elsewhere: dict[str, list[int]] = {}
-        for target in effect.targets:
-            if not self._is_here(target, effect.generation):
-                elsewhere.setdefault(self.inboxes[target], []).append(target)
-                continue
+        here = [target for target in effect.targets if self._is_here(target, effect.generation)]
+        for target in here:
             event = HandOutEvent(
                 epoch=record.epoch,
                 save=record.save,
@@ -388,20 +392,13 @@ class ProgramHost:
                 forgets=effect.forgets,
             )
             self._work.append((target, event))
-        for inbox, targets in elsewhere.items():
-            self._post.send(
-                inbox, wire.hand_out_message(self.program, effect, self.shard_map.version, tuple(targets))
-            )
+        self._peers.hand_out(effect, [target for target in effect.targets if target not in here])
         self.work()
 
     def ask_done(self, shards: tuple[int, ...], generation: int, handed_out: int) -> None:
         """Ask nodes elsewhere how far they are, and see whether those here wait for anything."""
-        inboxes = dict.fromkeys(
-            self.inboxes[shard] for shard in shards if not self._is_here(shard, generation)
-        )
         ask = AskDone(self.program, generation, self.shard_map.version, handed_out)
-        for inbox in inboxes:
-            self._post.send(inbox, ask)
+        self._peers.ask_done(ask, shards)
         self._on_ask_done(ask)
         self.work()
 
@@ -440,7 +437,7 @@ class ProgramHost:
             return
         for shard in self.nodes:
             self._work.append((shard, ReaderGone(inbox)))
-        self.telling.reader_gone(self.located_generation, inbox)
+        self.telling.reader_gone(self._peers.generation, inbox)
         self.work()
 
     def work(self) -> None:
@@ -554,21 +551,15 @@ class ProgramHost:
         """Tell a node that nobody keeps rows of this epoch for it any more."""
         if self._is_here(shard, generation):
             self._work.append((shard, GoneEvent(epoch)))
-        elif generation == self.located_generation:
-            gone = RowsGone(self.program, generation, self.shard_map.version, epoch, shard)
-            self._post.send(self.inboxes[shard], gone)
+        else:
+            self._peers.tell_gone(shard, generation, epoch)
 
     def _deliver_rows(self, shard: int, generation: int, effect: SendRows) -> None:
-        match effect:
-            case SendRows() if self._is_here(effect.target, generation):
-                event = RowsEvent(effect.epoch, effect.stage, shard, 0, 1, effect.batches, NO_TOKEN)
-                self._work.append((effect.target, event))
-            case SendRows() if generation < self.located_generation:
-                self.counters["too_late"] += 1
-            case SendRows() if generation > self.located_generation:
-                self._held.append((shard, generation, effect))
-            case SendRows():
-                self._send_rows(shard, generation, effect)
+        if self._is_here(effect.target, generation):
+            event = RowsEvent(effect.epoch, effect.stage, shard, 0, 1, effect.batches, NO_TOKEN)
+            self._work.append((effect.target, event))
+        else:
+            self._peers.send_rows(shard, generation, effect)
 
     def _ask_for_rows(self, shard: int, generation: int, effect: AskForRows) -> None:
         ask = AskRows(
@@ -582,7 +573,7 @@ class ProgramHost:
         )
         self.counters["asked_again"] += 1
         self._log_of(shard).debug("rows_asked_again", epoch=effect.epoch, stage=effect.stage)
-        if generation != self.located_generation:
+        if generation != self._peers.generation:
             return
         if effect.stage == 1:
             if self.telling.nodes_inbox:
@@ -590,27 +581,15 @@ class ProgramHost:
         elif self._is_here(effect.sender, generation):
             self._work.append((effect.sender, AskRowsEvent(effect.epoch, effect.stage, shard)))
         else:
-            self._post.send(self.inboxes[effect.sender], ask)
-
-    def _send_rows(self, shard: int, generation: int, effect: SendRows) -> None:
-        inbox = self.inboxes[effect.target]
-        if effect.batches:
-            for message in wire.stage_rows(self.program, generation, self.shard_map, shard, effect):
-                self._post.send(inbox, message)
-        else:
-            key = (inbox, generation, effect.epoch, effect.stage)
-            self._empties.setdefault(key, []).append((shard, effect.target))
+            self._peers.ask_rows(ask)
 
     def flush(self) -> None:
         """Send what was collected while messages were handled."""
-        for (inbox, generation, epoch, stage), pairs in self._empties.items():
-            message = wire.empty_rows(self.program, generation, self.shard_map, epoch, stage, pairs)
-            self._post.send(inbox, message)
-        self._empties.clear()
+        self._peers.flush()
         self.telling.flush()
 
 
-def _compiled(program: str, graph: bytes) -> Plan:
+def compiled(program: str, graph: bytes) -> Plan:
     """The plan of a graph that somebody sent. Raises `MalformedMessage` if it is no program, or not this one."""
     try:
         plan = compile(decode_graph(graph))

@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 
 from dist_zero.batch import Batch
 from dist_zero.compiler.plan import Plan
 from dist_zero.executor import Executor
-from dist_zero.shards import interval
-from dist_zero.state import TableChange, state_tables
-from dist_zero.types import RowType
+from dist_zero.state import state_tables
 from dist_zero_common.clock import wait_changed
 from dist_zero_common.errors import LogDamaged, MalformedMessage, StoreError
 from dist_zero_common.log import Logger
@@ -36,17 +34,30 @@ from dist_zero_common.protocol.stored import (
     CheckpointId,
     TableBlob,
 )
-from dist_zero_common.store.base import Store
 from services.node_runner.attempts import NO_TRIAL, Attempts, Trial
-from services.node_runner.checkpoints import Checkpoint, read_checkpoint, table_entries, write_checkpoint
+from services.node_runner.checkpoints import Checkpoint, write_checkpoint
 from services.node_runner.epoch_log import EpochLog
 from services.node_runner.kernel_events import SaveState
-
-MakeExecutor = Callable[[Plan], Executor]
-"""Makes the executor of a node."""
+from services.node_runner.loading import LoadedState, Loader, NodeKeeper
 
 LOOK_SECONDS_MIN, LOOK_SECONDS_MAX = 0.02, 1.0
 """Pauses between two looks for a base."""
+LOOK_SECONDS_SOON = 0.2
+"""The longest one for who has his state already and waits for nothing else."""
+
+Inherit = Callable[[], Awaitable[LoadedState | None]]
+"""Brings what was prepared, or left by who ran before, as soon as that can be had."""
+
+
+def inheriting(state: LoadedState | None) -> Inherit | None:
+    """What was left is there at once."""
+    if state is None:
+        return None
+
+    async def inherit() -> LoadedState:
+        return state
+
+    return inherit
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,8 @@ class Beginning:
     goes_on: bool
     """Whether the node goes on with its own saves; else its first one has to hold everything."""
     trial: Trial = NO_TRIAL
+    how: str = "loaded"
+    """`kept`: with the executor that ran before; `prepared`: loaded beforehand, and then what had changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +88,6 @@ OnBegun = Callable[[Beginning], None]
 OnSaved = Callable[[SavedState], None]
 OnFailed = Callable[[str, bool], None]
 """Called with the reason, and whether a new generation would help."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeKeeper:
-    """Makes the keepings of a runner's nodes."""
-
-    store: Store
-    make_executor: MakeExecutor
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Of the nodes of this runner that take careful steps, one at a time does."""
 
 
 class NodeKeeping:
@@ -104,14 +107,16 @@ class NodeKeeping:
         on_failed: OnFailed,
         behind: int = -1,
         incarnation: int = 0,
+        inherit: Inherit | None = None,
     ) -> None:
-        """`behind`: the base that did not do, because rows behind it are not kept any more."""
+        """`behind`: the base that did not do, because rows behind it are not kept any more. `inherit`: see there."""
         self._behind = behind
-        self._store, self._make_executor = keeper.store, keeper.make_executor
-        self._plan, self._shard, self._generation = plan, shard, generation
-        self._map, self._node = shard_map, shard_map.nodes[shard]
+        self._store, self._plan, self._generation = keeper.store, plan, generation
+        self._node = shard_map.nodes[shard]
         self._tables = state_tables(plan)
-        self._numbers = {table.name: number for number, table in enumerate(self._tables)}
+        self._loader = Loader(keeper, plan, shard_map, shard, log)
+        self._inherit = inherit
+        self._inherited: LoadedState | None = None
         self._epoch_log = EpochLog(keeper.store, plan.name, log)
         self.attempts = Attempts(keeper.store, plan.name, self._node, incarnation, log)
         self._log = log
@@ -160,6 +165,8 @@ class NodeKeeping:
 
     async def _begin(self) -> Beginning:
         pause, failed_at = LOOK_SECONDS_MIN, None
+        if self._inherit is not None:
+            self._inherited = await self._inherit()
         while True:
             try:
                 base = await self._epoch_log.newest_base_of(self._generation)
@@ -184,37 +191,32 @@ class NodeKeeping:
             except StoreError as failed:
                 self._log.warning("store_failed", reason=str(failed), retry_seconds=pause)
             await wait_changed(self._changed, pause)
-            pause = min(2 * pause, LOOK_SECONDS_MAX)
+            pause = min(2 * pause, LOOK_SECONDS_MAX if self._inherited is None else LOOK_SECONDS_SOON)
 
     async def _loaded(self, base: Base) -> Beginning:
-        """The state as of a base: what this node has saved, or its part of what those have that it takes the place
-        of."""
-        executor = self._make_executor(self._plan)
-        entries = 0
-        for source in predecessors(base, self._map, self._shard) if base.checkpoints else ():
-            read = await read_checkpoint(
-                self._store, self._plan.name, source.checkpoint, self._plan.fingerprint, self._log
-            )
-            saves = [list(self._changes(each)) for each in read]
-            executor.load(base.epoch, saves, source.keep, source.loose)
-            entries += sum(table_entries(table) for each in read for table in each.tables)
-            if source.is_same:
-                self._previous, self._links = source.checkpoint, read[-1].links
-                self.state_bytes = sum(
-                    change.puts.size_bytes + change.deletes.size_bytes for save in saves for change in save
-                )
-        return Beginning(
-            executor, base.epoch, base.subscriptions, entries, goes_on=self._previous is not None
-        )
+        """The state as of a base. What was inherited is used up, whatever becomes of it."""
+        state, self._inherited = self._inherited, None
+        how = "loaded"
+        if state is None:
+            state = await self._loader.load(base)
+        elif state.runs and self._loader.is_exactly(state, base):
+            how = "kept"
+        else:
+            how = "loaded" if state.runs else "prepared"
+            state = await self._loader.follow(state, base)
+        if state.links:
+            self._previous, self._links = state.checkpoints[0], state.links
+            self.state_bytes = state.size_bytes
+        goes_on = self._previous is not None
+        return Beginning(state.executor, base.epoch, base.subscriptions, state.entries, goes_on, how=how)
 
-    def _changes(self, checkpoint: Checkpoint) -> Iterator[TableChange]:
-        """What a checkpoint says, as the executor takes it. Raises `MalformedMessage`."""
-        for blob in checkpoint.tables:
-            number = self._numbers.get(blob.name)
-            if number is None:
-                raise MalformedMessage(f"the checkpoint of {checkpoint.which} has a table {blob.name!r}")
-            table = self._tables[number]
-            yield TableChange(number, _batch(table.row_type, blob.puts), _batch(table.key_type, blob.deletes))
+    def left(self, executor: Executor, epoch: int) -> LoadedState | None:
+        """What whoever comes in this node's place can go on with, if that is the state that was saved last."""
+        if self._previous is None or self._previous.epoch != epoch or self._saves or self._saving:
+            return None
+        return LoadedState(
+            executor, epoch, (self._previous,), size_bytes=self.state_bytes, links=self._links, runs=True
+        )
 
     # -- save --------------------------------------------------------------------------------------------------
 
@@ -242,48 +244,9 @@ class NodeKeeping:
         return SavedState(effect.epoch, 0 if whole else size, size if whole else 0)
 
 
-def _batch(row_type: RowType, blob: BatchBlob | None) -> Batch:
-    if blob is None:
-        return Batch.from_rows(row_type.types, [])
-    return Batch.from_blob(row_type.types, blob, row_type.names)
-
-
 def _blob(batch: Batch) -> BatchBlob | None:
     blob = batch.to_blob()
     return blob if blob.row_count else None
-
-
-@dataclass(frozen=True, slots=True)
-class Predecessor:
-    """A checkpoint of which a node takes a part: the entries whose hashes `keep` says yes to (None: all of them), and
-    with `loose` what belongs to no hash. `is_same`: it is the node's own."""
-
-    checkpoint: CheckpointId
-    keep: Callable[[int], bool] | None
-    loose: bool
-    is_same: bool
-
-
-def predecessors(base: Base, shard_map: ShardMap, shard: int) -> list[Predecessor]:
-    """Those whose state a node begins with: every one whose interval meets its own, by the map they saved by. What
-    belongs to no hash goes to whoever has the first hash of the interval that it was saved with."""
-    saved = base.saved_map or base.shard_map
-    first, last = interval(shard_map, shard)
-    found = []
-    for place, checkpoint in enumerate(base.checkpoints):
-        its_first, its_last = interval(saved, place)
-        if its_last < first or last < its_first:
-            continue
-        whole = first <= its_first and its_last <= last
-        found.append(
-            Predecessor(
-                checkpoint,
-                None if whole else lambda key_hash: first <= key_hash <= last,
-                loose=first <= its_first <= last,
-                is_same=(its_first, its_last) == (first, last) and checkpoint.node == shard_map.nodes[shard],
-            )
-        )
-    return found
 
 
 class _Unusable(Exception):

@@ -189,6 +189,11 @@ class NodeKernel:
         lacking = (s + 1 for s in range(self._shards) if s not in senders or not senders[s].complete())
         return stage, tuple(islice(lacking, LACKING_TOLD))
 
+    def released(self) -> Executor | None:
+        """The executor, for whoever comes in this node's place, if no stage is ahead of what is finished."""
+        done = not self.halted and all(reached == self.finished for reached in self._reached[1:])
+        return self._executor if done else None
+
     def abandon(self) -> list[Token]:
         """The tokens of all that has come and is not finished: for a node whose generation has ended, which nobody will
         ask again."""

@@ -24,6 +24,12 @@ with what has to be known of the log up to there. What was handed out is kept un
 that begins there needs all that is behind. Before it goes idle, a sequencer writes one empty epoch flagged `save`; then
 nothing moves until somebody writes.
 
+**The end of a generation.** Before another shard map comes, the sequencer is asked to end. Its next record is flagged
+`save`, and nothing behind that is handed out, though it goes on recording; so when the base of that epoch is there,
+all nodes are exactly at it, and those that stay can go on with what they have. Its records say so (`ends`), which tells
+the next sequencer that what is behind was handed out to nobody. All that is a favour: if no other generation begins in
+time, it goes on, behind a record that says so.
+
 **Void transactions** (`voiding.py`) are recorded by whoever opens a generation, behind a fence of its own: which bases
 are kept is certain only then. They are handed out as if they had said nothing. Readers may have heard otherwise, so
 subscriptions end there, and watchers begin again with a snapshot.
@@ -71,6 +77,7 @@ from services.node_runner.sequencer_events import (
     AskNodes,
     BaseThere,
     Deposed,
+    EndWanted,
     FromClient,
     HandOutEpoch,
     LoadAgain,
@@ -159,6 +166,12 @@ class Sequencer:
         self._last_active_at = 0.0
         self._last_was_save = False
         self._waking = False
+        self._ending = False
+        self._ends = 0
+        self._ended_at: float | None = None
+        self._unheard_behind = 0
+        """Of the records that were there before the fence, those behind this epoch were handed out to nobody; 0: any
+        may have been."""
         self._older_than = max((record.incarnation for record in records), default=0)
         self._wants_void = voids
         has_fence = bool(records) and records[-1].incarnation == incarnation
@@ -183,6 +196,11 @@ class Sequencer:
     def proposing(self) -> int:
         """The epoch whose record is being created, 0 for none."""
         return self.epoch + 1 if self._creating else 0
+
+    @property
+    def ends(self) -> int:
+        """The epoch behind which nothing is handed out, 0 for none."""
+        return self._ends
 
     def start(self, now: Now) -> list[SequencerEffect]:
         """The first thing to do: write the fence. Not where a later sequencer has been already: this one was told late
@@ -219,6 +237,8 @@ class Sequencer:
                 self._on_record(event, effects)
             case RowsMissing():
                 self._hand_out_again(event, effects)
+            case EndWanted():
+                self._ending = True
             case Look():
                 self._look(now, effects)
             case Tick():
@@ -310,8 +330,9 @@ class Sequencer:
         if self._ahead_bytes > self._options.ahead_bytes:
             return
         due = now.monotonic - self._last_saved_at >= self._options.save_interval_seconds
-        record = self._record(now, save=due or self._saving.has_enough)
-        idle = not _says_something(record)
+        turns = self._ending is not bool(self._ends)  # to its end, or away from it
+        record = self._record(now, save=due or self._saving.has_enough or (turns and self._ending))
+        idle = not _says_something(record) and not turns
         if not idle:
             self._last_active_at = now.monotonic
         elif self._last_was_save or self.finished < self.epoch:
@@ -352,6 +373,7 @@ class Sequencer:
             snapshots=tuple(self._snapshots),
             subscriptions=subscriptions,
             unsubscriptions=tuple(self._unsubscribes),
+            ends=(self._ends or epoch) if self._ending and self.fenced else 0,
         )
 
     def _on_record(self, event: RecordThere, effects: list[SequencerEffect]) -> None:
@@ -397,6 +419,10 @@ class Sequencer:
         """Make a record of the log part of the state, in the order that defines it: expiries, transactions, opens."""
         self.epoch, self._time_us, self._last_was_save = record.epoch, record.time_us, record.save
         self._count_finished()
+        if self.fenced:
+            self._ends = record.ends
+        else:
+            self._unheard_behind = record.ends
         if record.voids:
             self._void |= void_transactions((record,))
             if record not in self._voiding:
@@ -447,6 +473,7 @@ class Sequencer:
             self._to_hand_out
             and self._handed_out - self.finished < self._options.window_epochs
             and self._kept_bytes <= self._options.behind_bytes
+            and not (self._ends and self._to_hand_out[0].record.epoch > self._ends)
         ):
             ready = self._to_hand_out.popleft()
             self._handed_out = ready.record.epoch
@@ -456,8 +483,9 @@ class Sequencer:
             record = ready.record
             if record.epoch < self._forgotten:
                 record = replace(record, subscriptions=())
+            again = ready.again and not 0 < self._unheard_behind < record.epoch
             epoch = HandOutEpoch(
-                record, writes, self._generation, ready.again, self.base, shards, bool(record.voids)
+                record, writes, self._generation, again, self.base, shards, bool(record.voids)
             )
             self._kept[self._handed_out] = epoch
             self._kept_bytes += ready.size_bytes
@@ -499,9 +527,19 @@ class Sequencer:
     def _look(self, now: Now, effects: list[SequencerEffect]) -> None:
         """Ask nodes where they are that have not moved for a while: what they said may be lost, or what was said to
         them."""
+        self._look_at_end(now)
         behind = tuple(shard for shard, epoch in enumerate(self._shard_finished) if epoch < self._handed_out)
         if self._patience.is_over((self.finished, self._handed_out) if behind else None, now.monotonic):
             effects.append(AskNodes(behind, self._handed_out))
+
+    def _look_at_end(self, now: Now) -> None:
+        """Go on if this generation has come to its end, and no other one begins."""
+        if not self._ending or not self._ends or self.base < self._ends:
+            self._ended_at = None
+        elif self._ended_at is None:
+            self._ended_at = now.monotonic
+        elif now.monotonic - self._ended_at >= self._options.ended_seconds:
+            self._ending, self._ended_at = False, None
 
     def _on_finished(self, event: ShardFinished, effects: list[SequencerEffect]) -> None:
         self._shard_finished[event.shard] = max(self._shard_finished[event.shard], event.epoch)

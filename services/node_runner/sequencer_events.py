@@ -36,6 +36,8 @@ class SequencerOptions:
     behind_bytes: int = 128 * 2**20
     """No hand-out while what was handed out behind the base holds more than this; an epoch is flagged `save` whenever a
     quarter of it has come."""
+    ended_seconds: float = 10.0
+    """For so long a generation that has come to its end waits for the next one; then it goes on."""
     collects: bool = True
     """Whether what no base reaches any more is deleted; else the log is kept whole."""
     session_idle_us: int = DAY_US
@@ -119,6 +121,11 @@ class RowsMissing:
 
 
 @dataclass(frozen=True, slots=True)
+class EndWanted:
+    """Another generation is about to begin: save once more, and hand out nothing behind that."""
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """Is anything overdue? Comes every second or so."""
 
@@ -137,6 +144,7 @@ SequencerEvent = (
     | BaseThere
     | RowsMissing
     | ReaderGone
+    | EndWanted
     | Look
     | Tick
 )

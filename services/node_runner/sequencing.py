@@ -7,6 +7,7 @@ wait for room, no room would ever come.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from dist_zero_common.broker.base import Queue
 from dist_zero_common.broker.topology import (
@@ -49,6 +50,7 @@ from services.node_runner.sequencer_events import (
     AskNodes,
     BaseThere,
     Deposed,
+    EndWanted,
     FromClient,
     HandOutEpoch,
     LoadAgain,
@@ -87,8 +89,11 @@ class HostedSequencer:
         tasks: asyncio.TaskGroup,
         options: SequencerOptions,
         log: Logger,
+        on_end: Callable[[], None] = lambda: None,
         voids: tuple[TransactionPlace, ...] = (),
     ) -> None:
+        """`on_end`: called when the generation has come to the end that was asked for."""
+        self._on_end = on_end
         self.incarnation = incarnation
         self._voids = voids
         self._system = system
@@ -189,6 +194,7 @@ class HostedSequencer:
             rewind=self._rewind or self._is_deposed(),
             base=self._sequencer.base if self._sequencer is not None else 0,
             proposing=self._sequencer.proposing if self._sequencer is not None else 0,
+            ends=self._sequencer.ends if self._sequencer is not None else 0,
         )
 
     def _why_halted(self) -> str:
@@ -247,6 +253,11 @@ class HostedSequencer:
         wire.check_shard(self._host.shard_map, message.asker)
         if message.stage != 1:
             raise MalformedMessage(f"stage {message.stage} is not asked of a sequencer")
+
+    def end_generation(self) -> None:
+        """Save once more, and hand out nothing behind that, for another generation is about to begin."""
+        if self._sequencer is not None and self._sequencer.fenced and not self.stopped:
+            self._handle(EndWanted())
 
     def look(self) -> None:
         """Ask for what is overdue."""
@@ -344,6 +355,8 @@ class HostedSequencer:
         if self._sequencer is writing:
             self._handle(BaseThere(effect.base.epoch))
             self._host.flush()
+            if writing is not None and writing.ends and writing.ends == effect.base.epoch:
+                self._on_end()
             older, self._newest_base = self._newest_base, effect.base
             if self._options.collects and older is not None and older.epoch < effect.base.epoch:
                 await self._collect(effect.base, older)

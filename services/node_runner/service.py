@@ -24,12 +24,14 @@ from dist_zero_common.protocol.messages import (
     Begun,
     DropProgram,
     EmptyRows,
+    EndGeneration,
     Get,
     HandOut,
     HostNode,
     HostSequencer,
     Message,
     Placement,
+    PrepareNodes,
     RowsGone,
     RunnerReport,
     StageRows,
@@ -37,8 +39,10 @@ from dist_zero_common.protocol.messages import (
 from dist_zero_common.store.base import Store
 from services.node_runner import wire
 from services.node_runner.epoch_log import EpochLog
-from services.node_runner.hosting import ProgramHost
-from services.node_runner.keeping import MakeExecutor, NodeKeeper
+from services.node_runner.hosting import ProgramHost, compiled
+from services.node_runner.keeping import Inherit, inheriting
+from services.node_runner.loading import LoadedState, MakeExecutor, NodeKeeper
+from services.node_runner.preparing import Preparing
 from services.node_runner.sequencer_events import SequencerOptions
 from services.node_runner.sequencing import HostedSequencer
 
@@ -68,11 +72,14 @@ class RunnerService:
         self._system, self._runner, self._incarnation, self._machine = system, runner, incarnation, machine
         self._store, self._clock = store, clock
         self._log = log.bind(system=system, machine=machine, runner=runner, runner_incarnation=incarnation)
-        self._keeper, self._options = NodeKeeper(store, make_executor), options or SequencerOptions()
+        self._keeper, self._options = NodeKeeper(store, make_executor, clock), options or SequencerOptions()
         self._inbox = runner_inbox(system, runner, incarnation)
         self._programs: dict[str, ProgramHost] = {}
         self._sequencers: dict[str, HostedSequencer] = {}
         self._placements: dict[str, Placement] = {}
+        self._preparing: dict[str, Preparing] = {}
+        self._left: dict[str, dict[str, LoadedState]] = {}
+        """By program and node: what nodes of the map before have left for those of the same names."""
         self._dropped: dict[str, int] = {}
         self._changed = asyncio.Event()
         self._tasks: asyncio.TaskGroup
@@ -91,6 +98,8 @@ class RunnerService:
             HostSequencer: self._on_host_sequencer,
             Placement: self._on_placement,
             DropProgram: self._on_drop_program,
+            PrepareNodes: self._on_prepare_nodes,
+            EndGeneration: self._on_end_generation,
             HandOut: self._on_node_message,
             StageRows: self._on_node_message,
             EmptyRows: self._on_node_message,
@@ -130,6 +139,7 @@ class RunnerService:
             inbox=self._inbox,
             nodes=tuple(status for host in self._programs.values() for status in host.statuses()),
             sequencers=tuple(status for status in statuses if status is not None),
+            prepared=tuple(status for each in self._preparing.values() for status in each.statuses()),
         )
         self.post.send(scheduler_inbox(self._system), report)
 
@@ -163,10 +173,19 @@ class RunnerService:
         wire.check_hosting(self._system, message.program, message.shard_map, None)
         wire.check_shard(message.shard_map, message.shard)
         host = self._host_of(message)
-        if host is not None and host.host(message.shard, message.generation, message.incarnation):
+        if host is not None and not host.has(message.shard, message.incarnation):
+            inherit = self._inheritance(message)
+            host.host(message.shard, message.generation, message.incarnation, inherit)
             self._locate(message.program)
             self._changed.set()
         self.post.settle(token)
+
+    def _inheritance(self, message: HostNode) -> Inherit | None:
+        """What is here for a node that is to begin: what was prepared, or left by one of its name."""
+        preparing = self._preparing.get(message.program)
+        prepared = preparing.take(message.shard_map, message.shard) if preparing is not None else None
+        left = self._left.get(message.program, {}).pop(message.shard_map.nodes[message.shard], None)
+        return prepared or inheriting(left)
 
     def _on_host_sequencer(self, message: HostSequencer, token: Token) -> None:
         if self._was_dropped(message.program, message.incarnation):
@@ -190,6 +209,7 @@ class RunnerService:
                 tasks=self._tasks,
                 options=self._options,
                 log=log,
+                on_end=self._changed.set,
                 voids=message.voids,
             )
             self._sequencers[message.program] = sequencer
@@ -210,6 +230,40 @@ class RunnerService:
                 del self._sequencers[program]
         self._changed.set()
 
+    def _on_prepare_nodes(self, message: PrepareNodes, token: Token) -> None:
+        if self._was_dropped(message.program, message.version):
+            self.post.settle(token)
+            return
+        wire.check_hosting(self._system, message.program, message.shard_map, None)
+        for shard in message.shards:
+            wire.check_shard(message.shard_map, shard)
+        if len(dict.fromkeys(message.shards)) != len(message.shards):
+            raise MalformedMessage("a node that is to be prepared twice")
+        here = self._preparing.get(message.program)
+        if here is None or here.version < message.version + (not message.shards):
+            plan = compiled(message.program, message.graph) if message.shards else None
+            self._preparing.pop(message.program, None)
+            if plan is not None:
+                self._preparing[message.program] = Preparing(
+                    message,
+                    plan,
+                    keeper=self._keeper,
+                    tasks=self._tasks,
+                    log=self._log,
+                    on_ready=self._changed.set,
+                    before=here,
+                )
+            if here is not None:
+                here.end()
+            self._changed.set()
+        self.post.settle(token)
+
+    def _on_end_generation(self, message: EndGeneration, token: Token) -> None:
+        sequencer = self._sequencers.get(message.program)
+        if sequencer is not None and sequencer.incarnation == message.incarnation:
+            sequencer.end_generation()
+        self.post.settle(token)
+
     def _on_placement(self, message: Placement, token: Token) -> None:
         if self._was_dropped(message.program, message.version):
             self.post.settle(token)
@@ -224,6 +278,7 @@ class RunnerService:
                 )
             if host.generation < message.generation:  # nothing of that is here, else there were a host for it
                 host.close()
+                self._left.pop(message.program, None)
                 del self._programs[message.program]
             host = None
         known = self._placements.get(message.program)
@@ -233,6 +288,10 @@ class RunnerService:
         if known is None or known.version <= message.version:  # what started late hears it again
             if host is not None:
                 host.drop_elsewhere(message, self._inbox)
+                left = self._left.get(message.program, {})
+                for name, inbox in zip(message.shard_map.nodes, message.inboxes, strict=True):
+                    if inbox != self._inbox:
+                        left.pop(name, None)
             self._stop_sequencer_before(message.program, incarnation)
         self.post.settle(token)
 
@@ -260,6 +319,11 @@ class RunnerService:
         placement = self._placements.get(message.program)
         if placement is not None and placement.version <= message.incarnation:
             del self._placements[message.program]
+        self._left.pop(message.program, None)
+        preparing = self._preparing.get(message.program)
+        if preparing is not None and preparing.version <= message.incarnation:
+            preparing.end()
+            del self._preparing[message.program]
         self._log.info("program_dropped", program=message.program, incarnation=message.incarnation)
         self._changed.set()
 
@@ -277,7 +341,8 @@ class RunnerService:
                 raise MalformedMessage(
                     f"shard map {message.shard_map.version} of {program!r} is not that of its generation"
                 )
-            host.close()
+            left = host.close()
+            self._left[program] = {name: left[name] for name in message.shard_map.nodes if name in left}
             host = None
         if host is None:
             host = self._programs[program] = ProgramHost(

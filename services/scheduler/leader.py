@@ -58,20 +58,12 @@ from dist_zero_common.protocol.stored import (
     RecordedProgram,
 )
 from dist_zero_common.store.base import Store
+from services.scheduler.deciding import decide, forget_silent, unread_queues, with_program
 from services.scheduler.growing import Growing
 from services.scheduler.lead import LeadOptions
 from services.scheduler.log import recalled_assignment, recalled_removal, recorded, recorded_machines
 from services.scheduler.programs import checked_submission, known_base
-from services.scheduler.reconcile import (
-    Repeats,
-    SpawnMachine,
-    decide,
-    forget_silent,
-    reconcile,
-    reconcile_machines,
-    unread_queues,
-    with_program,
-)
+from services.scheduler.reconcile import Repeats, SpawnMachine, reconcile, reconcile_machines
 from services.scheduler.reports import check_machine_report, check_reply_to, check_runner_report
 from services.scheduler.requests import Requests
 from services.scheduler.scaling import is_empty, with_drained, with_recalled_machines, without_machine

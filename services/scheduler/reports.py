@@ -43,6 +43,13 @@ def check_runner_report(system: str, report: RunnerReport) -> None:
             raise MalformedMessage(f"runner {report.runner} reports shard {node.shard} of {node.program}")
     for sequencer in report.sequencers:
         checked_name("program", sequencer.program, MalformedMessage)
+    for prepared in report.prepared:
+        checked_name("program", prepared.program, MalformedMessage)
+        if prepared.shard >= SHARDS_MAX:
+            raise MalformedMessage(
+                f"runner {report.runner} prepares shard {prepared.shard} of {prepared.program}"
+            )
+    _check_distinct("prepared node", [(each.program, each.shard) for each in report.prepared])
     _check_distinct("node", [(node.program, node.shard) for node in report.nodes])
     _check_distinct("sequencer", [sequencer.program for sequencer in report.sequencers])
 

@@ -32,6 +32,7 @@ from dist_zero_common.protocol.messages import (
     TransactionVoided,
     VoidTransaction,
 )
+from services.scheduler.deciding import with_program, without_program
 from services.scheduler.programs import (
     Submission,
     checked_submission,
@@ -39,7 +40,6 @@ from services.scheduler.programs import (
     note_on,
     stored_base,
 )
-from services.scheduler.reconcile import with_program, without_program
 from services.scheduler.reports import check_reply_to
 from services.scheduler.scaling import pinned, rescaled_program, with_limits
 from services.scheduler.state import WantedProgram, progress_of

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from services.scheduler.reconcile import with_program, without_program
+from services.scheduler.deciding import with_program, without_program
 from services.scheduler.state import Desired, Observed, WantedProgram
 
 

@@ -52,14 +52,18 @@ class SchedulerOptions:
     `silence_seconds` is silent, and nothing is placed there; a new program waits for all machines, but no longer
     than `patience_seconds`; one that lost a runner waits for `regain_seconds` at most, in which that may be back; and
     one that has more room elsewhere moves there when that has been so for `settle_seconds`, because whoever brings one
-    machine may be bringing more. `growth`: how nodes and machines follow the load. `keeps_programs`: whether the next
-    scheduler on the same store runs the programs that this one was told to run, without being told again."""
+    machine may be bringing more. Nodes that are to come have `prepare_seconds` to load their state beforehand, and a
+    generation `end_seconds` to come to its end; then it goes on without. `growth`: how nodes and machines follow the
+    load. `keeps_programs`: whether the next scheduler on the same store runs the programs that this one was told to
+    run, without being told again."""
 
     machines: int = 1
     silence_seconds: float = 10.0
     patience_seconds: float = 30.0
     regain_seconds: float = 3.0
     settle_seconds: float = 5.0
+    prepare_seconds: float = 600.0
+    end_seconds: float = 60.0
     growth: GrowthOptions = field(default_factory=GrowthOptions)
     keeps_programs: bool = False
 
@@ -102,6 +106,20 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
+class Preparation:
+    """Where a program is to be placed when those of its nodes have loaded their state that come to another runner, or
+    are new. `planned`: with incarnations that were never given out; `before`: the version of the placement that it was
+    planned behind. `version`: its own, an incarnation. `ends_since`: since when the present generation shall come to
+    its end."""
+
+    planned: Assignment
+    before: int
+    version: int
+    since: float
+    ends_since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class VoidWanted:
     """A transaction to be voided by any generation later than `after`, the one that there was."""
 
@@ -115,7 +133,7 @@ class WantedProgram:
     it was submitted. `lost_since` is since when it lacks a runner that has a part of it, `room_since` when it was found
     that it would be better placed elsewhere, `halted_since` when it was found halted so that a new generation helps;
     each is None when that is not so. `voids`: what people have asked to take out of it. `limits`, `tried` and `asleep`:
-    see `RecordedProgram`."""
+    see `RecordedProgram`. `preparation`: what has still to be loaded before it is placed anew."""
 
     program: str
     graph: bytes
@@ -130,6 +148,7 @@ class WantedProgram:
     limits: NodeLimits | None = None
     tried: tuple[RecordedSplit, ...] = ()
     asleep: bool = False
+    preparation: Preparation | None = None
 
     def voids_of(self, generation: int) -> tuple[TransactionPlace, ...]:
         """What this generation has to void."""
@@ -361,6 +380,8 @@ def _hosts_same(known: RunnerSeen, seen: RunnerSeen) -> bool:
         return False
     if known.sequencers.keys() != seen.sequencers.keys():
         return False
+    if _readiness(known.report) != _readiness(seen.report):
+        return False
     return all(
         (node.incarnation, node.generation, node.halted)
         == (known.nodes[place].incarnation, known.nodes[place].generation, known.nodes[place].halted)
@@ -370,6 +391,13 @@ def _hosts_same(known: RunnerSeen, seen: RunnerSeen) -> bool:
         for program, now in seen.sequencers.items()
         for before in (known.sequencers[program],)
     )
+
+
+def _readiness(report: RunnerReport) -> list[tuple[str, int, int, bool]]:
+    """Of what is on its way to another placement, how far it is."""
+    prepared = [(each.program, each.version, each.shard, each.ready) for each in report.prepared]
+    ends = [(each.program, each.incarnation, each.ends, each.base >= each.ends) for each in report.sequencers]
+    return prepared + ends
 
 
 # ---- one compared with the other ---------------------------------------------------------------------------
@@ -409,12 +437,13 @@ def progress_of(program: WantedProgram, desired: Desired, observed: Observed, no
         for shard, part in enumerate(assignment.nodes)
         if not _node_runs(program.program, shard, part, observed)
     )
-    sequencer = _sequencer_of(program.program, assignment.sequencer, observed)
+    sequencer = sequencer_of(program.program, assignment.sequencer, observed)
     if missing or sequencer is None:
         reported = len(assignment.nodes) - len(missing)
         note = f"{reported} of {len(assignment.nodes)} nodes have started"
         return Progress(ProgramState.STARTING, note, missing, sequencer_missing=sequencer is None)
-    return Progress(ProgramState.RUNNING, "", moved_at=sequencer.moved_at)
+    note = "other nodes load their state, to take over" if program.preparation is not None else ""
+    return Progress(ProgramState.RUNNING, note, moved_at=sequencer.moved_at)
 
 
 def ready_machines(desired: Desired, observed: Observed, now: float) -> list[str]:
@@ -485,7 +514,8 @@ def _node_runs(program: str, shard: int, part: Part, observed: Observed) -> bool
     return status is not None and status.incarnation >= part.incarnation
 
 
-def _sequencer_of(program: str, part: Part, observed: Observed) -> SequencerSeen | None:
+def sequencer_of(program: str, part: Part, observed: Observed) -> SequencerSeen | None:
+    """A program's sequencer, if its runner reports it in this incarnation or a later one."""
     seen = observed.runners.get(part.runner)
     sequencer = seen.sequencers.get(program) if seen is not None else None
     return sequencer if sequencer is not None and sequencer.status.incarnation >= part.incarnation else None
@@ -498,7 +528,7 @@ def why_halted(program: str, assignment: Assignment, observed: Observed) -> tupl
         status = seen.nodes.get((program, shard)) if seen is not None else None
         if status is not None and status.incarnation == part.incarnation and status.halted:
             return f"shard {shard} on machine {part.machine} has halted: {status.halted}", status.rewind
-    sequencer = _sequencer_of(program, assignment.sequencer, observed)
+    sequencer = sequencer_of(program, assignment.sequencer, observed)
     if sequencer is not None and sequencer.status.halted:
         machine = assignment.sequencer.machine
         reason = f"the sequencer on machine {machine} has halted: {sequencer.status.halted}"

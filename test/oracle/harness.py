@@ -21,7 +21,7 @@ from dist_zero.reference.evaluate import Evaluated, LeftOut, Oracle
 from dist_zero.reference.history import Datasets
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.reference.kept import Kept
-from dist_zero.reference.operators import Context, Delta, OperatorState
+from dist_zero.reference.operators import Context, Delta, OperatorState, Settling
 from dist_zero.reference.scalar import compile_tuple
 from dist_zero.shards import even_map, owner
 from dist_zero.types import DataType, RowType, check_stored
@@ -263,6 +263,6 @@ class WatchedState:
         """What the operator keeps."""
         return self._state.kept()
 
-    def settle(self) -> bool:
+    def settle(self) -> Settling:
         """What the operator does."""
         return self._state.settle()

@@ -16,10 +16,11 @@ from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages import Message, Saved, ShardMap
 from dist_zero_common.protocol.stored import Base, BaseId, CheckpointId
 from dist_zero_common.store.layout import checkpoint_of_name, checkpoints_prefix, number_of, records_prefix
-from services.node_runner import collection, keeping
+from services.node_runner import collection, loading
 from services.node_runner.collection import BaseReach, Links
-from services.node_runner.keeping import Beginning, NodeKeeping, Predecessor, SavedState
+from services.node_runner.keeping import Beginning, NodeKeeping, SavedState
 from services.node_runner.kernel import NodeKernel
+from services.node_runner.loading import Predecessor
 from services.node_runner.saving import Saving
 from services.node_runner.sequencer import Sequencer
 from services.node_runner.sequencer_events import RecordThere, ShardSaved
@@ -227,13 +228,13 @@ def records_behind_the_older_base_are_collected(patch: Patch) -> None:
 
 
 def _predecessors(change: Callable[[Predecessor, ShardMap, int], Predecessor]) -> Callable[[Patch], None]:
-    original = keeping.predecessors
+    original = loading.predecessors
 
     def plant(patch: Patch) -> None:
         def predecessors(base: Base, shard_map: ShardMap, shard: int) -> list[Predecessor]:
             return [change(each, shard_map, shard) for each in original(base, shard_map, shard)]
 
-        patch.setattr(keeping, "predecessors", predecessors)
+        patch.setattr(loading, "predecessors", predecessors)
 
     return plant
 

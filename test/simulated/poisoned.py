@@ -12,7 +12,7 @@ from dist_zero.executor import Executor, Parcel
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.system import SimulatedSystem
 from dist_zero_common.protocol.messages import ShardMap
-from services.node_runner.keeping import MakeExecutor
+from services.node_runner.loading import MakeExecutor
 from services.node_runner.service import RunnerService
 
 POISON = 666.0

@@ -39,6 +39,8 @@ from dist_zero_common.protocol.messages import (
     Message,
     NodeStatus,
     Placement,
+    PreparedStatus,
+    PrepareNodes,
     ProgramRemoved,
     ProgramState,
     RemoveProgram,
@@ -96,6 +98,7 @@ class PretendedRunner:
         self.nodes: dict[tuple[str, int], NodeStatus] = {}
         self.sequencers: dict[str, SequencerStatus] = {}
         self.placements: dict[str, Placement] = {}
+        self.prepared: dict[tuple[str, int], PreparedStatus] = {}
         self.fails = asyncio.Event()
         self._dropped: dict[str, int] = {}
         self._machine, self._runner, self._incarnation = machine, runner, incarnation
@@ -117,6 +120,7 @@ class PretendedRunner:
                     self._inbox,
                     tuple(self.nodes.values()),
                     tuple(self.sequencers.values()),
+                    tuple(self.prepared.values()),
                 )
                 self._post.send(scheduler_inbox(SYSTEM), report)
                 try:
@@ -149,6 +153,13 @@ class PretendedRunner:
                     )
             case Placement():
                 self.placements[message.program] = message
+            case PrepareNodes():
+                self.prepared = {
+                    (message.program, shard): PreparedStatus(
+                        message.program, message.version, shard, 1, ready=True
+                    )
+                    for shard in message.shards
+                }
             case DropProgram(program=program, incarnation=incarnation):
                 self._dropped[program] = max(incarnation, self._dropped.get(program, 0))
                 for place, node in list(self.nodes.items()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -98,11 +98,30 @@ class Recording:
     def load(
         self,
         epoch: int,
-        saves: Iterable[Sequence[TableChange]],
+        saves: Iterable[Iterable[TableChange]],
         keep: Callable[[int], bool] | None = None,
         loose: bool = True,
     ) -> None:
         self.inner.load(epoch, saves, keep, loose)
+
+    def loading(
+        self,
+        epoch: int,
+        saves: Iterable[Iterable[TableChange]],
+        keep: Callable[[int], bool] | None = None,
+        loose: bool = True,
+    ) -> Iterator[None]:
+        return self.inner.loading(epoch, saves, keep, loose)
+
+    def catching_up(
+        self,
+        epoch: int,
+        number: int,
+        saves: Iterable[Iterable[TableChange]],
+        whole: bool,
+        owns: Callable[[int], bool] | None = None,
+    ) -> Iterator[None]:
+        return self.inner.catching_up(epoch, number, saves, whole, owns)
 
 
 class Net:

@@ -16,8 +16,8 @@ from dist_zero_common.protocol.messages import (
     RunnerReport,
     RunnerStatus,
 )
+from services.scheduler.deciding import decide, with_program
 from services.scheduler.placement import Candidate, feasible, place
-from services.scheduler.reconcile import decide, with_program
 from services.scheduler.state import (
     Desired,
     Observed,

@@ -19,12 +19,15 @@ from dist_zero.shards import even_map
 from dist_zero_common.broker.topology import agent_inbox, runner_inbox, sequencer_nodes_inbox
 from dist_zero_common.protocol.messages import (
     DropProgram,
+    EndGeneration,
     HostNode,
     HostSequencer,
     MachineReport,
     Message,
     NodeStatus,
     Placement,
+    PreparedStatus,
+    PrepareNodes,
     ProgramState,
     RunnerReport,
     RunnerStatus,
@@ -33,18 +36,14 @@ from dist_zero_common.protocol.messages import (
     StopRunner,
 )
 from services.machine_agent.state import AgentState, on_command, on_ended, on_started, statuses
+from services.scheduler.deciding import FORGET_SECONDS, decide, forget_silent, with_program, without_program
 from services.scheduler.reconcile import (
-    FORGET_SECONDS,
     Repeats,
     ReturnMachine,
     Send,
     SpawnMachine,
-    decide,
-    forget_silent,
     reconcile,
     reconcile_machines,
-    with_program,
-    without_program,
 )
 from services.scheduler.state import (
     Assignment,
@@ -76,6 +75,8 @@ class ModelRunner:
     dropped: dict[str, int] = field(default_factory=dict)
     placements: dict[str, Placement] = field(default_factory=dict)
     started: Counter[tuple[str, int, int]] = field(default_factory=Counter)
+    preparing: dict[str, PrepareNodes] = field(default_factory=dict)
+    ended: dict[str, int] = field(default_factory=dict)
 
     def take(self, message: Message) -> None:
         match message:
@@ -85,6 +86,12 @@ class ModelRunner:
                 self._host(message, -1)
             case Placement():
                 self._take_placement(message)
+            case PrepareNodes():
+                before = self.preparing.get(message.program)
+                if before is None or before.version < message.version + (not message.shards):
+                    self.preparing[message.program] = message
+            case EndGeneration():
+                self.ended[message.program] = message.incarnation
             case DropProgram(program=program, incarnation=incarnation):
                 self.dropped[program] = max(incarnation, self.dropped.get(program, 0))
                 self.parts = {
@@ -133,9 +140,17 @@ class ModelRunner:
                     1,
                     1,
                     "",
+                    base=1,
+                    ends=int(self.ended.get(program) == incarnation),
                 )
                 for (program, shard), incarnation in self.parts.items()
                 if shard < 0
+            ),
+            tuple(
+                PreparedStatus(program, wanted.version, shard, 1, ready=True)
+                for program, wanted in self.preparing.items()
+                for shard in wanted.shards
+                if self.parts.get((program, shard), 0) < wanted.version
             ),
         )
 

@@ -50,6 +50,7 @@ from dist_zero_common.store.layout import (
 from dist_zero_common.store.memory import MemoryStore
 from services.scheduler import log as log_module
 from services.scheduler.__main__ import unique_name
+from services.scheduler.deciding import with_program, without_program
 from services.scheduler.log import (
     LogState,
     claim_after,
@@ -60,7 +61,6 @@ from services.scheduler.log import (
     recorded,
     with_record,
 )
-from services.scheduler.reconcile import with_program, without_program
 from services.scheduler.state import (
     INCARNATIONS_PER_SCHEDULER,
     Assignment,

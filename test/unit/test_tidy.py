@@ -70,6 +70,7 @@ PURE = (
     "services/node_runner/patience.py",
     "services/node_runner/sequencer.py",
     "services/node_runner/sessions.py",
+    "services/scheduler/deciding.py",
     "services/scheduler/placement.py",
     "services/scheduler/programs.py",
     "services/scheduler/reconcile.py",

@@ -1,0 +1,204 @@
+"""The state with which a node begins, out of the store: all of it, or what has changed since it was loaded before.
+
+A node begins with what it saved itself, or with its part of what those have saved in whose place it comes. Who was
+loaded beforehand, as of an earlier base, reads the checkpoints behind that alone. Where a node has saved everything
+anew since, that is read and compared; where there is another doubt, all is loaded again.
+
+Reading and decoding takes turns with whatever else the process does: after some milliseconds the others come first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from dist_zero.batch import Batch
+from dist_zero.compiler.plan import Plan
+from dist_zero.executor import Executor
+from dist_zero.shards import interval
+from dist_zero.state import TableChange, state_tables
+from dist_zero.types import RowType
+from dist_zero_common.clock import Clock
+from dist_zero_common.errors import MalformedMessage
+from dist_zero_common.log import Logger
+from dist_zero_common.protocol.messages import (
+    BatchBlob,
+    ShardMap,
+)
+from dist_zero_common.protocol.stored import (
+    Base,
+    CheckpointId,
+)
+from dist_zero_common.store.base import Store
+from services.node_runner.checkpoints import Checkpoint, read_checkpoint, table_bytes, table_entries
+
+MakeExecutor = Callable[[Plan], Executor]
+"""Makes the executor of a node."""
+
+TURN_SECONDS = 0.01
+"""After so long a time the rest of the process has its turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeKeeper:
+    """What all nodes of a runner share: where their state is, what runs them, what time it is. `turn`: of the nodes
+    that take careful steps, one at a time does."""
+
+    store: Store
+    make_executor: MakeExecutor
+    clock: Clock
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass(frozen=True, slots=True)
+class Predecessor:
+    """A checkpoint of which a node takes a part: the entries whose hashes `keep` says yes to (None: all of them), and
+    with `loose` what belongs to no hash. `owns`: the hashes of that checkpoint's node. `is_same`: it is the node's
+    own."""
+
+    checkpoint: CheckpointId
+    keep: Callable[[int], bool] | None
+    owns: Callable[[int], bool]
+    loose: bool
+    is_same: bool
+
+
+def predecessors(base: Base, shard_map: ShardMap, shard: int) -> list[Predecessor]:
+    """Those whose state a node begins with: every one whose interval meets its own, by the map they saved by. What
+    belongs to no hash goes to whoever has the first hash of the interval that it was saved with."""
+    saved = base.saved_map or base.shard_map
+    first, last = interval(shard_map, shard)
+    found = []
+    for place, checkpoint in enumerate(base.checkpoints):
+        its_first, its_last = interval(saved, place)
+        if its_last < first or last < its_first:
+            continue
+        whole = first <= its_first and its_last <= last
+        found.append(
+            Predecessor(
+                checkpoint,
+                None if whole else _within(first, last),
+                _within(its_first, its_last),
+                loose=first <= its_first <= last,
+                is_same=(its_first, its_last) == (first, last) and checkpoint.node == shard_map.nodes[shard],
+            )
+        )
+    return found
+
+
+def _within(first: int, last: int) -> Callable[[int], bool]:
+    return lambda key_hash: first <= key_hash <= last
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedState:
+    """An executor with the state as of `epoch`, out of these checkpoints. `entries`, `size_bytes`: how many were read
+    for it, in all, and the size of those that the node's own chain has; `links`: of how many checkpoints that
+    consists, 0 if there is none. `runs`: it has taken steps since, and can take in nothing any more."""
+
+    executor: Executor
+    epoch: int
+    checkpoints: tuple[CheckpointId, ...] = ()
+    entries: int = 0
+    size_bytes: int = 0
+    links: int = 0
+    runs: bool = False
+
+
+class Loader:
+    """For one node."""
+
+    def __init__(self, keeper: NodeKeeper, plan: Plan, shard_map: ShardMap, shard: int, log: Logger) -> None:
+        self._keeper, self._plan, self._log = keeper, plan, log
+        self._map, self._shard = shard_map, shard
+        self._tables = state_tables(plan)
+        self._numbers = {table.name: number for number, table in enumerate(self._tables)}
+
+    async def load(self, base: Base) -> LoadedState:
+        """The state as of a base. Raises `LogDamaged`, or `MalformedMessage`."""
+        executor = self._keeper.make_executor(self._plan)
+        entries = size = links = 0
+        found = self._predecessors(base)
+        for source in found:
+            read = await self._read(source.checkpoint)
+            slices = executor.loading(base.epoch, self._saves(read), source.keep, source.loose)
+            await self._go_through(slices)
+            entries += _entries(read)
+            if source.is_same:
+                size, links = size + _bytes(read), read[-1].links
+        return LoadedState(executor, base.epoch, _checkpoints(found), entries, size, links)
+
+    async def follow(self, state: LoadedState, base: Base) -> LoadedState:
+        """The state as of this base, from what it was as of another one; whatever raises spoils that. Raises
+        `LogDamaged`, or `MalformedMessage`."""
+        found = self._predecessors(base)
+        if _checkpoints(found) == state.checkpoints:
+            return replace(state, epoch=base.epoch)
+        if state.runs or [each.node for each in _checkpoints(found)] != [
+            each.node for each in state.checkpoints
+        ]:
+            return await self.load(base)
+        entries, size, links = state.entries, state.size_bytes, 0
+        for number, (source, before) in enumerate(zip(found, state.checkpoints, strict=True)):
+            read = await self._read(source.checkpoint, before)
+            whole = read[0].previous is None
+            owns = source.owns if len(found) > 1 else None
+            slices = state.executor.catching_up(base.epoch, number, self._saves(read), whole, owns)
+            await self._go_through(slices)
+            entries += _entries(read)
+            if source.is_same:
+                size, links = size + _bytes(read), read[-1].links
+        return LoadedState(state.executor, base.epoch, _checkpoints(found), entries, size, links)
+
+    def is_exactly(self, state: LoadedState, base: Base) -> bool:
+        """Whether this is the state as of the base, of the node itself."""
+        found = self._predecessors(base)
+        same = all(source.is_same for source in found)
+        return bool(found) and same and _checkpoints(found) == state.checkpoints
+
+    def _predecessors(self, base: Base) -> list[Predecessor]:
+        return predecessors(base, self._map, self._shard) if base.checkpoints else []
+
+    async def _read(self, which: CheckpointId, behind: CheckpointId | None = None) -> list[Checkpoint]:
+        store, plan = self._keeper.store, self._plan
+        return await read_checkpoint(store, plan.name, which, plan.fingerprint, self._log, behind)
+
+    async def _go_through(self, slices: Iterator[None]) -> None:
+        clock = self._keeper.clock
+        began = clock.monotonic()
+        for _ in slices:
+            if clock.monotonic() - began >= TURN_SECONDS:
+                await asyncio.sleep(0)
+                began = clock.monotonic()
+        await asyncio.sleep(0)
+
+    def _saves(self, read: list[Checkpoint]) -> Iterator[Iterator[TableChange]]:
+        return (self._changes(each) for each in read)
+
+    def _changes(self, checkpoint: Checkpoint) -> Iterator[TableChange]:
+        """What a checkpoint says, as the executor takes it. Raises `MalformedMessage`."""
+        for blob in checkpoint.tables:
+            number = self._numbers.get(blob.name)
+            if number is None:
+                raise MalformedMessage(f"the checkpoint of {checkpoint.which} has a table {blob.name!r}")
+            table = self._tables[number]
+            yield TableChange(number, _batch(table.row_type, blob.puts), _batch(table.key_type, blob.deletes))
+
+
+def _checkpoints(found: list[Predecessor]) -> tuple[CheckpointId, ...]:
+    return tuple(source.checkpoint for source in found)
+
+
+def _entries(read: list[Checkpoint]) -> int:
+    return sum(table_entries(table) for each in read for table in each.tables)
+
+
+def _bytes(read: list[Checkpoint]) -> int:
+    return sum(table_bytes(table) for each in read for table in each.tables)
+
+
+def _batch(row_type: RowType, blob: BatchBlob | None) -> Batch:
+    if blob is None:
+        return Batch.from_rows(row_type.types, [])
+    return Batch.from_blob(row_type.types, blob, row_type.names)
