@@ -70,7 +70,7 @@ def scale(
     from dist_zero.cli.systems import resolve
 
     if auto == (nodes is not None):
-        raise SettingsError(
+        raise typer.BadParameter(
             "say either how many nodes (--nodes N), or that they shall follow the load (--auto)"
         )
     if (min_machines is None) != (max_machines is None):
