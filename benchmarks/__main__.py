@@ -2,8 +2,8 @@
 
 python -m benchmarks [NAME ...] [--quick]
 
-names: counts, state, saves, simulator, which need nothing; rabbitmq, bytes, latency, start, recovery, reshard, which
-need Docker. Without names: the first four. `--quick` measures a tenth of everything.
+names: counts, state, saves, growth, simulator, which need nothing; rabbitmq, bytes, latency, start, recovery, reshard,
+which need Docker. Without names: the first five. `--quick` measures a tenth of everything.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from benchmarks import (
     celery_counts,
     counts,
+    growth,
     latency,
     limit,
     rabbitmq,
@@ -37,6 +38,7 @@ ALONE: dict[str, Callable[[str, int], list[Measurement]]] = {
     "counts": counts.measure,
     "state": state.measure,
     "saves": saves.measure,
+    "growth": growth.measure,
     "simulator": simulator.measure,
     "start": start.measure,
     "recovery": recovery.measure,
@@ -49,7 +51,7 @@ OVER_BROKER: dict[str, Callable[[str, int, Broker], list[Measurement]]] = {
     "latency": latency.measure,
     "reshard": reshard.measure,
 }
-BY_THEMSELVES = ("counts", "state", "saves", "simulator")
+BY_THEMSELVES = ("counts", "state", "saves", "growth", "simulator")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ RUNS: dict[str, list[Run]] = {
     "counts": [Run("counts", engine, size) for size in (200_000, 2_000_000) for engine in counts.ENGINES],
     "state": [Run("state", "interpreter", size) for size in (10_000, 100_000, 1_000_000)],
     "saves": [Run("saves", "interpreter", size, divisor=1) for size in (1_000, 100_000, 1_000_000)],
+    "growth": [Run("growth", what, size) for what in growth.ROUNDS for size in (1_000, 10_000, 100_000)],
     "simulator": [Run("simulator", "simulated", 3_000)],
     "rabbitmq": [
         *(Run("system counts", nodes, 200_000) for nodes in NODES),

@@ -77,7 +77,8 @@ Tell = Callable[[str, int, int], None]
 @dataclass(frozen=True, slots=True)
 class VirtualOptions:
     """What a virtual system is to be. `directory` holds what the system needs beside its store and is its own; `logs`
-    gets a directory per container; `keeper` is this process's name. `broker_url`: a broker that is there, or empty."""
+    gets a directory per container; `keeper` is this process's name. `broker_url`: a broker that is there, or empty.
+    `growth`: how machines and programs follow the load, where it is not as usual."""
 
     system: str
     machines: int
@@ -92,6 +93,7 @@ class VirtualOptions:
     keep_log: bool = False
     cores: float | None = None
     memory_bytes: int | None = None
+    growth: tuple[tuple[str, float], ...] = ()
 
 
 class VirtualSystem:
@@ -132,6 +134,7 @@ class VirtualSystem:
     # -- start -----------------------------------------------------------------------------------------------
 
     async def _start(self) -> None:
+        from services.scheduler.growth import growth_options
         from services.scheduler.lead import LeadOptions
         from services.scheduler.service import SchedulerService
         from services.scheduler.spawners.docker import DockerSpawner
@@ -167,7 +170,7 @@ class VirtualSystem:
                 clock=RealClock(),
                 spawner=spawner,
                 log=self._log,
-                options=SchedulerOptions(machines=options.machines),
+                options=SchedulerOptions(machines=options.machines, growth=growth_options(options.growth)),
                 lead=LeadOptions(name=f"keeper-{secrets.token_hex(6)}", at_once=True),
             )
             self._scheduling = asyncio.create_task(self._run_scheduler(store), name="scheduler")

@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -107,6 +108,14 @@ def _count(low: int, high: int) -> Callable[[str], int]:
         return number
 
     return parse
+
+
+def _numbers(text: str) -> tuple[tuple[str, float], ...]:
+    pairs = [part.partition("=") for part in text.split(",") if part]
+    numbers = tuple((name.strip(), float(number)) for name, _, number in pairs)
+    if not all(isfinite(number) and number >= 0 for _, number in numbers):
+        raise ValueError
+    return numbers
 
 
 def _labels(text: str) -> tuple[str, ...]:
@@ -214,6 +223,13 @@ class Settings:
         meaning="For how long a scheduler that leads may be silent before another one that stands by takes over.",
         allowed="a number from 2 to 600",
         parse=_count(2, 600),
+    )
+    growth: tuple[tuple[str, float], ...] = _variable(
+        "DIST_ZERO_GROWTH",
+        default="",
+        meaning="How automatic programs and machines follow the load, where it is not as usual (a scheduler's).",
+        allowed="name=number, several with commas between them, as docs/operations.md lists them, or nothing",
+        parse=_numbers,
     )
     store: Path | str | None = _variable(
         "DIST_ZERO_STORE",

@@ -97,6 +97,10 @@ def diagnose(system: str, first: Look, second: Look, seconds: float) -> list[Fin
 
 def machine_findings(status: SystemStatus) -> Iterator[Finding]:
     """Are there machines, and are they ready?"""
+    sleeping = bool(status.programs) and all(p.state is ProgramState.ASLEEP for p in status.programs)
+    if not status.machines and sleeping:
+        yield right("there is no machine, and all programs sleep: none is needed")
+        return
     if not status.machines:
         yield wrong(
             "no machine has announced itself to the scheduler: start a machine agent or a node runner for this system,"
@@ -146,6 +150,8 @@ def _program(before: ProgramStatus | None, now: ProgramStatus, seconds: float) -
         says = f"program {name} is starting: {now.note or 'its nodes are not there yet'}"
         waited = before is not None and before.state is ProgramState.STARTING
         yield wrong(says) if waited else remark(says)
+    elif now.state is ProgramState.ASLEEP:
+        yield right(f"program {name} sleeps: it {now.note}")
     elif now.finished_epoch >= now.epoch:
         nodes = counted(len(now.nodes), "node")
         yield right(f"program {name} runs on {nodes}, and all has been worked off up to epoch {now.epoch:,}")

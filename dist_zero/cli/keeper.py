@@ -51,6 +51,7 @@ class Wanted:
     memory_bytes: int | None = None
     bridge_file: str = ""
     source_broker: str = field(default="", repr=False)
+    growth: tuple[tuple[str, float], ...] = ()
 
 
 def main() -> int:
@@ -127,6 +128,7 @@ class _Keeper:
             keep_log=wanted.keep_log,
             cores=wanted.cores,
             memory_bytes=wanted.memory_bytes,
+            growth=tuple((name, number) for name, number in wanted.growth),
         )
         try:
             async with Docker() as docker, VirtualSystem(options, docker, self._log, _tell) as system:

@@ -67,6 +67,7 @@ def wanted_system(
         broker_url=given,
         bridge_file=str(sources.absolute()) if sources is not None else "",
         source_broker=queues_at if sources is not None else "",
+        growth=settings.growth,
     )
 
 

@@ -4,23 +4,61 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dist_zero.cli.app import AsJson, BrokerUrl, SystemName, app
 from dist_zero_common.clock import RealClock
+from dist_zero_common.protocol.messages import (
+    MachineLimits,
+    NodeLimits,
+)
+
+if TYPE_CHECKING:
+    pass
 
 
 @app.command()
 def scale(
     program: Annotated[str, typer.Argument(metavar="PROGRAM", help="A program that runs.")],
-    nodes: Annotated[int, typer.Option("--nodes", metavar="N", min=1, help="How many nodes it shall have.")],
+    nodes: Annotated[
+        int | None,
+        typer.Option(
+            "--nodes", metavar="N", min=1, help="How many nodes it shall have, and no others by itself."
+        ),
+    ] = None,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Let the number of nodes follow the load from now on.")
+    ] = False,
+    min_nodes: Annotated[int, typer.Option(metavar="N", min=1, help="With --auto: the fewest nodes.")] = 1,
+    max_nodes: Annotated[int, typer.Option(metavar="N", min=1, help="With --auto: the most nodes.")] = 16,
+    min_machines: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="With --auto: the fewest machines, 0 if there may be none."),
+    ] = None,
+    max_machines: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="With --auto: the most machines; their number follows the load, too, from now on.",
+        ),
+    ] = None,
+    idle: Annotated[
+        int,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="With --auto: put it to sleep when nobody wants anything of it for so long.",
+        ),
+    ] = 0,
     system: SystemName = None,
     broker: BrokerUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a program on another number of nodes, and wait until it does.
+    """Run a program on another number of nodes, and wait until it does; or let it grow and shrink by itself.
 
     Its state is divided among them, or joined; clients wait meanwhile, and lose nothing. If somebody asks for another
     number meanwhile, that counts, and this says so.
@@ -28,7 +66,27 @@ def scale(
     from dist_zero.cli.system_commands import remote_of
     from dist_zero.cli.systems import resolve
 
+    if auto == (nodes is not None):
+        raise typer.BadParameter(
+            "say either how many nodes (--nodes N), or that they shall follow the load (--auto)"
+        )
+    if (min_machines is None) != (max_machines is None):
+        raise typer.BadParameter("give --min-machines and --max-machines together")
     target = resolve(system, broker)
+    if nodes is None:
+        node_limits = NodeLimits(min_nodes, max_nodes, idle)
+        machine_limits = (
+            MachineLimits(min_machines, max_machines)
+            if min_machines is not None and max_machines is not None
+            else None
+        )
+        asyncio.run(remote_of(target).autoscale(program, node_limits, machine_limits))
+        if as_json:
+            limits = asdict(node_limits) | (asdict(machine_limits) if machine_limits is not None else {})
+            typer.echo(json.dumps({"program": program, **limits}))
+        else:
+            typer.echo(f"{program} runs on {min_nodes} to {max_nodes} nodes, as its load needs")
+        return
     clock = RealClock()
     started = clock.monotonic()
     asyncio.run(remote_of(target).scale(program, nodes))

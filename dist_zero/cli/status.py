@@ -26,6 +26,7 @@ _STATE_STYLES = {
     ProgramState.RUNNING: "green",
     ProgramState.STARTING: "yellow",
     ProgramState.HALTED: "bold red",
+    ProgramState.ASLEEP: "dim",
 }
 
 
@@ -40,6 +41,8 @@ async def show_status(system: RunningSystem, *, broker: str, as_json: bool) -> b
     console = console_for()
     console.print(Text.assemble(("system ", "bold"), system.name, (f"  at {broker}", "dim")))
     console.print(Text(scheduler_line(status), "dim"))
+    if status.growth:
+        console.print(Text(f"machines {status.growth}", "dim"))
     console.print()
     if status.machines:
         console.print(machine_table(status.machines))
@@ -71,7 +74,8 @@ def troubles(status: SystemStatus) -> list[str]:
         for program in status.programs
         if program.state is ProgramState.HALTED
     ]
-    if status.programs and not any(machine.ready for machine in status.machines):
+    awake = [program for program in status.programs if program.state is not ProgramState.ASLEEP]
+    if awake and not any(machine.ready for machine in status.machines):
         wrong.append("programs wait, and no machine is ready")
     return wrong
 
@@ -112,6 +116,8 @@ def program_notes(programs: Iterable[ProgramStatus]) -> list[Text]:
     for program in programs:
         if program.note:
             notes.append(Text(f"{program.program}: {program.note}", _STATE_STYLES[program.state]))
+        if program.growth:
+            notes.append(Text(f"{program.program}: {program.growth}", "dim"))
         notes += [
             Text(f"{program.program}: node {node.node} on {node.machine}: {node.note}", "yellow")
             for node in program.nodes
@@ -158,6 +164,7 @@ def status_json(status: SystemStatus, name: str, broker: str, wrong: list[str]) 
         "broker": broker,
         "scheduler": status.scheduler,
         "standbys": list(status.standbys),
+        "growth": status.growth,
         "wrong": wrong,
         "machines": [_json(machine) for machine in status.machines],
         "programs": [{**_json(program), "lag": lag(program)} for program in status.programs],

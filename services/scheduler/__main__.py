@@ -10,6 +10,7 @@ from dist_zero_common.broker.topology import scheduler_inbox
 from dist_zero_common.settings import Settings
 from services.entry import Process, main, missing_broker, missing_store, missing_system, opened_store
 from services.progress import Watched
+from services.scheduler.growth import growth_options
 from services.scheduler.lead import LeadOptions
 from services.scheduler.service import SchedulerService
 from services.scheduler.spawners.none import NoSpawner
@@ -38,7 +39,9 @@ async def serve(process: Process) -> None:
             clock=process.clock,
             spawner=NoSpawner(settings.machines),
             log=process.log,
-            options=SchedulerOptions(machines=settings.machines, keeps_programs=True),
+            options=SchedulerOptions(
+                machines=settings.machines, growth=growth_options(settings.growth), keeps_programs=True
+            ),
             lead=LeadOptions(name=unique_name(), lease_seconds=settings.lease_seconds),
         )
 

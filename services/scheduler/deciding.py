@@ -15,7 +15,7 @@ from dist_zero_common.protocol.messages import (
     Placement,
     RunnerStatus,
 )
-from services.scheduler.placement import Candidate, feasible, has_more_room, less_own, moving, place
+from services.scheduler.placement import Candidate, Room, feasible, has_more_room, moving, parts_of
 from services.scheduler.preparing import advanced, still_fits
 from services.scheduler.state import (
     INCARNATIONS_PER_SCHEDULER,
@@ -126,31 +126,36 @@ def _needs_start(wanted: WantedRunner | None, status: RunnerStatus | None, agent
 
 def _decide_placements(desired: Desired, observed: Observed, now: float) -> Desired:
     candidates = feasible(desired, observed, now)
+    hosts = _hosting(observed) if any(p.assignment is None for p in desired.programs.values()) else {}
+    placed = False
     for known in list(desired.programs.values()):
         if known.asleep or known.program in desired.removals:
             continue
         program = _with_times(known, candidates, desired, observed, now)
         if program.assignment is None:
-            program = _adopted(program, candidates, desired, observed, now)
+            program = _adopted(program, candidates, hosts.get(known.program, []), desired, observed, now)
         if program is not known and program.assignment is not known.assignment:
             assert program.assignment is not None
             desired = _with_assignment(program, program.assignment, desired)
+            candidates.move(known.assignment, program.assignment)
         elif program is not known:
             desired = with_program(desired, program)
-        if candidates and _shall_be_placed(program, candidates, desired, observed, now):
+        hosted_already = known.program in hosts
+        if candidates and _shall_be_placed(program, candidates, hosted_already, desired, observed, now):
             desired = _placed_anew(program, candidates, desired, observed, now)
-            candidates = feasible(desired, observed, now)
+            after = desired.programs[known.program].assignment
+            placed = placed or after is not program.assignment
+            candidates.move(program.assignment, after)
         elif program.preparation is not None:
             desired = with_program(desired, replace(program, preparation=None))
-    candidates = feasible(desired, observed, now)
-    for known in list(desired.programs.values()):  # of those that were placed just now, too
+    for known in list(desired.programs.values()) if placed else ():  # who has room is another matter by now
         program = _with_times(known, candidates, desired, observed, now)
         desired = desired if program is known else with_program(desired, program)
     return desired
 
 
 def _placed_anew(
-    program: WantedProgram, candidates: list[Candidate], desired: Desired, observed: Observed, now: float
+    program: WantedProgram, candidates: Room, desired: Desired, observed: Observed, now: float
 ) -> Desired:
     """With the program placed anew; or, as long as it is well where it is, with one step further on the way there."""
     if not _is_well(program, observed):
@@ -184,7 +189,7 @@ def _is_well(program: WantedProgram, observed: Observed) -> bool:
 
 
 def _as_planned(
-    program: WantedProgram, preparation: Preparation, candidates: list[Candidate], desired: Desired
+    program: WantedProgram, preparation: Preparation, candidates: Room, desired: Desired
 ) -> Assignment:
     """The assignment that was planned, with incarnations as of now."""
     before, planned = program.assignment, preparation.planned
@@ -199,7 +204,7 @@ def _as_planned(
 
 
 def _with_times(
-    program: WantedProgram, candidates: list[Candidate], desired: Desired, observed: Observed, now: float
+    program: WantedProgram, candidates: Room, desired: Desired, observed: Observed, now: float
 ) -> WantedProgram:
     """The same program, with since when it has lost runners, or would be better placed elsewhere."""
     if program.assignment is None:
@@ -208,7 +213,7 @@ def _with_times(
     _, halted = why_halted(program.program, program.assignment, observed)
     generation = program.assignment.placement.generation
     halted = halted or len(program.voids_of(generation)) < len(program.voids)
-    room = not lost and not halted and has_more_room(program, program.assignment, candidates)
+    room = not lost and not halted and has_more_room(program.assignment, candidates)
     times = (
         _since(program.lost_since, bool(lost), gone_since(lost, observed, now)),
         _since(program.room_since, room, now),
@@ -226,11 +231,16 @@ def _since(before: float | None, is_so: bool, now: float) -> float | None:
 
 
 def _adopted(
-    program: WantedProgram, candidates: list[Candidate], desired: Desired, observed: Observed, now: float
+    program: WantedProgram,
+    candidates: Room,
+    hosts: list[str],
+    desired: Desired,
+    observed: Observed,
+    now: float,
 ) -> WantedProgram:
     """The program where it runs already: an earlier scheduler has placed it, and data went on flowing without one. If
-    not all of it is heard of in time, the rest is placed anew."""
-    nodes, sequencers = _heard_of(program.program, desired, observed, now)
+    not all of it is heard of in time, the rest is placed anew. `hosts`: the runners that report any of it."""
+    nodes, sequencers = _heard_of(program.program, hosts, desired, observed, now)
     own = desired.scheduler * INCARNATIONS_PER_SCHEDULER
     generation = max((each for each in [*nodes, *sequencers] if each <= own), default=-1)
     if generation < 0:
@@ -246,14 +256,24 @@ def _adopted(
     return replace(program, assignment=assignment)
 
 
+def _hosting(observed: Observed) -> dict[str, list[str]]:
+    """The runners that report a part of a program, by program."""
+    hosts: dict[str, list[str]] = {}
+    for name, seen in observed.runners.items():
+        for program in seen.programs():
+            hosts.setdefault(program, []).append(name)
+    return hosts
+
+
 def _heard_of(
-    program: str, desired: Desired, observed: Observed, now: float
+    program: str, hosts: list[str], desired: Desired, observed: Observed, now: float
 ) -> tuple[dict[int, dict[int, Part]], dict[int, tuple[Part, str]]]:
     """The parts of a program that runners report, by generation: nodes by shard, and the sequencer with its inbox. Of
     several incarnations, the newest."""
     nodes: dict[int, dict[int, Part]] = {}
     sequencers: dict[int, tuple[Part, str]] = {}
-    for name, seen in sorted(observed.runners.items()):
+    for name in sorted(hosts):
+        seen = observed.runners[name]
         wanted, report = desired.runners.get(name), seen.report
         if (
             wanted is None
@@ -278,14 +298,17 @@ def _is_newer(incarnation: int, known: Part | None) -> bool:
 
 
 def _shall_be_placed(
-    program: WantedProgram, candidates: list[Candidate], desired: Desired, observed: Observed, now: float
+    program: WantedProgram,
+    candidates: Room,
+    hosted: bool,
+    desired: Desired,
+    observed: Observed,
+    now: float,
 ) -> bool:
     """Whether the time has come to place a program, or to place parts of it anew."""
     options = desired.options
     if program.assignment is None:
-        if now - program.since < options.regain_seconds and any(
-            program.program in seen.programs() for seen in observed.runners.values()
-        ):
+        if hosted and now - program.since < options.regain_seconds:
             return False  # an earlier scheduler has placed it: more of it may be heard of
         return len(candidates) >= desired.machines or now - program.since >= options.patience_seconds
     if program.assignment.placement.shard_map != program.shard_map or _drained_runners(program, desired):
@@ -301,7 +324,7 @@ def _shall_be_placed(
 
 
 def _assigned(
-    program: WantedProgram, candidates: list[Candidate], desired: Desired, observed: Observed, now: float
+    program: WantedProgram, candidates: Room, desired: Desired, observed: Observed, now: float
 ) -> Assignment:
     """Where the parts of a program shall be now. Who runs well stays: a lost part is placed on the runner that ranks
     first, and where there is more room, only what has too little moves. The generation stays, too, unless the program
@@ -313,22 +336,21 @@ def _assigned(
     parts: list[Part | None] = [*before.nodes, before.sequencer]
     lost = [*lost_parts(before, desired, observed, now), *_drained_runners(program, desired)]
     if program.halted_since is not None or before.placement.shard_map != program.shard_map:
-        here = {each.runner: _part_on(each, 0) for each in candidates}
         by_name = dict(zip(before.placement.shard_map.nodes, before.nodes, strict=True))
         known = [*(by_name.get(name) for name in program.shard_map.nodes), before.sequencer]
-        kept = [here.get(part.runner) if part is not None else None for part in known]
+        here = [candidates.of(part.runner) if part is not None else None for part in known]
+        kept = [_part_on(each, 0) if each is not None else None for each in here]
         return _assignment(program, kept, desired.incarnation + 1, candidates, desired, new_incarnations=True)
     stuck = [parts[shard] for shard in stuck_parts(program.program, before, observed)]
     if stuck and not lost:
         stay = [None if part in stuck else part for part in parts]
         held_up = frozenset(part.runner for part in stuck if part is not None)
-        candidates = [each for each in candidates if each.runner not in held_up] or candidates
+        candidates = candidates.without(held_up) or candidates
     elif lost:
         stay = [part if part is not None and part.runner not in lost else None for part in parts]
     else:
         stay = [
-            None if moves else part
-            for part, moves in zip(parts, moving(before, program, candidates), strict=True)
+            None if moves else part for part, moves in zip(parts, moving(before, candidates), strict=True)
         ]
     return _assignment(program, stay, before.placement.generation, candidates, desired)
 
@@ -337,7 +359,7 @@ def _assignment(
     program: WantedProgram,
     parts: list[Part | None],
     generation: int,
-    candidates: list[Candidate],
+    candidates: Room,
     desired: Desired,
     *,
     new_incarnations: bool = False,
@@ -345,10 +367,10 @@ def _assignment(
     """The assignment with these parts, the sequencer last; those that are None go to the runners that rank first, in
     new incarnations, and those of incarnation 0 get one, too. Its placement has the newest incarnation of all, see
     `_with_assignment`."""
-    own = Counter(part.runner for part in parts if part is not None)
-    room = [replace(each, parts=each.parts + own[each.runner]) for each in less_own(candidates, program)]
+    change = Counter(part.runner for part in parts if part is not None)
+    change.subtract(parts_of(program.assignment))
     missing = sum(part is None for part in parts)
-    placed = iter(place(room, missing) if missing else [])
+    placed = iter(candidates.place(missing, change) if missing else [])
     incarnation = max(desired.incarnation, generation)
     decided: list[Part] = []
     for part in parts:

@@ -28,12 +28,13 @@ and memory for the state, but no more than there are parts to run on them; and n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from heapq import heapify, heapreplace
 from math import ceil
 
 from dist_zero.shards import interval, rescaled
+from dist_zero_common.errors import SettingsError
 from dist_zero_common.protocol.messages import (
     MachineLimits,
     NodeLimits,
@@ -43,6 +44,8 @@ from dist_zero_common.protocol.stored import (
     RecordedSplit,
 )
 
+LOAD_MAX = 1e6
+"""Whatever a runner says: no node bears more."""
 TRIED_MAX = 256
 """So many divisions of a program are remembered, the newest."""
 
@@ -69,6 +72,28 @@ class GrowthOptions:
     up_seconds: float = 15.0
     down_seconds: float = 180.0
     cooldown_seconds: float = 45.0
+
+    def __post_init__(self) -> None:
+        shares = (self.busy_share, self.memory_share, self.merge_below, self.machine_fill, self.helps)
+        if not (
+            all(0 < share <= 1 for share in shares)
+            and self.state_bytes >= 1
+            and self.pieces_max >= 2
+            and self.smooth_seconds > 0
+            and self.down_seconds > 0
+            and self.merge_below <= 1 + self.tolerance
+        ):
+            raise SettingsError(f"nothing can grow like that: {self}")
+
+
+def growth_options(numbers: Iterable[tuple[str, float]]) -> GrowthOptions:
+    """The usual options with these that are others, by name. Raises `SettingsError`."""
+    usual = GrowthOptions()
+    names = {each.name: type(getattr(usual, each.name)) for each in fields(usual)}
+    for name, _ in numbers:
+        if name not in names:
+            raise SettingsError(f"DIST_ZERO_GROWTH: there is no {name!r}; there are {', '.join(names)}")
+    return replace(usual, **{name: names[name](number) for name, number in numbers})
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +209,7 @@ def _program_wish(program: ProgramView, options: GrowthOptions, *, rested: bool)
 
 
 def _load(work: float, node: NodeLoad, options: GrowthOptions) -> float:
-    return max(work, node.state_bytes / options.state_bytes)
+    return min(max(work, node.state_bytes / options.state_bytes), LOAD_MAX)
 
 
 def _redrawn(
@@ -335,8 +360,8 @@ def _machines_wish(
             continue
         parts += 1 + max(len(program.nodes), len(wish.lasts) if wish is not None and wish.lasts else 0)
         for node in program.nodes:
-            work += node.work if node is not None else 0.0
-            peak += node.work_peak if node is not None else 1.0
+            work += min(node.work, LOAD_MAX) if node is not None else 0.0
+            peak += min(node.work_peak, LOAD_MAX) if node is not None else 1.0
             stored += node.state_bytes if node is not None else 0
             seen = seen and node is not None and node.seconds >= options.down_seconds
     least = min(max(limits.machines_min, 1 if parts else 0), limits.machines_max)

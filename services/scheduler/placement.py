@@ -9,10 +9,11 @@ at most one part.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from heapq import heapify, heapreplace
+from heapq import heapify, heappush, heapreplace
 
 from services.scheduler.state import Assignment, Desired, Observed, WantedProgram, ready_machines, runner_name
 
@@ -28,8 +29,68 @@ class Candidate:
     parts: int
 
 
-def feasible(desired: Desired, observed: Observed, now: float) -> list[Candidate]:
-    """The runners on which something may be placed now, by name."""
+class Room(Collection[Candidate]):
+    """The feasible runners, by name, with what they have, kept in the order in which they rank: placing a program takes
+    time for its own parts, and not for all runners that there are."""
+
+    def __init__(self, candidates: Iterable[Candidate]) -> None:
+        self._by_runner = {each.runner: each for each in candidates}
+        self._ranked = sorted(rank(each, each.parts) for each in self._by_runner.values())
+
+    def __len__(self) -> int:
+        return len(self._by_runner)
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return iter(self._by_runner.values())
+
+    def __contains__(self, candidate: object) -> bool:
+        return candidate in self._by_runner.values()
+
+    def of(self, runner: str) -> Candidate | None:
+        """The candidate that is this runner."""
+        return self._by_runner.get(runner)
+
+    def without(self, runners: Collection[str]) -> Room:
+        """The candidates that are none of these runners."""
+        return Room(each for each in self if each.runner not in runners)
+
+    def move(self, before: Assignment | None, after: Assignment | None) -> None:
+        """Take note that a program is placed elsewhere now."""
+        parts = parts_of(after)
+        parts.subtract(parts_of(before))
+        for runner, more in parts.items():
+            known = self._by_runner.get(runner)
+            if known is not None and more:
+                del self._ranked[bisect_left(self._ranked, rank(known, known.parts))]
+                changed = self._by_runner[runner] = replace(known, parts=known.parts + more)
+                insort(self._ranked, rank(changed, changed.parts))
+
+    def place(self, count: int, change: Mapping[str, int]) -> list[Candidate]:
+        """The runners of `count` parts, in the order of the parts, as if runners had so many parts more, or fewer, than
+        they have; there must be candidates."""
+        heap = [
+            (*rank(each, each.parts + more), each.parts + more, each)
+            for runner, more in change.items()
+            for each in (self._by_runner.get(runner),)
+            if each is not None
+        ]
+        heapify(heap)  # runners' names differ, so candidates are never compared
+        others = (key for key in self._ranked if key[1] not in change)
+        following = next(others, None)
+        placed = []
+        for _ in range(count):
+            while following is not None and (not heap or following < heap[0][:2]):
+                each = self._by_runner[following[1]]
+                heappush(heap, (*following, each.parts, each))
+                following = next(others, None)
+            _, _, parts, each = heap[0]
+            placed.append(each)
+            heapreplace(heap, (*rank(each, parts + 1), parts + 1, each))
+        return placed
+
+
+def feasible(desired: Desired, observed: Observed, now: float) -> Room:
+    """The runners on which something may be placed now."""
     parts = _parts_per_runner(desired.programs.values())
     candidates = []
     for machine in ready_machines(desired, observed, now):
@@ -45,7 +106,7 @@ def feasible(desired: Desired, observed: Observed, now: float) -> list[Candidate
                 parts[runner],
             )
         )
-    return candidates
+    return Room(candidates)
 
 
 MOVE_GAIN = 0.75
@@ -53,33 +114,30 @@ MOVE_GAIN = 0.75
 moves has to read its state from the store."""
 
 
-def less_own(candidates: Sequence[Candidate], program: WantedProgram) -> list[Candidate]:
-    """The candidates as they would be without the parts of this program."""
-    own = _parts_per_runner([program])
-    return [replace(each, parts=each.parts - own[each.runner]) for each in candidates]
-
-
-def has_more_room(program: WantedProgram, assignment: Assignment, candidates: Sequence[Candidate]) -> bool:
+def has_more_room(assignment: Assignment, room: Room) -> bool:
     """Whether the program would be placed clearly better now than it is."""
-    runners = {part.runner for part in assignment.runners()}
-    here = [rank(each, each.parts)[0] for each in candidates if each.runner in runners]
-    if len(candidates) <= len(runners) or not here:
+    own = parts_of(assignment)
+    here = [rank(each, each.parts)[0] for each in map(room.of, own) if each is not None]
+    if len(room) <= len(own) or not here:
         return False
-    others = {each.runner: each for each in less_own(candidates, program)}
-    parts = Counter(each.runner for each in place(list(others.values()), len(assignment.nodes) + 1))
-    fullest = max(rank(others[runner], others[runner].parts + own)[0] for runner, own in parts.items())
+    placed = room.place(len(assignment.nodes) + 1, negative(own))
+    parts = Counter(each.runner for each in placed)
+    of = {each.runner: each for each in placed}
+    fullest = max(
+        rank(of[runner], of[runner].parts - own[runner] + more)[0] for runner, more in parts.items()
+    )
     return fullest <= MOVE_GAIN * max(here)
 
 
-def moving(assignment: Assignment, program: WantedProgram, candidates: Sequence[Candidate]) -> list[bool]:
+def moving(assignment: Assignment, room: Room) -> list[bool]:
     """Which parts have to move, nodes by shard and the sequencer last, so that every runner has as many as it would
     have if the whole program were placed now. Of a runner's parts the first ones stay."""
     parts = [*assignment.nodes, assignment.sequencer]
-    room = Counter(each.runner for each in place(less_own(candidates, program), len(parts)))
+    placed = Counter(each.runner for each in room.place(len(parts), negative(parts_of(assignment))))
     moves = []
     for part in reversed(parts):  # the sequencer before all nodes: everybody would have to wait for it
-        moves.append(room[part.runner] <= 0)
-        room[part.runner] -= 1
+        moves.append(placed[part.runner] <= 0)
+        placed[part.runner] -= 1
     return moves[::-1]
 
 
@@ -88,16 +146,16 @@ def rank(candidate: Candidate, parts: int) -> tuple[float, str]:
     return parts / candidate.cores, candidate.runner
 
 
-def place(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """The runners of `count` parts, in the order of the parts; there must be candidates."""
-    heap = [(*rank(candidate, candidate.parts), candidate.parts, candidate) for candidate in candidates]
-    heapify(heap)  # runners' names differ, so candidates are never compared
-    placed = []
-    for _ in range(count):
-        _, _, parts, candidate = heap[0]
-        placed.append(candidate)
-        heapreplace(heap, (*rank(candidate, parts + 1), parts + 1, candidate))
-    return placed
+def parts_of(assignment: Assignment | None) -> Counter[str]:
+    """How many parts of a program are on which runner."""
+    if assignment is None:
+        return Counter()
+    return Counter(part.runner for part in (*assignment.nodes, assignment.sequencer))
+
+
+def negative(parts: Counter[str]) -> dict[str, int]:
+    """As many fewer."""
+    return {runner: -count for runner, count in parts.items()}
 
 
 def _parts_per_runner(programs: Iterable[WantedProgram]) -> Counter[str]:

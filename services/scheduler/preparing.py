@@ -12,7 +12,7 @@ wished for another number of nodes asks again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from services.scheduler.placement import Candidate
@@ -26,7 +26,7 @@ from services.scheduler.state import (
 )
 
 
-def still_fits(preparation: Preparation, program: WantedProgram, candidates: Sequence[Candidate]) -> bool:
+def still_fits(preparation: Preparation, program: WantedProgram, candidates: Collection[Candidate]) -> bool:
     """Whether what was planned is still what is wished for, and can be had."""
     assignment = program.assignment
     feasible = {(each.runner, each.incarnation) for each in candidates}

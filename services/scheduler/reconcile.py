@@ -218,8 +218,11 @@ def _drop_strays(desired: Desired, observed: Observed, now: float) -> Iterator[S
         for program, incarnation in strays.items():
             yield _drop(desired, part, program, incarnation)
         yield from _drop_prepared(seen, part, desired)
-        for wanted in desired.programs.values():
-            if wanted.assignment is not None and _has_strays(seen, wanted.program, wanted.assignment):
+        for program in seen.programs():
+            wanted = desired.programs.get(program)
+            if wanted is None or wanted.assignment is None:
+                continue
+            if _has_strays(seen, program, wanted.assignment):
                 yield _tell_placement(desired, wanted.assignment, part)
 
 

@@ -28,6 +28,7 @@ from dist_zero_common.broker.topology import (
 from dist_zero_common.protocol.codec import SEAL_SIZE, encode, seal
 from dist_zero_common.protocol.messages import (
     AskChanges,
+    AutoscaleProgram,
     AwaitEpoch,
     BatchBlob,
     Changes,
@@ -45,8 +46,10 @@ from dist_zero_common.protocol.messages import (
     HostNode,
     HostSequencer,
     Locate,
+    MachineLimits,
     MachineReport,
     Message,
+    NodeLimits,
     NodeWrites,
     OpenSession,
     Payload,
@@ -514,6 +517,13 @@ def lies_to_scheduler(runner: str) -> list[Message]:
         RunnerReport("m1-r1", 0, "m1", runner, (), ()),
         *(Locate(5, name, STRANGER) for name in WEIRD_NAMES),
         *(RemoveProgram(6, name, STRANGER) for name in WEIRD_NAMES),
+        *(AutoscaleProgram(7, name, NodeLimits(1, 2, 0), None, STRANGER) for name in WEIRD_NAMES),
+        AutoscaleProgram(8, "ledger", None, None, STRANGER),
+        AutoscaleProgram(9, "ledger", NodeLimits(0, 0, 0), None, STRANGER),
+        AutoscaleProgram(10, "ledger", NodeLimits(1, 2**32 - 1, 1), None, STRANGER),
+        AutoscaleProgram(11, "ledger", NodeLimits(1, 1, 1), MachineLimits(2**32 - 1, 2**32 - 1), STRANGER),
+        AutoscaleProgram(12, "ledger", NodeLimits(1, 1, 1), MachineLimits(0, 0), STRANGER),
+        AutoscaleProgram(13, "ledger", NodeLimits(1, 1, 1), None, runner),
     ]
 
 

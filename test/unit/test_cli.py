@@ -334,3 +334,15 @@ def test_values_for_people() -> None:
     assert str(shown(FLOAT, 1.0)) == "1.00"
     assert str(shown(decimal_type(8), -5)) == "-0.00000005"
     assert len(str(shown(STR, "x" * 100))) == 60
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("--auto", "--nodes", "2"), ("--auto", "--min-machines", "1"), ("--auto", "--max-machines", "1")],
+)
+def test_scale_wants_a_number_or_limits(shell: Shell, arguments: tuple[str, ...]) -> None:
+    """Not both, and of machines both limits."""
+    ran = shell("scale", "toy", *arguments)
+    assert ran.code == 2
+    said = " ".join(ran.err.replace("│", " ").split())
+    assert "--nodes N" in said or "--min-machines and --max-machines" in said, said

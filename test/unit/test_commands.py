@@ -23,6 +23,10 @@ from dist_zero.system import EmbeddedSystem, System
 from dist_zero_common.broker.base import QueueKind
 from dist_zero_common.broker.topology import ROLES
 from dist_zero_common.errors import DataError, DistZeroError, RequestError
+from dist_zero_common.protocol.messages import (
+    MachineLimits,
+    NodeLimits,
+)
 
 app = dz.Program("shop")
 
@@ -566,3 +570,22 @@ async def examined(system: InProcess, name: str = "local") -> Report:
     await examine_system(report, broker, name, seconds=0.1, sleep=asyncio.sleep)
     await broker.close()
     return report
+
+
+def test_status_says_what_growth_did(capsys: pytest.CaptureFixture[str]) -> None:
+    """On lines of their own, and in fields of the JSON; where nothing is automatic there is nothing of it."""
+
+    async def work(system: InProcess) -> None:
+        await show_status(system, broker="here", as_json=False)
+        assert "automatic" not in capsys.readouterr().out
+        await system.autoscale("shop", NodeLimits(1, 4, 60), MachineLimits(1, 3))
+        await show_status(system, broker="here", as_json=False)
+        said = " ".join(capsys.readouterr().out.split())
+        assert "machines automatic: 1 wanted, of 1 to 3" in said
+        assert "shop: automatic: 1 to 4 nodes, asleep after 60 s without input" in said
+        await show_status(system, broker="here", as_json=True)
+        status = json.loads(capsys.readouterr().out)
+        assert status["growth"].startswith("automatic: 1 wanted")
+        assert status["programs"][0]["growth"].startswith("automatic: 1 to 4 nodes")
+
+    run(work)

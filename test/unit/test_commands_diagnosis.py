@@ -320,3 +320,18 @@ def test_a_drained_machine_is_shown_as_such() -> None:
     assert isinstance(shown.file, io.StringIO)
     lines = [line.split()[-1] for line in shown.file.getvalue().splitlines()]
     assert lines == ["state", "ready", "drained"]
+
+
+def test_a_program_that_sleeps_is_no_trouble() -> None:
+    """Without any machine, too, as long as all sleep."""
+    asleep = program(state=ProgramState.ASLEEP, nodes=(), sequencer_machine="", epoch=0, finished_epoch=0)
+    for machines, wrong in ((0, 0), (1, 0)):
+        now = system(machines=(machine("m1"),) * machines, programs=(asleep,))
+        findings: list[Finding] = diagnose(SYSTEM, look(now, {}), look(now, {}), 2.0)
+        about = [finding for finding in findings if "sleep" in finding.says]
+        assert about and all(finding.verdict is Verdict.RIGHT for finding in about)
+        assert len(troubles(now)) == wrong
+    now = system(machines=(), programs=(asleep, program("other")))
+    assert troubles(now) and any(
+        finding.verdict is Verdict.WRONG for finding in diagnose(SYSTEM, look(now, {}), look(now, {}), 2.0)
+    )

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_zero.shards import HASH_MAX, even_map, interval, owner, redrawn, rescaled, validate
+from dist_zero_common.errors import SettingsError
 from dist_zero_common.protocol.messages import (
     MachineLimits,
     NodeLimits,
@@ -28,6 +29,7 @@ from services.scheduler.growth import (
     ProgramView,
     Wishes,
     decide_growth,
+    growth_options,
 )
 
 OPTIONS = GrowthOptions(state_bytes=1_000, up_seconds=5.0, down_seconds=30.0, cooldown_seconds=10.0)
@@ -326,3 +328,16 @@ def test_load_comes_and_goes_and_comes_without_flapping() -> None:
     assert not grown.changes
     grown.live(3_600, 0.1)
     assert len(grown.shard_map.nodes) <= 2
+
+
+def test_options_are_given_by_name() -> None:
+    """And refused if there is no such one, or nothing could grow by them."""
+    assert growth_options([]) == GrowthOptions()
+    options = growth_options([("cooldown_seconds", 3.0), ("state_bytes", 7.0), ("pieces_max", 4.0)])
+    assert options == GrowthOptions(cooldown_seconds=3.0, state_bytes=7, pieces_max=4)
+    assert isinstance(options.state_bytes, int)
+    with pytest.raises(SettingsError, match="no 'cooldown'; there are busy_share, rows_per_second"):
+        growth_options([("cooldown", 3.0)])
+    for name in ("busy_share", "state_bytes", "pieces_max", "smooth_seconds", "helps"):
+        with pytest.raises(SettingsError, match="nothing can grow"):
+            growth_options([(name, 0.0)])

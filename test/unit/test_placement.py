@@ -13,14 +13,17 @@ from dist_zero.shards import even_map
 from dist_zero_common.broker.topology import agent_inbox, runner_inbox
 from dist_zero_common.protocol.messages import (
     MachineReport,
+    Placement,
     RunnerReport,
     RunnerStatus,
 )
 from services.scheduler.deciding import decide, with_program
-from services.scheduler.placement import Candidate, feasible, place
+from services.scheduler.placement import Candidate, Room, feasible, rank
 from services.scheduler.state import (
+    Assignment,
     Desired,
     Observed,
+    Part,
     SchedulerOptions,
     WantedProgram,
     hear_machine,
@@ -72,7 +75,7 @@ def wanted(program: str, nodes: int) -> WantedProgram:
 @given(st.lists(cores, min_size=1, max_size=12), st.integers(0, 200))
 def test_every_core_carries_as_much_as_the_others(cores_each: list[int], count: int) -> None:
     """No part could be moved to another runner and have fewer parts per core there than where it is."""
-    placed = Counter(candidate.runner for candidate in place(candidates_of(cores_each), count))
+    placed = Counter(candidate.runner for candidate in Room(candidates_of(cores_each)).place(count, {}))
     assert sum(placed.values()) == count
     for name, parts in placed.items():
         own = cores_each[int(name[1:-3]) - 1]
@@ -83,7 +86,7 @@ def test_every_core_carries_as_much_as_the_others(cores_each: list[int], count: 
 @given(st.integers(1, 12), st.integers(1, 200))
 def test_equal_machines_differ_by_one_part_at_most(machines: int, count: int) -> None:
     """Equal and empty machines get the same, the first by name one more."""
-    placed = Counter(candidate.runner for candidate in place(candidates_of([4] * machines), count))
+    placed = Counter(candidate.runner for candidate in Room(candidates_of([4] * machines)).place(count, {}))
     parts = [placed[f"m{number}-r1"] for number in range(1, machines + 1)]
     assert max(parts) - min(parts) <= 1
     names = sorted(f"m{number}-r1" for number in range(1, machines + 1))
@@ -92,8 +95,38 @@ def test_equal_machines_differ_by_one_part_at_most(machines: int, count: int) ->
 
 def test_what_a_runner_has_already_counts() -> None:
     """The next parts go where the fewest are; of equals, the first by name is next."""
-    placed = place(candidates_of([2, 2, 4], [3, 0, 0]), 5)
+    placed = Room(candidates_of([2, 2, 4], [3, 0, 0])).place(5, {})
     assert [candidate.machine for candidate in placed] == ["m2", "m3", "m3", "m2", "m3"]
+
+
+changes = st.dictionaries(
+    st.integers(1, 14).map(lambda number: f"m{number}-r1"), st.integers(-3, 3), max_size=5
+)
+
+
+@given(st.lists(cores, min_size=1, max_size=12), st.integers(0, 60), changes, changes)
+def test_room_places_as_if_it_looked_at_all_runners(
+    cores_each: list[int], count: int, moved: dict[str, int], change: dict[str, int]
+) -> None:
+    """Whatever has moved before, and whatever is to be thought away or added: each part goes to the runner that ranks
+    first of all, as one finds who looks at each of them."""
+    room = Room(candidates_of(cores_each, [5] * len(cores_each)))
+    parts = {candidate.runner: 5 for candidate in room}
+    for runner, more in moved.items():
+        on = Part(runner[:-3], runner, 1, 1)
+        placement = Placement(1, "p", 1, 1, even_map(1, ["n1"]), ("",), "", "")
+        few, many = Assignment((on,), on, placement), Assignment((on,) * (1 + abs(more)), on, placement)
+        room.move(*((few, many) if more > 0 else (many, few)))
+        if runner in parts:
+            parts[runner] += more
+    assert {candidate.runner: candidate.parts for candidate in room} == parts
+    for runner in parts:
+        parts[runner] += change.get(runner, 0)
+    of = {candidate.runner: candidate for candidate in room}
+    for candidate in room.place(count, change):
+        first = min(of, key=lambda runner: rank(of[runner], parts[runner]))
+        assert candidate == of[first]
+        parts[first] += 1
 
 
 @given(st.lists(cores, min_size=1, max_size=6), st.integers(1, 20), st.randoms(use_true_random=False))
@@ -121,7 +154,7 @@ def test_feasible_is_who_runs_and_was_heard_of() -> None:
     hear_runner(observed, observed.runners["m1-r1"].report, 5.0)
     assert [candidate.machine for candidate in feasible(desired, observed, 5.0)] == ["m1", "m4"]
     assert [candidate.machine for candidate in feasible(desired, observed, 14.0)] == ["m1"]
-    assert feasible(desired, observed, 15.0) == []
+    assert not feasible(desired, observed, 15.0)
 
 
 def test_second_program_fills_up_what_the_first_left() -> None:

@@ -56,7 +56,7 @@ class Shell:
             **{
                 name: text
                 for name, text in os.environ.items()
-                if not name.startswith(("DIST_ZERO_", "AMQP_"))
+                if name == "DIST_ZERO_IMAGE" or not name.startswith(("DIST_ZERO_", "AMQP_"))
             },
             "PYTHONPATH": str(ROOT),
         }
