@@ -11,17 +11,23 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from dist_zero_common.broker.memory import MemoryBroker
 from dist_zero_common.broker.topology import SEQUENCER_CLIENTS
 from dist_zero_common.errors import OperatorError, RequestError
 from dist_zero_common.sim.faults import Delay, Weather
-from dist_zero_common.sim.plan import Fault, FaultPlan
-from dist_zero_common.sim.processes import Process, SkewedClock
+from dist_zero_common.sim.plan import AMBUSHES, Fault, FaultPlan
+from dist_zero_common.sim.processes import Ambush, Process, SkewedClock
 from dist_zero_common.sim.world import SimWorld
 
 SEQUENCER = "sequencer"
+AMBUSH_TRIES, AMBUSH_SECONDS = 100, 0.1
+"""How often an ambush looks for a victim, and the pauses between."""
+TORN = ("/base/", "/checkpoints/")
+"""What a store that tears does it to: a torn record of a log stops a program, and has to."""
 GOODBYE_SECONDS_MAX = 5.0
 """Who has not ended in an orderly way by then is killed."""
 HEARTBEATS_SECONDS = 15.0
@@ -61,6 +67,8 @@ class Processes:
         return [there[fault.index % len(there)]] if there else []
 
 
+Damage = Callable[[str], str]
+"""Damages something in a way: returns what; empty if a system could not do without it just now."""
 Reshard = Callable[[int], Awaitable[None]]
 """Has the program run on so many nodes; returns when it does. Raises `OperatorError` or `RequestError`."""
 
@@ -73,6 +81,7 @@ class Injector:
     ) -> None:
         self.reshard: Reshard | None = None
         """How to ask for another number of nodes, once there is a program."""
+        self.damage: Damage = lambda _how: ""
         self.lines: list[tuple[float, str]] = []
         """What was done, with its time."""
         self.applied: Counter[str] = Counter()
@@ -82,7 +91,7 @@ class Injector:
         self._calm = world.weather
         self._blowing: dict[int, Fault] = {}
         self._away = 0
-        self._kinds: dict[str, Callable[[Fault], bool]] = {
+        self._kinds: dict[str, Callable[[Fault], bool | None]] = {
             "crash": self._crash,
             "restart": self._restart,
             "partition": self._partition,
@@ -94,6 +103,8 @@ class Injector:
             "broker": self._restart_broker,
             "clock": self._set_clock,
             "reshard": self._reshard,
+            "ambush": self._ambush,
+            "damage": self._damage,
         }
         self._tasks: asyncio.TaskGroup
 
@@ -104,13 +115,16 @@ class Injector:
         async with asyncio.TaskGroup() as self._tasks:
             for number, fault in enumerate(plan.faults):
                 await asyncio.sleep(begun + fault.at_seconds - loop.time())
-                if self._kinds[fault.kind](fault):
-                    name = f"{fault.kind} {fault.variant}".rstrip()
-                    self.applied[name] += 1
-                else:
+                done = self._kinds[fault.kind](fault)
+                if done:
+                    self._count(fault)
+                elif done is False:
                     self._tell(f"{fault.kind} of a {fault.target} finds none", f"missed {number}")
             await asyncio.sleep(begun + plan.horizon_seconds - loop.time())
         self.heal()
+
+    def _count(self, fault: Fault) -> None:
+        self.applied[f"{fault.kind} {fault.variant}".rstrip()] += 1
 
     def heal(self) -> None:
         """End all faults."""
@@ -120,6 +134,7 @@ class Injector:
         self._broker.unreachable = False
         for process in self._processes.living():
             process.crash_after(-1)
+            process.ambush = None
             process.heal()
             process.go_on()
         self._tell("all faults are over", "healed")
@@ -212,6 +227,53 @@ class Injector:
         for process in victims:
             process.heal()
         self._tell(f"{_named(fault, victims)} is reached again", victims[0].name)
+
+    def _ambush(self, fault: Fault) -> None:
+        """It counts when somebody has walked into it."""
+        self._tasks.create_task(self._lie_in_wait(fault))
+
+    async def _lie_in_wait(self, fault: Fault) -> None:
+        for _ in range(AMBUSH_TRIES):
+            victims = self._processes.hit_by(fault, self._broker)
+            if (
+                fault.target == SEQUENCER
+            ):  # whoever comes to host one, and so writes what only sequencers write
+                victims = [each for each in self._processes.living() if each.kind == "runner"]
+            if victims:
+                self._lay(fault, victims)
+                return
+            await asyncio.sleep(AMBUSH_SECONDS)
+
+    def _lay(self, fault: Fault, victims: list[Process]) -> None:
+        moment, _, part = fault.variant.partition(" ")
+
+        def spring(victim: Process) -> None:
+            for other in victims:
+                other.ambush = None
+            self._count(fault)
+            what = "stands still" if fault.duration_seconds else "is killed"
+            self._tell(f"{victim} {what} just {moment} it writes {AMBUSHES[part]}", victim.name)
+            if not fault.duration_seconds:
+                victim.kill()
+                return
+            victim.pause()
+            if fault.amount:
+                victim.lose_connections("no route to host")
+            # In a context of its own, for that of the victim stands still.
+            self._tasks.create_task(self._wake(replace(fault, target=""), [victim]), context=Context())
+
+        for victim in victims:
+            victim.ambush = Ambush(part, moment == "before", partial(spring, victim))
+
+    def _damage(self, fault: Fault) -> bool:
+        what = self.damage(fault.variant)
+        if not what:
+            return False
+        self._tell(f"{what} is {fault.variant}, and all runners are killed", what)
+        for process in self._processes.living():
+            if process.kind == "runner":
+                process.kill()
+        return True
 
     def _set_clock(self, fault: Fault) -> bool:
         victims = self._processes.hit_by(fault, self._broker)
@@ -325,6 +387,8 @@ def _with(weather: Weather, fault: Fault) -> Weather:
             return replace(weather, transit=transit, overtakes=1.0, late_confirm=0.5, returns_shuffled=True)
         case "store", "slow":
             return replace(weather, store=replace(store, latency=Delay(fault.amount, 0.05, 5.0)))
+        case "store", "tears":
+            return replace(weather, store=replace(store, torn=fault.amount, torn_of=TORN))
         case "store", "fails":
             return replace(weather, store=replace(store, fails_absent=fault.amount))
         case _:

@@ -31,6 +31,8 @@ KINDS = {
     "store": "the store is slow, fails, or says that it failed when it did not, for a while",
     "clock": "a machine's clock is set forward or back",
     "reshard": "the program is asked to run on another number of nodes, whatever becomes of the last such wish",
+    "ambush": "who writes to the store is killed just before or after that, or stands still until others took over",
+    "damage": "something that the newest base needs is damaged or gone, and all who have it in memory are killed",
 }
 
 RESHARD_NODES_MAX = 6
@@ -46,7 +48,7 @@ class Fault:
     at_seconds: float
     target: str = ""
     """A kind of process, or machine: whichever of them `index` says, among those that are there then. `sequencer` is
-    a runner that hosts one."""
+    a runner that hosts one. An ambush waits until there is one."""
     index: int = 0
     variant: str = ""
     duration_seconds: float = 0.0
@@ -55,7 +57,7 @@ class Fault:
     steps: int = 0
     """Of a crash: how many more steps the process does before it is killed."""
     amount: float = 0.0
-    """A chance, a factor, a number of seconds, or of nodes."""
+    """A chance, a factor, a number of seconds, or of nodes; of an ambush 1 if connections are lost, too."""
 
     def __str__(self) -> str:
         words = [f"{self.at_seconds:.3f} s: {self.kind}"]
@@ -128,7 +130,9 @@ def _process(rng: random.Random, machines: int, *targets: str) -> tuple[str, int
 
 
 def _crash(rng: random.Random, at: float, horizon: float, machines: int) -> Fault:
-    target, index = _process(rng, machines, "runner", "sequencer", "machine", "agent", "scheduler", "writer")
+    target, index = _process(
+        rng, machines, "runner", "sequencer", "machine", "agent", "scheduler", "writer", "watcher"
+    )
     # Some processes are idle: then few steps are many.
     steps = rng.choice((0, rng.randrange(10), rng.randrange(100), rng.randrange(600)))
     seconds = _lasting(rng, at, horizon, 0.0, 0.5, 3.0)
@@ -149,7 +153,9 @@ def _partition(rng: random.Random, at: float, horizon: float, machines: int) -> 
 
 def _pause(rng: random.Random, at: float, horizon: float, machines: int) -> Fault:
     """Also for so long that others take over: who wakes up then is a zombie."""
-    target, index = _process(rng, machines, "runner", "sequencer", "machine", "scheduler", "writer")
+    target, index = _process(
+        rng, machines, "runner", "sequencer", "machine", "scheduler", "writer", "watcher"
+    )
     return Fault(
         "pause", at, target, index, duration_seconds=_lasting(rng, at, horizon, 0.3, 3.0, 18.0, 25.0)
     )
@@ -174,7 +180,7 @@ def _broker(rng: random.Random, at: float, horizon: float, _machines: int) -> Fa
 
 
 def _store(rng: random.Random, at: float, horizon: float, _machines: int) -> Fault:
-    variant = rng.choice(("slow", "fails", "denies"))
+    variant = rng.choice(("slow", "fails", "denies", "tears"))
     amount = rng.choice((0.2, 1.0)) if variant == "slow" else rng.choice((0.1, 0.5, 1.0))
     seconds = _lasting(rng, at, horizon, 0.5, 3.0, 8.0)
     return Fault("store", at, variant=variant, duration_seconds=seconds, amount=amount)
@@ -193,6 +199,32 @@ def _reshard(rng: random.Random, at: float, horizon: float, _machines: int) -> F
     )
 
 
+AMBUSHES = {"log": "a record", "base": "a base", "checkpoints": "a checkpoint"}
+"""What a process writes when it falls into an ambush, by what the names of such objects have in them."""
+
+
+def _ambush(rng: random.Random, at: float, horizon: float, machines: int) -> Fault:
+    """In the first half of the run: who wakes up after others took over is to find that they did something."""
+    at = round(at / 2, 4)
+    target, index = _process(rng, machines, "sequencer", "sequencer", "runner")
+    written = rng.choice(("log", "log", "base", "checkpoints") if target == "sequencer" else ("checkpoints",))
+    variant = f"{rng.choice(('before', 'after'))} {written}"
+    seconds = rng.choice((0.0, 12.0, 20.0, 40.0))
+    return Fault(
+        "ambush",
+        at,
+        target,
+        index,
+        variant,
+        _lasting(rng, at, horizon, seconds),
+        amount=float(rng.random() < 0.5) if seconds else 0.0,
+    )
+
+
+def _damage(rng: random.Random, at: float, _horizon: float, _machines: int) -> Fault:
+    return Fault("damage", at, variant=rng.choice(("flipped", "cut", "gone")))
+
+
 _DRAWN: dict[str, Callable[[random.Random, float, float, int], Fault]] = {
     "crash": _crash,
     "restart": _restart,
@@ -205,4 +237,6 @@ _DRAWN: dict[str, Callable[[random.Random, float, float, int], Fault]] = {
     "store": _store,
     "clock": _clock,
     "reshard": _reshard,
+    "ambush": _ambush,
+    "damage": _damage,
 }

@@ -21,6 +21,7 @@ import contextvars
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from dist_zero_common.broker.base import Broker, Connect
@@ -48,6 +49,16 @@ class Link(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Ambush:
+    """What waits for a process: when it writes an object with `part` in its name, `spring` is called, before the store
+    has it or when the store has it and the process does not know."""
+
+    part: str
+    before: bool
+    spring: Callable[[], None]
+
+
 class Process:
     """One process, from its start to its end; who is started again is another one of the same name."""
 
@@ -65,6 +76,7 @@ class Process:
         self.say_goodbye: Callable[[], Awaitable[None]] | None = None
         """What a clean end begins with, if there is more to it than being cancelled."""
         self.on_killed: Callable[[], None] = lambda: None
+        self.ambush: Ambush | None = None
         self.writing: dict[asyncio.Task[Any], None] = {}
         """Its writes to the store that are on their way."""
         self._rng = rng
@@ -185,6 +197,15 @@ class Process:
         for link in self._links:
             link.drop_connection(reason)
 
+    def walk_into(self, name: str, *, before: bool) -> bool:
+        """It writes this object: the ambush that waits there, if there is one."""
+        ambush = self.ambush
+        if ambush is None or ambush.before != before or f"/{ambush.part}/" not in name:
+            return False
+        self.ambush = None
+        ambush.spring()
+        return True
+
     def has(self, link: Link) -> bool:
         """Whether this connection is its own."""
         return link in self._links
@@ -229,7 +250,15 @@ class GuardedStore:
         process = await self._checked()
         if process is None:
             return await self.inner.create(name, data)
-        return await _carried_on(process, self.inner.create(name, data))
+        if process.walk_into(name, before=True):
+            await asyncio.sleep(0.0)  # for as long as it stands still
+            await self._checked()
+        return await _carried_on(process, self._written(process, name, data))
+
+    async def _written(self, process: Process, name: str, data: bytes) -> Created:
+        created = await self.inner.create(name, data)
+        process.walk_into(name, before=False)
+        return created
 
     async def read(self, name: str) -> bytes | None:
         await self._checked()
