@@ -45,6 +45,7 @@ class FaultySystem(SimulatedSystem):
         clock = SkewedClock(world.clock)
         self.injector = Injector(world, self.broker, self.processes, clock)
         self.clock, self.store = clock, GuardedStore(store)
+        self.store.on_created = self.injector.written
         self.connector = guarded_connector(self.broker.connector)
 
     def may_reshard(self, program: str) -> None:

@@ -91,6 +91,7 @@ class Injector:
         self._calm = world.weather
         self._blowing: dict[int, Fault] = {}
         self._away = 0
+        self._sleepers: list[Callable[[Process, str], None]] = []
         self._kinds: dict[str, Callable[[Fault], bool | None]] = {
             "crash": self._crash,
             "restart": self._restart,
@@ -257,13 +258,37 @@ class Injector:
                 victim.kill()
                 return
             victim.pause()
-            if fault.amount:
-                victim.lose_connections("no route to host")
             # In a context of its own, for that of the victim stands still.
-            self._tasks.create_task(self._wake(replace(fault, target=""), [victim]), context=Context())
+            self._tasks.create_task(self._sleep(fault, part, victim), context=Context())
 
         for victim in victims:
             victim.ambush = Ambush(part, moment == "before", partial(spring, victim))
+
+    async def _sleep(self, fault: Fault, part: str, victim: Process) -> None:
+        """Let it stand still until another has written what it was to write, and a little longer."""
+        if not fault.amount:
+            await self._wake(replace(fault, target=""), [victim])
+            return
+        victim.lose_connections("no route to host")
+        taken_over = asyncio.Event()
+
+        def written(process: Process, name: str) -> None:
+            if process is not victim and f"/{part}/" in name:
+                taken_over.set()
+
+        self._sleepers.append(written)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(fault.duration_seconds):
+                await taken_over.wait()
+                await asyncio.sleep(fault.amount)
+        self._sleepers.remove(written)
+        self._tell(f"{victim} goes on", victim.name)
+        victim.go_on()
+
+    def written(self, process: Process, name: str) -> None:
+        """A process has written an object: who waits for somebody to do so may wake up."""
+        for sleeper in self._sleepers:
+            sleeper(process, name)
 
     def _damage(self, fault: Fault) -> bool:
         what = self.damage(fault.variant)

@@ -57,7 +57,8 @@ class Fault:
     steps: int = 0
     """Of a crash: how many more steps the process does before it is killed."""
     amount: float = 0.0
-    """A chance, a factor, a number of seconds, or of nodes; of an ambush 1 if connections are lost, too."""
+    """A chance, a factor, a number of seconds, or of nodes; of an ambush in which connections are lost,
+    for how many seconds who stands still goes on doing so after another has written such an object."""
 
     def __str__(self) -> str:
         words = [f"{self.at_seconds:.3f} s: {self.kind}"]
@@ -217,7 +218,7 @@ def _ambush(rng: random.Random, at: float, horizon: float, machines: int) -> Fau
         index,
         variant,
         _lasting(rng, at, horizon, seconds),
-        amount=float(rng.random() < 0.5) if seconds else 0.0,
+        amount=rng.choice((0.0, 0.001, 0.1, 1.0, 8.0)) if seconds else 0.0,
     )
 
 

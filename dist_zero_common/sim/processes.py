@@ -245,6 +245,8 @@ class GuardedStore:
 
     def __init__(self, inner: Store) -> None:
         self.inner = inner
+        self.on_created: Callable[[Process, str], None] = lambda _process, _name: None
+        """Called with the process that has written an object, and its name."""
 
     async def create(self, name: str, data: bytes) -> Created:
         process = await self._checked()
@@ -258,6 +260,8 @@ class GuardedStore:
     async def _written(self, process: Process, name: str, data: bytes) -> Created:
         created = await self.inner.create(name, data)
         process.walk_into(name, before=False)
+        if created is Created.NEW:
+            self.on_created(process, name)
         return created
 
     async def read(self, name: str) -> bytes | None:

@@ -67,9 +67,14 @@ def halted_name(program: str, epoch: int, node: str, incarnation: int) -> str:
     return f"{halted_prefix(program)}{epoch:020d}-{node}-{incarnation}"
 
 
+def all_attempts_prefix(program: str) -> str:
+    """What the names of all marks of attempts begin with, of whichever node."""
+    return f"programs/{program}/attempts/"
+
+
 def attempts_prefix(program: str, node: str) -> str:
     """What the names of all marks of a node's attempts begin with."""
-    return f"programs/{program}/attempts/{node}/"
+    return f"{all_attempts_prefix(program)}{node}/"
 
 
 def attempt_name(program: str, node: str, epoch: int, incarnation: int) -> str:

@@ -39,6 +39,7 @@ from dist_zero_common.protocol.stored import (
 )
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.layout import (
+    all_attempts_prefix,
     base_name,
     bases_prefix,
     damaged_name,
@@ -258,6 +259,18 @@ class EpochLog:
                     return await self._store.read(name) is not None or None
 
                 await self._insist(attempt, record.epoch)
+
+    async def clear_attempts(self, loaded: Loaded) -> None:
+        """Take away the marks of attempts (`attempts.py`) that say nothing any more, whosever they are: at epochs that
+        a base has passed, and from before a transaction was voided. Nodes that there are no more have left some."""
+        voided = max((record.generation for record in loaded.records if record.voids), default=-1)
+        try:
+            for name in await self._store.list(all_attempts_prefix(self._program)):
+                epoch, incarnation = generation_and_epoch_of(name)
+                if epoch < loaded.base.epoch or incarnation <= voided:
+                    await self._store.delete(name)
+        except StoreError as failed:  # they do no harm, and whoever starts next takes them away
+            self._log.warning("store_failed", reason=str(failed))
 
     async def collect(self, newest: Base, older: Base) -> int:
         """Delete what neither of these bases reaches; returns how many objects that were. Raises `StoreError`."""

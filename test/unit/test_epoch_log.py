@@ -15,6 +15,7 @@ from dist_zero_common.log import captured_events, get_logger
 from dist_zero_common.protocol.codec import encode
 from dist_zero_common.protocol.messages import (
     ShardMap,
+    TransactionPlace,
 )
 from dist_zero_common.protocol.stored import (
     Base,
@@ -24,7 +25,13 @@ from dist_zero_common.protocol.stored import (
 from dist_zero_common.sim.faults import StoreFaults, Weather
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
-from dist_zero_common.store.layout import base_name, damaged_name, record_name
+from dist_zero_common.store.layout import (
+    all_attempts_prefix,
+    attempt_name,
+    base_name,
+    damaged_name,
+    record_name,
+)
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 from services.node_runner.epoch_log import EpochLog, Loaded
 
@@ -139,6 +146,32 @@ def test_nobody_begins_at_a_damaged_base() -> None:
         loaded(objects)
     with pytest.raises(LogDamaged, match=r"every base of 'p' is damaged.*programs/p/damaged/"):
         loaded(objects)
+
+
+def test_marks_of_attempts_that_say_nothing_any_more_are_taken_away() -> None:
+    """Those before the base, and those from before a void, whosever they are; the others stay, and a store that fails
+    is no reason not to start."""
+    objects = with_base(stored(1, 2, 3, 4), 2, 5)
+    void = replace(opening(5, 5, BaseId(5, 2)), voids=(TransactionPlace(4, 0),))
+    objects.create(record_name("p", 5), encode(void))
+    marks = {
+        (node, epoch, by): attempt_name("p", node, epoch, by)
+        for node in ("n1", "gone")
+        for epoch, by in ((1, 9), (2, 9), (4, 9), (4, 5), (4, 3))
+    }
+    for name in marks.values():
+        objects.create(name, b"begun")
+    with_log(lambda log: cleared(log), objects, StoreFaults(fails_list=1.0, fails_delete=1.0))
+    assert len(objects.list(all_attempts_prefix("p"))) == len(marks)
+    with_log(lambda log: cleared(log), objects)
+    left = [name for (_, epoch, by), name in marks.items() if epoch >= 2 and by == 9]
+    assert objects.list(all_attempts_prefix("p")) == sorted(left)
+
+
+async def cleared(log: EpochLog) -> None:
+    base = replace(BASE, epoch=2, generation=5)
+    records = [record(3), record(4), replace(opening(5, 5, BaseId(5, 2)), voids=(TransactionPlace(4, 0),))]
+    await log.clear_attempts(Loaded(base, BaseId(5, 2), records, opened=True, based=True))
 
 
 def test_a_program_that_was_never_created_is_named() -> None:
