@@ -34,6 +34,7 @@ from dist_zero_common.store.layout import (
     number_of,
     record_name,
     records_prefix,
+    unusable,
 )
 from dist_zero_common.store.memory import MemoryObjects
 
@@ -55,11 +56,9 @@ class Kept:
 def newest_kept(objects: MemoryObjects, program: str) -> tuple[Kept | None, Kept | None]:
     """The newest base that is not marked as damaged, and the newest of those of earlier epochs; None for what is not
     there."""
-    marks: dict[int, int] = {}
-    for generation, epoch in map(generation_and_epoch_of, objects.list(damaged_prefix(program))):
-        marks[epoch] = max(generation, marks.get(epoch, -1))
+    marks = objects.list(damaged_prefix(program))
     listed = sorted(map(generation_and_epoch_of, objects.list(bases_prefix(program))))
-    usable = [(generation, epoch) for generation, epoch in listed if generation > marks.get(epoch, -1)]
+    usable = [each for each in listed if not unusable(program, marks, *each)]
     if not usable:
         return None, None
     newest = usable[-1]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from dist_zero_common.errors import SettingsError
@@ -204,22 +204,28 @@ AMBUSHES = {"log": "a record", "base": "a base", "checkpoints": "a checkpoint"}
 """What a process writes when it falls into an ambush, by what the names of such objects have in them."""
 
 
+_AMBUSHED = (
+    *4 * [("sequencer", "before log")],
+    *2 * [("sequencer", "after log")],
+    ("sequencer", "before base"),
+    ("sequencer", "after base"),
+    *2 * [("runner", "before checkpoints")],
+    *2 * [("runner", "after checkpoints")],
+)
+
+
 def _ambush(rng: random.Random, at: float, horizon: float, machines: int) -> Fault:
     """In the first half of the run: who wakes up after others took over is to find that they did something."""
-    at = round(at / 2, 4)
-    target, index = _process(rng, machines, "sequencer", "sequencer", "runner")
-    written = rng.choice(("log", "log", "base", "checkpoints") if target == "sequencer" else ("checkpoints",))
-    variant = f"{rng.choice(('before', 'after'))} {written}"
-    seconds = rng.choice((0.0, 12.0, 20.0, 40.0))
-    return Fault(
-        "ambush",
-        at,
-        target,
-        index,
-        variant,
-        _lasting(rng, at, horizon, seconds),
-        amount=rng.choice((0.0, 0.001, 0.1, 1.0, 8.0)) if seconds else 0.0,
-    )
+    target, variant = rng.choice(_AMBUSHED)
+    fault = Fault("ambush", round(at / 2, 4), target, rng.randrange(max(machines, 3)), variant)
+    rest = round(horizon - fault.at_seconds, 4)
+    match rng.choice(("kill", "sleep", "take over", "take over")):
+        case "kill":
+            return fault
+        case "sleep":
+            return replace(fault, duration_seconds=_lasting(rng, fault.at_seconds, horizon, 12.0, 20.0))
+        case _:
+            return replace(fault, duration_seconds=rest, amount=rng.choice((0.001, 0.001, 0.1, 1.0, 8.0)))
 
 
 def _damage(rng: random.Random, at: float, _horizon: float, _machines: int) -> Fault:

@@ -138,7 +138,7 @@ def test_nobody_begins_at_a_damaged_base() -> None:
     objects.data[base_name("p", 2, 4)] = b"x" * 40
     with pytest.raises(BaseDamaged, match=base_name("p", 2, 4)):
         loaded(objects)
-    assert b"damaged" in objects.data[damaged_name("p", 2, 4)]
+    assert b"damaged" in objects.data[damaged_name("p", 2, 4, alone=True)]
     found = loaded(objects)
     assert found.origin == BaseId(0, 0) and [each.epoch for each in found.records] == [1, 2, 3]
     objects.data[base_name("p", 0)] = b""
@@ -146,6 +146,29 @@ def test_nobody_begins_at_a_damaged_base() -> None:
         loaded(objects)
     with pytest.raises(LogDamaged, match=r"every base of 'p' is damaged.*programs/p/damaged/"):
         loaded(objects)
+
+
+def test_the_original_of_a_base_whose_copy_is_torn_is_as_good_as_ever() -> None:
+    """What cannot be read itself says nothing of what it was copied from; what refers to something that cannot be read
+    does, and of later generations neither says anything."""
+    objects = with_base(with_base(stored(1, 2, 3), 2, 4), 2, 6)
+    objects.data[base_name("p", 2, 6)] = b"x" * 40
+    with pytest.raises(BaseDamaged):
+        loaded(objects, 7)
+    assert loaded(objects, 7).origin == BaseId(4, 2)
+    with_log(lambda log: log.mark_damaged(BaseId(6, 2), "a checkpoint is gone"), objects)
+    assert loaded(objects, 7).origin == BaseId(0, 0)
+    assert loaded(with_base(objects, 2, 7), 8).origin == BaseId(7, 2)
+
+
+def test_a_base_that_tears_while_it_is_written_is_marked() -> None:
+    """Whoever wrote it says so, and nobody has to find out."""
+    objects = stored(1, 2)
+    torn = StoreFaults(torn=0.5, torn_of=("/base/",))
+    with pytest.raises(LogDamaged, match="base"):
+        with_log(lambda log: log.write_base(replace(BASE, epoch=2, generation=5)), objects, torn)
+    assert damaged_name("p", 2, 5, alone=True) in objects.data
+    assert loaded(objects, 6).origin == BaseId(0, 0)
 
 
 def test_marks_of_attempts_that_say_nothing_any_more_are_taken_away() -> None:
