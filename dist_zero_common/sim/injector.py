@@ -69,6 +69,8 @@ class Processes:
 
 Damage = Callable[[str], str]
 """Damages something in a way: returns what; empty if a system could not do without it just now."""
+IsFull = Callable[[str, bytes], bool]
+"""Whether an object says something that matters: an ambush at one that does not would be for nothing."""
 Reshard = Callable[[int], Awaitable[None]]
 """Has the program run on so many nodes; returns when it does. Raises `OperatorError` or `RequestError`."""
 
@@ -82,6 +84,7 @@ class Injector:
         self.reshard: Reshard | None = None
         """How to ask for another number of nodes, once there is a program."""
         self.damage: Damage = lambda _how: ""
+        self.is_full: IsFull = lambda _name, _data: True
         self.lines: list[tuple[float, str]] = []
         """What was done, with its time."""
         self.applied: Counter[str] = Counter()
@@ -246,7 +249,7 @@ class Injector:
             await asyncio.sleep(AMBUSH_SECONDS)
 
     def _lay(self, fault: Fault, victims: list[Process]) -> None:
-        moment, _, part = fault.variant.partition(" ")
+        moment, part = fault.variant.split()[:2]
 
         def spring(victim: Process) -> None:
             for other in victims:
@@ -262,14 +265,16 @@ class Injector:
             self._tasks.create_task(self._sleep(fault, part, victim), context=Context())
 
         for victim in victims:
-            victim.ambush = Ambush(part, moment == "before", partial(spring, victim))
+            fits = partial(_is_of, part, self.is_full)
+            victim.ambush = Ambush(moment == "before", fits, partial(spring, victim))
 
     async def _sleep(self, fault: Fault, part: str, victim: Process) -> None:
         """Let it stand still until another has written what it was to write, and a little longer."""
         if not fault.amount:
             await self._wake(replace(fault, target=""), [victim])
             return
-        victim.lose_connections("no route to host")
+        if fault.variant.endswith(" cut"):
+            victim.lose_connections("no route to host")
         taken_over = asyncio.Event()
 
         def written(process: Process, name: str) -> None:
@@ -381,6 +386,10 @@ class Injector:
         for fault in self._blowing.values():
             weather = _with(weather, fault)
         self._world.weather = weather
+
+
+def _is_of(part: str, is_full: IsFull, name: str, data: bytes) -> bool:
+    return f"/{part}/" in name and is_full(name, data)
 
 
 def _named(fault: Fault, victims: list[Process]) -> str:

@@ -57,8 +57,8 @@ class Fault:
     steps: int = 0
     """Of a crash: how many more steps the process does before it is killed."""
     amount: float = 0.0
-    """A chance, a factor, a number of seconds, or of nodes; of an ambush in which connections are lost,
-    for how many seconds who stands still goes on doing so after another has written such an object."""
+    """A chance, a factor, a number of seconds, or of nodes; of an ambush for how many seconds who stands still goes on
+    doing so after another has written such an object."""
 
     def __str__(self) -> str:
         words = [f"{self.at_seconds:.3f} s: {self.kind}"]
@@ -111,7 +111,8 @@ def drawn_faults(seed: int, kinds: Iterable[str], machines: int) -> FaultPlan:
         if kind in kinds and own.random() < share:
             for _ in range(own.randrange(1, busy + 2)):
                 faults.append(_DRAWN[kind](own, _time(own, horizon, faults), horizon, machines))
-    return FaultPlan(horizon, tuple(sorted(faults, key=lambda fault: fault.at_seconds)))
+    ends = [round(fault.at_seconds + fault.duration_seconds, 4) for fault in faults if fault.kind == "ambush"]
+    return FaultPlan(max([horizon, *ends]), tuple(sorted(faults, key=lambda fault: fault.at_seconds)))
 
 
 def _time(rng: random.Random, horizon: float, faults: list[Fault]) -> float:
@@ -204,6 +205,8 @@ AMBUSHES = {"log": "a record", "base": "a base", "checkpoints": "a checkpoint"}
 """What a process writes when it falls into an ambush, by what the names of such objects have in them."""
 
 
+TAKE_OVER_SECONDS = 25.0
+"""After so long without a sign others have taken over, whoever has kept his connection."""
 _AMBUSHED = (
     *4 * [("sequencer", "before log")],
     *2 * [("sequencer", "after log")],
@@ -215,17 +218,19 @@ _AMBUSHED = (
 
 
 def _ambush(rng: random.Random, at: float, horizon: float, machines: int) -> Fault:
-    """In the first half of the run: who wakes up after others took over is to find that they did something."""
+    """In the first half of the run: who wakes up after others took over is to find that they did something. Who is
+    cut off is missed at once; who keeps his connection keeps what he was sent, too, and can speak when he wakes up."""
     target, variant = rng.choice(_AMBUSHED)
     fault = Fault("ambush", round(at / 2, 4), target, rng.randrange(max(machines, 3)), variant)
-    rest = round(horizon - fault.at_seconds, 4)
-    match rng.choice(("kill", "sleep", "take over", "take over")):
+    match rng.choice(("kill", "sleep", "take over", "take over", "take over, cut off")):
         case "kill":
             return fault
         case "sleep":
             return replace(fault, duration_seconds=_lasting(rng, fault.at_seconds, horizon, 12.0, 20.0))
-        case _:
-            return replace(fault, duration_seconds=rest, amount=rng.choice((0.001, 0.001, 0.1, 1.0, 8.0)))
+        case how:
+            variant = f"{variant} cut" if "cut" in how else variant
+            amount = rng.choice((0.001, 0.001, 0.1, 1.0, 8.0))
+            return replace(fault, variant=variant, duration_seconds=TAKE_OVER_SECONDS, amount=amount)
 
 
 def _damage(rng: random.Random, at: float, _horizon: float, _machines: int) -> Fault:

@@ -51,11 +51,11 @@ class Link(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ambush:
-    """What waits for a process: when it writes an object with `part` in its name, `spring` is called, before the store
-    has it or when the store has it and the process does not know."""
+    """What waits for a process: when it writes an object that `fits`, by its name and content, `spring` is called,
+    before the store has it or when the store has it and the process does not know."""
 
-    part: str
     before: bool
+    fits: Callable[[str, bytes], bool]
     spring: Callable[[], None]
 
 
@@ -197,10 +197,10 @@ class Process:
         for link in self._links:
             link.drop_connection(reason)
 
-    def walk_into(self, name: str, *, before: bool) -> bool:
+    def walk_into(self, name: str, data: bytes, *, before: bool) -> bool:
         """It writes this object: the ambush that waits there, if there is one."""
         ambush = self.ambush
-        if ambush is None or ambush.before != before or f"/{ambush.part}/" not in name:
+        if ambush is None or ambush.before != before or not ambush.fits(name, data):
             return False
         self.ambush = None
         ambush.spring()
@@ -252,14 +252,14 @@ class GuardedStore:
         process = await self._checked()
         if process is None:
             return await self.inner.create(name, data)
-        if process.walk_into(name, before=True):
+        if process.walk_into(name, data, before=True):
             await asyncio.sleep(0.0)  # for as long as it stands still
             await self._checked()
         return await _carried_on(process, self._written(process, name, data))
 
     async def _written(self, process: Process, name: str, data: bytes) -> Created:
         created = await self.inner.create(name, data)
-        process.walk_into(name, before=False)
+        process.walk_into(name, data, before=False)
         if created is Created.NEW:
             self.on_created(process, name)
         return created

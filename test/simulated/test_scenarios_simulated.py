@@ -216,7 +216,13 @@ SCENARIOS = {
             28.0,
             3,
             lambda at: Fault(
-                "ambush", at, "sequencer", 0, "before log", 20.0, amount=0.001 if at < 40 else 0.0
+                "ambush",
+                at,
+                "sequencer",
+                0,
+                "before log cut" if at < 40 else "before log",
+                20.0,
+                amount=0.001,
             ),
             2.0,
         ),
