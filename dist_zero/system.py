@@ -21,7 +21,7 @@ from dist_zero.client.opening import new_client
 from dist_zero_common.broker.base import Connect
 from dist_zero_common.broker.memory import MemoryBroker
 from dist_zero_common.clock import Clock, RealClock
-from dist_zero_common.errors import OperatorError, SettingsError, first_error
+from dist_zero_common.errors import OperatorError, SettingsError, StoreError, first_error
 from dist_zero_common.ids import checked_name
 from dist_zero_common.log import get_logger
 from dist_zero_common.sim.world import SimWorld
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 Connector = Callable[[str], Connect]
 """Gives a part of the system, by its name, what makes its connections to the broker."""
 
+STORE_PAUSE_SECONDS, STORE_PAUSE_SECONDS_MAX = 0.1, 6.4
+"""Pauses between tries of a store that does not answer at the start: the first, and the last of those that double; some
+13 seconds altogether."""
 MACHINE_CORES = 2
 MACHINE_BYTES = 4 * 2**30
 
@@ -83,13 +86,27 @@ class System:
         self._spawner: Spawner
 
     async def __aenter__(self) -> System:
-        records = await self.store.list(scheduler_log_prefix())
+        records = await self._first_listing()
         self._starts = number_of(records[-1]) if records else 0
         if isinstance(self.store, DirectoryStore):  # a file system may promise less than our memory
             await probe_store(self.store, f"{self.name}-{self._starts}")
         self._services = asyncio.create_task(self._serve(), name=f"system {self.name}")
         await asyncio.sleep(0)  # there may be further schedulers as soon as the first one was started
         return self
+
+    async def _first_listing(self) -> list[str]:
+        """The schedulers' log as it is. A store that does not answer at once may do so soon; one that never does is
+        told to whoever starts this. Raises `StoreError`."""
+        pause = STORE_PAUSE_SECONDS
+        while True:
+            try:
+                return await self.store.list(scheduler_log_prefix())
+            except StoreError as failed:
+                if pause > STORE_PAUSE_SECONDS_MAX:
+                    raise
+                self._log.warning("store_failed", reason=str(failed), retry_seconds=pause)
+            await asyncio.sleep(pause)
+            pause *= 2
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

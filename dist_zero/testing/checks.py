@@ -40,7 +40,8 @@ from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Something that did not hold. `check` is which law: view, invariant, watch, commit, progress, replay, error."""
+    """Something that did not hold. `check` is which law: view, invariant, watch, read, commit, kept, progress, replay,
+    error."""
 
     check: str
     text: str

@@ -16,6 +16,8 @@ from dist_zero.client.remote import RemoteSystem
 from dist_zero.system import SimulatedSystem
 from dist_zero_common.errors import first_error
 from dist_zero_common.log import get_logger
+from dist_zero_common.protocol.codec import decode
+from dist_zero_common.protocol.stored import LogRecord
 from dist_zero_common.sim.injector import Injector, Processes
 from dist_zero_common.sim.processes import CURRENT, GuardedStore, Process, SkewedClock, guarded_connector
 from dist_zero_common.sim.world import SimWorld
@@ -45,6 +47,8 @@ class FaultySystem(SimulatedSystem):
         clock = SkewedClock(world.clock)
         self.injector = Injector(world, self.broker, self.processes, clock)
         self.clock, self.store = clock, GuardedStore(store)
+        self.store.on_created = self.injector.written
+        self.injector.is_full = _is_full
         self.connector = guarded_connector(self.broker.connector)
 
     def may_reshard(self, program: str) -> None:
@@ -122,6 +126,15 @@ def drawn_rhythm(rng: random.Random, largest_bytes: int) -> SequencerOptions:
     if not is_tight:
         return usual
     return replace(usual, record_bytes=largest_bytes, behind_bytes=TIGHT_TRANSACTIONS * largest_bytes)
+
+
+def _is_full(name: str, data: bytes) -> bool:
+    """Whether a record of a program's log has transactions, or opens a generation; of the others, of which an idle time
+    has many, every fourth one counts, for fences are among them."""
+    if not name.startswith("programs/") or "/log/" not in name:
+        return True
+    record = decode(LogRecord, data)
+    return bool(record.transactions) or record.begins is not None or record.epoch % 4 == 0
 
 
 async def _as_coroutine(main: Callable[[Process], Awaitable[None]], process: Process) -> None:

@@ -12,7 +12,6 @@ import asyncio
 import traceback
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
@@ -21,13 +20,11 @@ from dist_zero.client.client import Client
 from dist_zero.client.snapshot import Snapshot
 from dist_zero.client.writes import Transaction
 from dist_zero.compiler import compile
-from dist_zero.compiler.plan import Sink
 from dist_zero.expr.graph import encode_graph
 from dist_zero.program import Program
 from dist_zero.system import SimulatedSystem
 from dist_zero.testing.checks import (
     Failure,
-    Read,
     Seen,
     Written,
     commit_failures,
@@ -38,9 +35,9 @@ from dist_zero.testing.checks import (
 )
 from dist_zero.testing.events import event_counts
 from dist_zero.testing.faulty import FaultySystem, drawn_rhythm
+from dist_zero.testing.kept import damage, kept_wrong
+from dist_zero.testing.readers import Watcher, get_one, get_some, take_snapshots, wait_watched
 from dist_zero.testing.workload import input_of, writers_of
-from dist_zero.types import Row as StoredRow
-from dist_zero.types import from_stored
 from dist_zero.zset import consolidate
 from dist_zero_common.errors import OperatorError, SessionExpired, UserError, first_error
 from dist_zero_common.log import captured_events
@@ -53,11 +50,13 @@ from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 GETS = 3
 PROGRESS_SECONDS = 300.0
 """How long after the last fault everything may take. Leases, silences and back-offs add up to a minute or two."""
-SNAPSHOT_SECONDS = 4.0
-
 
 HAPPENED = ("duplicate", "lose", "store-create-failed")
 """What is counted of the simulation's own history."""
+
+
+DAMAGING = frozenset(["damage flipped", "damage cut", "damage gone", "store tears"])
+"""Faults after which a base may be damaged."""
 
 
 class _Bounds(TypedDict):
@@ -138,6 +137,11 @@ def run_recorded(program: Program, seed: int, options: SeedOptions) -> Recorded:
     if not failures:
         failures += run.replayed(SimWorld(seed + 1, "hostile" if seed % 2 else "faithful"))
     happened = Counter({kind: counter.records for kind, counter in world.history.counters.items()})
+    failures += [
+        Failure("kept", f"a base is taken for damaged, and nothing was damaged: {event['reason']}")
+        for event in events
+        if event["event"] == "base_damaged" and not DAMAGING.intersection(run.applied)
+    ][:1]
     counts = event_counts(events)
     counts.update({kind: happened[kind] for kind in HAPPENED if happened[kind]})
     result = SeedResult(
@@ -193,6 +197,7 @@ class _Run:
             async with system, system.connect(self._program, nodes=options.nodes) as client:
                 self.seen = Seen(client.plan)
                 system.may_reshard(self._program.name)
+                system.injector.damage = self._damage
                 await self._live_with(system, client, self.seen, transactions)
         finally:
             self.lines, self.applied = system.injector.lines, system.injector.applied
@@ -204,8 +209,9 @@ class _Run:
         self, system: FaultySystem, client: Client, seen: Seen, transactions: list[Transaction]
     ) -> None:
         async with asyncio.TaskGroup() as tasks:
-            watching = tasks.create_task(_collect(client, seen))
-            reading = tasks.create_task(_read(client, seen))
+            watcher = Watcher(system, self._program.name, seen)
+            watching = tasks.create_task(system.run_again("watcher", "watcher", watcher.live, lambda: False))
+            reading = tasks.create_task(take_snapshots(client, seen))
             writers = self._writers(system, seen, transactions)
             seen.written += [writer.written for writer in writers]
             running = [
@@ -217,9 +223,9 @@ class _Run:
                 async with asyncio.timeout(PROGRESS_SECONDS):
                     await asyncio.gather(*running)
                     self._last = await client.snapshot()
-                    await _wait_watched(seen, self._last.epoch)
+                    await wait_watched(seen, self._last.epoch)
                     seen.complete = True
-                    await _get_some(client, seen, self._last, GETS)
+                    await get_some(client, seen, self._last, GETS)
             except TimeoutError:
                 raise self._no_progress(client, writers, seen) from None
             finally:
@@ -227,6 +233,9 @@ class _Run:
                     task.cancel()
             seen.snapshots.append(self._last)
             self._failures += [failure for writer in writers for failure in writer.failures]
+
+    def _damage(self, how: str) -> str:
+        return damage(self._objects, self._program.name, how, self._world.rng("damage"))
 
     def _no_progress(self, client: Client, writers: Sequence[_Writer], seen: Seen) -> NoProgress:
         late = [
@@ -273,8 +282,10 @@ class _Run:
         if self.seen is None:
             return []
         graph = self._program.graph()
+        wrong = kept_wrong(self._objects, self._program.name) if self.seen.complete else []
         return [
             *self._failures,
+            *(Failure("kept", text) for text in wrong),
             *epoch_failures(graph, self._program.invariants, self.seen),
             *commit_failures(self.seen),
         ]
@@ -384,52 +395,9 @@ class _Writer:
         changes = [change for change in self._seen.changes[-5:] if any(change.rows.values())]
         for number, rows in changes[-1].rows.items() if changes else ():
             for row, _ in rows[:2]:
-                await _get_one(client, self._seen, number, row, epoch)
+                await get_one(client, self._seen, number, row, epoch)
 
     def _hear(self, place: int, ticket: asyncio.Future[int]) -> None:
         if not ticket.cancelled() and ticket.exception() is None:
             self.written.acknowledged[place] = ticket.result()
             self.written.heard_at[place] = asyncio.get_running_loop().time()
-
-
-async def _collect(client: Client, seen: Seen) -> None:
-    with client.watch_stored(range(len(client.plan.views))) as watch:
-        async for change in watch:
-            seen.changes.append(change)
-            seen.changed_at.append(asyncio.get_running_loop().time())
-
-
-async def _read(client: Client, seen: Seen) -> None:
-    """Take snapshots all the while."""
-    while True:
-        await asyncio.sleep(SNAPSHOT_SECONDS)
-        with suppress(OperatorError):
-            snapshot = await client.snapshot()
-            seen.snapshots.append(snapshot)
-            await _get_some(client, seen, snapshot, 1)
-
-
-async def _wait_watched(seen: Seen, epoch: int) -> None:
-    while not (seen.changes and seen.changes[-1].epoch >= epoch):
-        await asyncio.sleep(0.1)
-
-
-async def _get_some(client: Client, seen: Seen, snapshot: Snapshot, count: int) -> None:
-    """Get rows of a snapshot by their keys; what comes may be newer than it, and not older."""
-    for number, view in enumerate(client.plan.views):
-        for row in snapshot.stored[view.name][:count]:
-            await _get_one(client, seen, number, row, snapshot.epoch)
-
-
-async def _get_one(client: Client, seen: Seen, number: int, row: StoredRow, at_least: int) -> None:
-    view = client.plan.views[number]
-    sink = client.plan.operators[view.sink]
-    assert isinstance(sink, Sink)
-    if sink.key is None:
-        return
-    key = tuple(row[place] for place in sink.key)
-    asked = {
-        view.row_type.names[place]: from_stored(view.row_type.types[place], row[place]) for place in sink.key
-    }
-    got = await client.get(view.name, asked)
-    seen.reads.append(Read(view.name, key, None if got is None else got._stored, at_least))

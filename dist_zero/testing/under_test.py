@@ -134,6 +134,7 @@ class SystemUnderTest:
         await self._system.__aexit__(None, None, None)
 
     async def _check(self) -> None:
+        self._system.injector.heal()
         self._injecting.cancel()
         await asyncio.wait([self._injecting])
         self._system.injector.heal()

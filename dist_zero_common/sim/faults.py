@@ -42,6 +42,8 @@ class StoreFaults:
     fails_absent: float = 0.0
     #: An object is stored that is cut short: no store that keeps its promises does this; see `store/base.py`.
     torn: float = 0.0
+    #: Only objects with one of these in their names are torn; none: all of them.
+    torn_of: tuple[str, ...] = ()
     #: Nothing is returned.
     fails_read: float = 0.0
     fails_list: float = 0.0

@@ -11,17 +11,23 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from dist_zero_common.broker.memory import MemoryBroker
 from dist_zero_common.broker.topology import SEQUENCER_CLIENTS
 from dist_zero_common.errors import OperatorError, RequestError
 from dist_zero_common.sim.faults import Delay, Weather
-from dist_zero_common.sim.plan import Fault, FaultPlan
-from dist_zero_common.sim.processes import Process, SkewedClock
+from dist_zero_common.sim.plan import AMBUSHES, Fault, FaultPlan
+from dist_zero_common.sim.processes import Ambush, Process, SkewedClock
 from dist_zero_common.sim.world import SimWorld
 
 SEQUENCER = "sequencer"
+AMBUSH_TRIES, AMBUSH_SECONDS = 100, 0.1
+"""How often an ambush looks for a victim, and the pauses between."""
+TORN = ("/base/", "/checkpoints/")
+"""What a store that tears does it to: a torn record of a log stops a program, and has to."""
 GOODBYE_SECONDS_MAX = 5.0
 """Who has not ended in an orderly way by then is killed."""
 HEARTBEATS_SECONDS = 15.0
@@ -61,6 +67,10 @@ class Processes:
         return [there[fault.index % len(there)]] if there else []
 
 
+Damage = Callable[[str], str]
+"""Damages something in a way: returns what; empty if a system could not do without it just now."""
+IsFull = Callable[[str, bytes], bool]
+"""Whether an object says something that matters: an ambush at one that does not would be for nothing."""
 Reshard = Callable[[int], Awaitable[None]]
 """Has the program run on so many nodes; returns when it does. Raises `OperatorError` or `RequestError`."""
 
@@ -73,6 +83,8 @@ class Injector:
     ) -> None:
         self.reshard: Reshard | None = None
         """How to ask for another number of nodes, once there is a program."""
+        self.damage: Damage = lambda _how: ""
+        self.is_full: IsFull = lambda _name, _data: True
         self.lines: list[tuple[float, str]] = []
         """What was done, with its time."""
         self.applied: Counter[str] = Counter()
@@ -82,7 +94,8 @@ class Injector:
         self._calm = world.weather
         self._blowing: dict[int, Fault] = {}
         self._away = 0
-        self._kinds: dict[str, Callable[[Fault], bool]] = {
+        self._sleepers: list[Callable[[Process, str], None]] = []
+        self._kinds: dict[str, Callable[[Fault], bool | None]] = {
             "crash": self._crash,
             "restart": self._restart,
             "partition": self._partition,
@@ -94,6 +107,8 @@ class Injector:
             "broker": self._restart_broker,
             "clock": self._set_clock,
             "reshard": self._reshard,
+            "ambush": self._ambush,
+            "damage": self._damage,
         }
         self._tasks: asyncio.TaskGroup
 
@@ -104,13 +119,16 @@ class Injector:
         async with asyncio.TaskGroup() as self._tasks:
             for number, fault in enumerate(plan.faults):
                 await asyncio.sleep(begun + fault.at_seconds - loop.time())
-                if self._kinds[fault.kind](fault):
-                    name = f"{fault.kind} {fault.variant}".rstrip()
-                    self.applied[name] += 1
-                else:
+                done = self._kinds[fault.kind](fault)
+                if done:
+                    self._count(fault)
+                elif done is False:
                     self._tell(f"{fault.kind} of a {fault.target} finds none", f"missed {number}")
             await asyncio.sleep(begun + plan.horizon_seconds - loop.time())
         self.heal()
+
+    def _count(self, fault: Fault) -> None:
+        self.applied[f"{fault.kind} {fault.variant}".rstrip()] += 1
 
     def heal(self) -> None:
         """End all faults."""
@@ -120,6 +138,7 @@ class Injector:
         self._broker.unreachable = False
         for process in self._processes.living():
             process.crash_after(-1)
+            process.ambush = None
             process.heal()
             process.go_on()
         self._tell("all faults are over", "healed")
@@ -213,6 +232,79 @@ class Injector:
             process.heal()
         self._tell(f"{_named(fault, victims)} is reached again", victims[0].name)
 
+    def _ambush(self, fault: Fault) -> None:
+        """It counts when somebody has walked into it."""
+        self._tasks.create_task(self._lie_in_wait(fault))
+
+    async def _lie_in_wait(self, fault: Fault) -> None:
+        for _ in range(AMBUSH_TRIES):
+            victims = self._processes.hit_by(fault, self._broker)
+            if (
+                fault.target == SEQUENCER
+            ):  # whoever comes to host one, and so writes what only sequencers write
+                victims = [each for each in self._processes.living() if each.kind == "runner"]
+            if victims:
+                self._lay(fault, victims)
+                return
+            await asyncio.sleep(AMBUSH_SECONDS)
+
+    def _lay(self, fault: Fault, victims: list[Process]) -> None:
+        moment, part = fault.variant.split()[:2]
+
+        def spring(victim: Process) -> None:
+            for other in victims:
+                other.ambush = None
+            self._count(fault)
+            what = "stands still" if fault.duration_seconds else "is killed"
+            self._tell(f"{victim} {what} just {moment} it writes {AMBUSHES[part]}", victim.name)
+            if not fault.duration_seconds:
+                victim.kill()
+                return
+            victim.pause()
+            # In a context of its own, for that of the victim stands still.
+            self._tasks.create_task(self._sleep(fault, part, victim), context=Context())
+
+        for victim in victims:
+            fits = partial(_is_of, part, self.is_full)
+            victim.ambush = Ambush(moment == "before", fits, partial(spring, victim))
+
+    async def _sleep(self, fault: Fault, part: str, victim: Process) -> None:
+        """Let it stand still until another has written what it was to write, and a little longer."""
+        if not fault.amount:
+            await self._wake(replace(fault, target=""), [victim])
+            return
+        if fault.variant.endswith(" cut"):
+            victim.lose_connections("no route to host")
+        taken_over = asyncio.Event()
+
+        def written(process: Process, name: str) -> None:
+            if process is not victim and f"/{part}/" in name:
+                taken_over.set()
+
+        self._sleepers.append(written)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(fault.duration_seconds):
+                await taken_over.wait()
+                await asyncio.sleep(fault.amount)
+        self._sleepers.remove(written)
+        self._tell(f"{victim} goes on", victim.name)
+        victim.go_on()
+
+    def written(self, process: Process, name: str) -> None:
+        """A process has written an object: who waits for somebody to do so may wake up."""
+        for sleeper in self._sleepers:
+            sleeper(process, name)
+
+    def _damage(self, fault: Fault) -> bool:
+        what = self.damage(fault.variant)
+        if not what:
+            return False
+        self._tell(f"{what} is {fault.variant}, and all runners are killed", what)
+        for process in self._processes.living():
+            if process.kind == "runner":
+                process.kill()
+        return True
+
     def _set_clock(self, fault: Fault) -> bool:
         victims = self._processes.hit_by(fault, self._broker)
         if not victims:
@@ -296,6 +388,10 @@ class Injector:
         self._world.weather = weather
 
 
+def _is_of(part: str, is_full: IsFull, name: str, data: bytes) -> bool:
+    return f"/{part}/" in name and is_full(name, data)
+
+
 def _named(fault: Fault, victims: list[Process]) -> str:
     return f"machine {victims[0].machine}" if fault.target == "machine" else str(victims[0])
 
@@ -325,6 +421,8 @@ def _with(weather: Weather, fault: Fault) -> Weather:
             return replace(weather, transit=transit, overtakes=1.0, late_confirm=0.5, returns_shuffled=True)
         case "store", "slow":
             return replace(weather, store=replace(store, latency=Delay(fault.amount, 0.05, 5.0)))
+        case "store", "tears":
+            return replace(weather, store=replace(store, torn=fault.amount, torn_of=TORN))
         case "store", "fails":
             return replace(weather, store=replace(store, fails_absent=fault.amount))
         case _:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from dist_zero_common.errors import SettingsError
@@ -31,6 +31,8 @@ KINDS = {
     "store": "the store is slow, fails, or says that it failed when it did not, for a while",
     "clock": "a machine's clock is set forward or back",
     "reshard": "the program is asked to run on another number of nodes, whatever becomes of the last such wish",
+    "ambush": "who writes to the store is killed just before or after that, or stands still until others took over",
+    "damage": "something that the newest base needs is damaged or gone, and all who have it in memory are killed",
 }
 
 RESHARD_NODES_MAX = 6
@@ -46,7 +48,7 @@ class Fault:
     at_seconds: float
     target: str = ""
     """A kind of process, or machine: whichever of them `index` says, among those that are there then. `sequencer` is
-    a runner that hosts one."""
+    a runner that hosts one. An ambush waits until there is one."""
     index: int = 0
     variant: str = ""
     duration_seconds: float = 0.0
@@ -55,7 +57,8 @@ class Fault:
     steps: int = 0
     """Of a crash: how many more steps the process does before it is killed."""
     amount: float = 0.0
-    """A chance, a factor, a number of seconds, or of nodes."""
+    """A chance, a factor, a number of seconds, or of nodes; of an ambush for how many seconds who stands still goes on
+    doing so after another has written such an object."""
 
     def __str__(self) -> str:
         words = [f"{self.at_seconds:.3f} s: {self.kind}"]
@@ -108,7 +111,8 @@ def drawn_faults(seed: int, kinds: Iterable[str], machines: int) -> FaultPlan:
         if kind in kinds and own.random() < share:
             for _ in range(own.randrange(1, busy + 2)):
                 faults.append(_DRAWN[kind](own, _time(own, horizon, faults), horizon, machines))
-    return FaultPlan(horizon, tuple(sorted(faults, key=lambda fault: fault.at_seconds)))
+    ends = [round(fault.at_seconds + fault.duration_seconds, 4) for fault in faults if fault.kind == "ambush"]
+    return FaultPlan(max([horizon, *ends]), tuple(sorted(faults, key=lambda fault: fault.at_seconds)))
 
 
 def _time(rng: random.Random, horizon: float, faults: list[Fault]) -> float:
@@ -128,7 +132,9 @@ def _process(rng: random.Random, machines: int, *targets: str) -> tuple[str, int
 
 
 def _crash(rng: random.Random, at: float, horizon: float, machines: int) -> Fault:
-    target, index = _process(rng, machines, "runner", "sequencer", "machine", "agent", "scheduler", "writer")
+    target, index = _process(
+        rng, machines, "runner", "sequencer", "machine", "agent", "scheduler", "writer", "watcher"
+    )
     # Some processes are idle: then few steps are many.
     steps = rng.choice((0, rng.randrange(10), rng.randrange(100), rng.randrange(600)))
     seconds = _lasting(rng, at, horizon, 0.0, 0.5, 3.0)
@@ -149,7 +155,9 @@ def _partition(rng: random.Random, at: float, horizon: float, machines: int) -> 
 
 def _pause(rng: random.Random, at: float, horizon: float, machines: int) -> Fault:
     """Also for so long that others take over: who wakes up then is a zombie."""
-    target, index = _process(rng, machines, "runner", "sequencer", "machine", "scheduler", "writer")
+    target, index = _process(
+        rng, machines, "runner", "sequencer", "machine", "scheduler", "writer", "watcher"
+    )
     return Fault(
         "pause", at, target, index, duration_seconds=_lasting(rng, at, horizon, 0.3, 3.0, 18.0, 25.0)
     )
@@ -174,7 +182,7 @@ def _broker(rng: random.Random, at: float, horizon: float, _machines: int) -> Fa
 
 
 def _store(rng: random.Random, at: float, horizon: float, _machines: int) -> Fault:
-    variant = rng.choice(("slow", "fails", "denies"))
+    variant = rng.choice(("slow", "fails", "denies", "tears"))
     amount = rng.choice((0.2, 1.0)) if variant == "slow" else rng.choice((0.1, 0.5, 1.0))
     seconds = _lasting(rng, at, horizon, 0.5, 3.0, 8.0)
     return Fault("store", at, variant=variant, duration_seconds=seconds, amount=amount)
@@ -193,6 +201,42 @@ def _reshard(rng: random.Random, at: float, horizon: float, _machines: int) -> F
     )
 
 
+AMBUSHES = {"log": "a record", "base": "a base", "checkpoints": "a checkpoint"}
+"""What a process writes when it falls into an ambush, by what the names of such objects have in them."""
+
+
+TAKE_OVER_SECONDS = 25.0
+"""After so long without a sign others have taken over, whoever has kept his connection."""
+_AMBUSHED = (
+    *4 * [("sequencer", "before log")],
+    *2 * [("sequencer", "after log")],
+    ("sequencer", "before base"),
+    ("sequencer", "after base"),
+    *2 * [("runner", "before checkpoints")],
+    *2 * [("runner", "after checkpoints")],
+)
+
+
+def _ambush(rng: random.Random, at: float, horizon: float, machines: int) -> Fault:
+    """In the first half of the run: who wakes up after others took over is to find that they did something. Who is
+    cut off is missed at once; who keeps his connection keeps what he was sent, too, and can speak when he wakes up."""
+    target, variant = rng.choice(_AMBUSHED)
+    fault = Fault("ambush", round(at / 2, 4), target, rng.randrange(max(machines, 3)), variant)
+    match rng.choice(("kill", "sleep", "take over", "take over", "take over, cut off")):
+        case "kill":
+            return fault
+        case "sleep":
+            return replace(fault, duration_seconds=_lasting(rng, fault.at_seconds, horizon, 12.0, 20.0))
+        case how:
+            variant = f"{variant} cut" if "cut" in how else variant
+            amount = rng.choice((0.001, 0.001, 0.1, 1.0, 8.0))
+            return replace(fault, variant=variant, duration_seconds=TAKE_OVER_SECONDS, amount=amount)
+
+
+def _damage(rng: random.Random, at: float, _horizon: float, _machines: int) -> Fault:
+    return Fault("damage", at, variant=rng.choice(("flipped", "cut", "gone")))
+
+
 _DRAWN: dict[str, Callable[[random.Random, float, float, int], Fault]] = {
     "crash": _crash,
     "restart": _restart,
@@ -205,4 +249,6 @@ _DRAWN: dict[str, Callable[[random.Random, float, float, int], Fault]] = {
     "store": _store,
     "clock": _clock,
     "reshard": _reshard,
+    "ambush": _ambush,
+    "damage": _damage,
 }

@@ -21,6 +21,7 @@ import contextvars
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from dist_zero_common.broker.base import Broker, Connect
@@ -48,6 +49,16 @@ class Link(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Ambush:
+    """What waits for a process: when it writes an object that `fits`, by its name and content, `spring` is called,
+    before the store has it or when the store has it and the process does not know."""
+
+    before: bool
+    fits: Callable[[str, bytes], bool]
+    spring: Callable[[], None]
+
+
 class Process:
     """One process, from its start to its end; who is started again is another one of the same name."""
 
@@ -65,6 +76,7 @@ class Process:
         self.say_goodbye: Callable[[], Awaitable[None]] | None = None
         """What a clean end begins with, if there is more to it than being cancelled."""
         self.on_killed: Callable[[], None] = lambda: None
+        self.ambush: Ambush | None = None
         self.writing: dict[asyncio.Task[Any], None] = {}
         """Its writes to the store that are on their way."""
         self._rng = rng
@@ -185,6 +197,15 @@ class Process:
         for link in self._links:
             link.drop_connection(reason)
 
+    def walk_into(self, name: str, data: bytes, *, before: bool) -> bool:
+        """It writes this object: the ambush that waits there, if there is one."""
+        ambush = self.ambush
+        if ambush is None or ambush.before != before or not ambush.fits(name, data):
+            return False
+        self.ambush = None
+        ambush.spring()
+        return True
+
     def has(self, link: Link) -> bool:
         """Whether this connection is its own."""
         return link in self._links
@@ -224,12 +245,24 @@ class GuardedStore:
 
     def __init__(self, inner: Store) -> None:
         self.inner = inner
+        self.on_created: Callable[[Process, str], None] = lambda _process, _name: None
+        """Called with the process that has written an object, and its name."""
 
     async def create(self, name: str, data: bytes) -> Created:
         process = await self._checked()
         if process is None:
             return await self.inner.create(name, data)
-        return await _carried_on(process, self.inner.create(name, data))
+        if process.walk_into(name, data, before=True):
+            await asyncio.sleep(0.0)  # for as long as it stands still
+            await self._checked()
+        return await _carried_on(process, self._written(process, name, data))
+
+    async def _written(self, process: Process, name: str, data: bytes) -> Created:
+        created = await self.inner.create(name, data)
+        process.walk_into(name, data, before=False)
+        if created is Created.NEW:
+            self.on_created(process, name)
+        return created
 
     async def read(self, name: str) -> bytes | None:
         await self._checked()

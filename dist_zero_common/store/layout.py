@@ -1,7 +1,8 @@
 """Names every object in the store, as `broker/topology.py` names every queue.
 
     programs/<program>/base/<generation>-<epoch>     a state to begin at (`Base`)
-    programs/<program>/damaged/<generation>-<epoch>  a base that cannot be used, and why
+    programs/<program>/damaged/<generation>-<epoch>  a base that cannot be used, nor what it was copied from, and why
+    programs/<program>/damaged/<generation>-<epoch>.alone  a base that cannot be read; copies of it may be whole
     programs/<program>/halted/<epoch>-<node>-<incarnation>
                                          why a node stands still, and on which transactions
     programs/<program>/attempts/<node>/<epoch>-<incarnation>
@@ -25,6 +26,7 @@ Numbers are padded with zeros, so that names sort as numbers do.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from dist_zero_common.protocol.messages import (
     TransactionPlace,
@@ -33,6 +35,7 @@ from dist_zero_common.protocol.stored import (
     CheckpointId,
 )
 
+_ALONE = ".alone"
 _CHECKPOINT = re.compile(r"([^/]+)/(\d{20})-(\d{10})(?:\.(\d{6}))?(?:=\d)?\Z")
 
 
@@ -52,9 +55,22 @@ def damaged_prefix(program: str) -> str:
     return f"programs/{program}/damaged/"
 
 
-def damaged_name(program: str, epoch: int, generation: int) -> str:
-    """The mark that a base is damaged."""
-    return f"{damaged_prefix(program)}{generation:020d}-{epoch:020d}"
+def damaged_name(program: str, epoch: int, generation: int, *, alone: bool = False) -> str:
+    """The mark that a base is damaged: something that it refers to, or the object `alone`."""
+    return f"{damaged_prefix(program)}{generation:020d}-{epoch:020d}{_ALONE if alone else ''}"
+
+
+def unusable(program: str, marks: Iterable[str], generation: int, epoch: int) -> bool:
+    """Whether one of these marks is of this base, or of one that may refer to the same."""
+    return any(
+        mark == damaged_name(program, epoch, generation, alone=True)
+        or (
+            not mark.endswith(_ALONE)
+            and mark >= damaged_name(program, epoch, generation)
+            and generation_and_epoch_of(mark)[1] == epoch
+        )
+        for mark in marks
+    )
 
 
 def halted_prefix(program: str) -> str:
@@ -67,9 +83,14 @@ def halted_name(program: str, epoch: int, node: str, incarnation: int) -> str:
     return f"{halted_prefix(program)}{epoch:020d}-{node}-{incarnation}"
 
 
+def all_attempts_prefix(program: str) -> str:
+    """What the names of all marks of attempts begin with, of whichever node."""
+    return f"programs/{program}/attempts/"
+
+
 def attempts_prefix(program: str, node: str) -> str:
     """What the names of all marks of a node's attempts begin with."""
-    return f"programs/{program}/attempts/{node}/"
+    return f"{all_attempts_prefix(program)}{node}/"
 
 
 def attempt_name(program: str, node: str, epoch: int, incarnation: int) -> str:

@@ -74,7 +74,8 @@ class MemoryStore:
             self._record("create-failed", name)
             await self._half()
             raise _unknown(name, "created")
-        if self._strikes(self._faults.torn):
+        may_tear = not self._faults.torn_of or any(part in name for part in self._faults.torn_of)
+        if may_tear and self._strikes(self._faults.torn):
             data = data[: int(len(data) * self._fault_rng().random())]
             self._record(f"create-torn-{self.objects.create(name, bytes(data)).value}", name, data)
             await self._half()

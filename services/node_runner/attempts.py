@@ -15,7 +15,7 @@ So whoever begins again counts, and nobody else writes anything:
 
 A process that dies of something else in the midst of a careful step leaves a mark, too; it would have to do so twice at
 the same epoch to be taken for this. Marks from before a transaction was voided are of a computation that there will not
-be again, and do not count.
+be again, and do not count. What does not count any more, the next sequencer that starts takes away.
 """
 
 from __future__ import annotations

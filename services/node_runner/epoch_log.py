@@ -12,8 +12,9 @@ collected that this base reaches: a sequencer collects only what its two newest 
 has seen that there is no record behind its own newest one (`collecting.py`).
 
 **Damage.** A base that cannot be read, or refers to what cannot be read, gets a mark in the store, with the reason.
-Nobody begins at a marked base, nor at one of the same epoch in an earlier generation, of which it may be a copy; a new
-generation begins at the newest of the others, and when it comes to that epoch, it saves it anew.
+Nobody begins at a marked base, nor, if it refers to what cannot be read, at one of the same epoch in an earlier
+generation, of which it may be a copy; a new generation begins at the newest of the others, and when it comes to that
+epoch, it saves it anew.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from dist_zero_common.protocol.stored import (
 )
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.layout import (
+    all_attempts_prefix,
     base_name,
     bases_prefix,
     damaged_name,
@@ -47,6 +49,7 @@ from dist_zero_common.store.layout import (
     number_of,
     record_name,
     records_prefix,
+    unusable,
     voided_name,
 )
 from services.node_runner.collection import BaseReach, collect
@@ -94,11 +97,9 @@ class EpochLog:
 
     async def usable_bases(self) -> list[BaseId]:
         """`bases` without those that are marked as damaged, and those of which they may be copies."""
-        marked: dict[int, int] = {}
-        for name in await self._store.list(damaged_prefix(self._program)):
-            generation, epoch = generation_and_epoch_of(name)
-            marked[epoch] = max(generation, marked.get(epoch, -1))
-        return [each for each in await self.bases() if each.generation > marked.get(each.epoch, -1)]
+        marks = await self._store.list(damaged_prefix(self._program))
+        bases = await self.bases()
+        return [each for each in bases if not unusable(self._program, marks, each.generation, each.epoch)]
 
     async def newest_base_of(self, generation: int) -> Base | None:
         """The base at which a node of this generation begins; None as long as there is none."""
@@ -163,14 +164,16 @@ class EpochLog:
         except LogDamaged as damaged:
             if wanted not in await self.bases():  # it was collected meanwhile
                 raise
-            await self.mark_damaged(wanted, str(damaged))
+            await self.mark_damaged(wanted, str(damaged), alone=True)
             raise BaseDamaged(str(damaged)) from damaged
         return base
 
-    async def mark_damaged(self, base: BaseId, reason: str) -> None:
-        """Let nobody begin at this base any more."""
+    async def mark_damaged(self, base: BaseId, reason: str, *, alone: bool = False) -> None:
+        """Let nobody begin at this base any more: nor at one of which it may be a copy, unless the object `alone` is
+        damaged, and not what it refers to."""
         self._log.error("base_damaged", epoch=base.epoch, base_generation=base.generation, reason=reason)
-        await self._store.create(damaged_name(self._program, base.epoch, base.generation), reason.encode())
+        name = damaged_name(self._program, base.epoch, base.generation, alone=alone)
+        await self._store.create(name, reason.encode())
 
     async def read(self, epoch: int) -> LogRecord | None:
         """The record of `epoch`, or None when there is none."""
@@ -245,6 +248,17 @@ class EpochLog:
             await self._store.create(name, data)
             return await self._read(Base, name) is not None or None
 
+        try:
+            await self._insist(attempt, base.epoch)
+        except LogDamaged as damaged:  # it is nobody's, and what it is a copy of may be whole
+            await self._mark_at_last(BaseId(base.generation, base.epoch), str(damaged))
+            raise
+
+    async def _mark_at_last(self, base: BaseId, reason: str) -> None:
+        async def attempt() -> bool:
+            await self.mark_damaged(base, reason, alone=True)
+            return True
+
         await self._insist(attempt, base.epoch)
 
     async def note_voids(self, records: Sequence[LogRecord]) -> None:
@@ -258,6 +272,18 @@ class EpochLog:
                     return await self._store.read(name) is not None or None
 
                 await self._insist(attempt, record.epoch)
+
+    async def clear_attempts(self, loaded: Loaded) -> None:
+        """Take away the marks of attempts (`attempts.py`) that say nothing any more, whosever they are: at epochs that
+        a base has passed, and from before a transaction was voided. Nodes that there are no more have left some."""
+        voided = max((record.generation for record in loaded.records if record.voids), default=-1)
+        try:
+            for name in await self._store.list(all_attempts_prefix(self._program)):
+                epoch, incarnation = generation_and_epoch_of(name)
+                if epoch < loaded.base.epoch or incarnation <= voided:
+                    await self._store.delete(name)
+        except StoreError as failed:  # they do no harm, and whoever starts next takes them away
+            self._log.warning("store_failed", reason=str(failed))
 
     async def collect(self, newest: Base, older: Base) -> int:
         """Delete what neither of these bases reaches; returns how many objects that were. Raises `StoreError`."""

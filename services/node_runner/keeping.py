@@ -21,7 +21,7 @@ from dist_zero.compiler.plan import Plan
 from dist_zero.executor import Executor
 from dist_zero.state import state_tables
 from dist_zero_common.clock import wait_changed
-from dist_zero_common.errors import LogDamaged, MalformedMessage, StoreError
+from dist_zero_common.errors import BaseDamaged, LogDamaged, MalformedMessage, StoreError
 from dist_zero_common.log import Logger
 from dist_zero_common.protocol.messages import (
     BatchBlob,
@@ -186,6 +186,8 @@ class NodeKeeping:
                                 f"the base of epoch {base.epoch} cannot be used: {damaged}"
                             ) from damaged
                         failed_at = where  # unless it was collected meanwhile
+            except BaseDamaged as damaged:  # and marked: there is none before it in this generation
+                raise _Unusable(str(damaged)) from damaged
             except LogDamaged:
                 raise
             except StoreError as failed:

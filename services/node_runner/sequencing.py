@@ -123,6 +123,7 @@ class HostedSequencer:
             if loaded.refused:
                 self._log.error("not_voided", reason=loaded.refused)
             await self._log_of_epochs.note_voids(loaded.records)
+            await self._log_of_epochs.clear_attempts(loaded)
             if loaded.later:
                 raise BaseDamaged(f"generation {loaded.later} has begun, and this is {self._generation}")
             if loaded.base.shard_map != self._host.shard_map:

@@ -10,12 +10,13 @@ from typing import TypeVar
 
 import pytest
 
+from dist_zero.system import SimulatedSystem
 from dist_zero_common.errors import StoreError
 from dist_zero_common.sim.faults import Delay, StoreFaults, Weather, drawn_store_faults, drawn_weather
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore
-from test.simulated.property_world import BusyRun
+from test.simulated.property_world import PROGRAMS, BusyRun
 
 Result = TypeVar("Result")
 
@@ -145,16 +146,27 @@ def test_bad_days_differ_and_are_drawn_from_the_seed() -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_system_outlives_the_bad_days_of_its_store(seed: int) -> None:
-    """I1 and I2 while reads, lists and creates fail and the store is out for seconds at a time. A system that is not
-    there yet when the store fails says so and is started again."""
-    objects = MemoryObjects(remembers=True)
-    faults = drawn_store_faults(random.Random(seed))
-    for attempt in range(10):
-        world = SimWorld(seed + 100 * attempt, replace(SimWorld(seed, "hostile").weather, store=faults))
-        run = BusyRun(stages=2, nodes=2, transactions=18, objects=objects)
-        try:
-            run.run(world).check()
-            return
-        except StoreError as failed:
-            assert "scheduler/" in str(failed) and not objects.names
-    raise AssertionError("it never started")
+    """I1 and I2 while reads, lists and creates fail and the store is out for seconds at a time, also in the first
+    listing of a start."""
+    world = SimWorld(seed, "hostile")
+    world.weather = replace(world.weather, store=drawn_store_faults(random.Random(seed)))
+    BusyRun(stages=2, nodes=2, transactions=18, objects=MemoryObjects(remembers=True)).run(world).check()
+
+
+def test_a_store_that_is_away_when_a_system_starts_is_waited_for() -> None:
+    """Ten seconds of it are a pause; one that never answers is told, and nobody waits for ever."""
+    for seconds, starts in ((10.0, True), (1_000.0, False)):
+        world = SimWorld(1, "faithful")
+        calm = world.weather
+        world.weather = replace(calm, store=StoreFaults(fails_list=1.0))
+
+        async def live(world: SimWorld = world, calm: Weather = calm, seconds: float = seconds) -> int:
+            asyncio.get_running_loop().call_later(seconds, lambda: setattr(world, "weather", calm))
+            async with SimulatedSystem(world) as system, system.connect(PROGRAMS[1]) as client:
+                return await client.put("sales", {"id": 1, "shop": "a", "amount": 1.0})
+
+        if starts:
+            assert run_simulation(live(), until_seconds=200) > 0
+        else:
+            with pytest.raises(StoreError, match="did not answer in time to a list of scheduler/log/"):
+                run_simulation(live(), until_seconds=200)

@@ -15,6 +15,7 @@ from dist_zero_common.log import captured_events, get_logger
 from dist_zero_common.protocol.codec import encode
 from dist_zero_common.protocol.messages import (
     ShardMap,
+    TransactionPlace,
 )
 from dist_zero_common.protocol.stored import (
     Base,
@@ -24,7 +25,13 @@ from dist_zero_common.protocol.stored import (
 from dist_zero_common.sim.faults import StoreFaults, Weather
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
-from dist_zero_common.store.layout import base_name, damaged_name, record_name
+from dist_zero_common.store.layout import (
+    all_attempts_prefix,
+    attempt_name,
+    base_name,
+    damaged_name,
+    record_name,
+)
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 from services.node_runner.epoch_log import EpochLog, Loaded
 
@@ -131,7 +138,7 @@ def test_nobody_begins_at_a_damaged_base() -> None:
     objects.data[base_name("p", 2, 4)] = b"x" * 40
     with pytest.raises(BaseDamaged, match=base_name("p", 2, 4)):
         loaded(objects)
-    assert b"damaged" in objects.data[damaged_name("p", 2, 4)]
+    assert b"damaged" in objects.data[damaged_name("p", 2, 4, alone=True)]
     found = loaded(objects)
     assert found.origin == BaseId(0, 0) and [each.epoch for each in found.records] == [1, 2, 3]
     objects.data[base_name("p", 0)] = b""
@@ -139,6 +146,55 @@ def test_nobody_begins_at_a_damaged_base() -> None:
         loaded(objects)
     with pytest.raises(LogDamaged, match=r"every base of 'p' is damaged.*programs/p/damaged/"):
         loaded(objects)
+
+
+def test_the_original_of_a_base_whose_copy_is_torn_is_as_good_as_ever() -> None:
+    """What cannot be read itself says nothing of what it was copied from; what refers to something that cannot be read
+    does, and of later generations neither says anything."""
+    objects = with_base(with_base(stored(1, 2, 3), 2, 4), 2, 6)
+    objects.data[base_name("p", 2, 6)] = b"x" * 40
+    with pytest.raises(BaseDamaged):
+        loaded(objects, 7)
+    assert loaded(objects, 7).origin == BaseId(4, 2)
+    with_log(lambda log: log.mark_damaged(BaseId(6, 2), "a checkpoint is gone"), objects)
+    assert loaded(objects, 7).origin == BaseId(0, 0)
+    assert loaded(with_base(objects, 2, 7), 8).origin == BaseId(7, 2)
+
+
+def test_a_base_that_tears_while_it_is_written_is_marked() -> None:
+    """Whoever wrote it says so, and nobody has to find out."""
+    objects = stored(1, 2)
+    torn = StoreFaults(torn=0.5, torn_of=("/base/",))
+    with pytest.raises(LogDamaged, match="base"):
+        with_log(lambda log: log.write_base(replace(BASE, epoch=2, generation=5)), objects, torn)
+    assert damaged_name("p", 2, 5, alone=True) in objects.data
+    assert loaded(objects, 6).origin == BaseId(0, 0)
+
+
+def test_marks_of_attempts_that_say_nothing_any_more_are_taken_away() -> None:
+    """Those before the base, and those from before a void, whosever they are; the others stay, and a store that fails
+    is no reason not to start."""
+    objects = with_base(stored(1, 2, 3, 4), 2, 5)
+    void = replace(opening(5, 5, BaseId(5, 2)), voids=(TransactionPlace(4, 0),))
+    objects.create(record_name("p", 5), encode(void))
+    marks = {
+        (node, epoch, by): attempt_name("p", node, epoch, by)
+        for node in ("n1", "gone")
+        for epoch, by in ((1, 9), (2, 9), (4, 9), (4, 5), (4, 3))
+    }
+    for name in marks.values():
+        objects.create(name, b"begun")
+    with_log(lambda log: cleared(log), objects, StoreFaults(fails_list=1.0, fails_delete=1.0))
+    assert len(objects.list(all_attempts_prefix("p"))) == len(marks)
+    with_log(lambda log: cleared(log), objects)
+    left = [name for (_, epoch, by), name in marks.items() if epoch >= 2 and by == 9]
+    assert objects.list(all_attempts_prefix("p")) == sorted(left)
+
+
+async def cleared(log: EpochLog) -> None:
+    base = replace(BASE, epoch=2, generation=5)
+    records = [record(3), record(4), replace(opening(5, 5, BaseId(5, 2)), voids=(TransactionPlace(4, 0),))]
+    await log.clear_attempts(Loaded(base, BaseId(5, 2), records, opened=True, based=True))
 
 
 def test_a_program_that_was_never_created_is_named() -> None:
