@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Coroutine, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import uvloop
 
 from dist_zero.cli.diagnosis import Verdict
 from dist_zero.cli.doctor import Report, examine_bucket
+from dist_zero.cli.main import main
 from dist_zero.system import System
 from dist_zero_common.broker.memory import MemoryBroker
 from dist_zero_common.clock import RealClock
@@ -19,6 +22,8 @@ from dist_zero_common.protocol.stored import (
     CheckpointId,
 )
 from dist_zero_common.settings import Settings
+from dist_zero_common.store.base import Store
+from dist_zero_common.store.directory import DirectoryStore
 from dist_zero_common.store.obstore import ObjectStore
 from services.entry import Process, opened_store
 from services.node_runner.checkpoints import read_checkpoint
@@ -105,3 +110,40 @@ def test_doctor_examines_a_bucket_cloud() -> None:
             "the store s3://never-made/x failed: there is no such bucket: create it, or correct DIST_ZERO_STORE",
         )
     ]
+
+
+def test_a_system_moves_from_a_directory_to_a_bucket_cloud(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`copy-store`, there and back: a system goes on from the bucket, and another one from the directory again."""
+
+    async def live(store: Store, ids: range) -> dict[str | None, int]:
+        system = System(
+            "shop", connector=MemoryBroker().connector, store=store, clock=RealClock(), machines=2
+        )
+        async with system, system.connect(PROGRAMS[2], nodes=2, client_id="loader") as client:
+            assert await client.committed_before() == ids.start
+            for number in ids:
+                await client.put("sales", {"id": number, "shop": f"s{number % 3}", "amount": 1.0})
+            return {row.shop: row.n for row in await client.rows("per_shop")}
+
+    def copy(*words: str) -> str:
+        monkeypatch.setattr("sys.argv", ["dist-zero", "copy-store", *words, "--json"])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        assert end.value.code == 0, said.err
+        return said.out
+
+    server = s3_server()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    bucket = new_store()
+    assert asyncio.run(live(DirectoryStore("first"), range(20))) == {"s0": 7, "s1": 7, "s2": 6}
+    first = json.loads(copy("first", bucket.url))
+    assert first["objects"] == first["new_objects"] > 20
+    assert asyncio.run(live(ObjectStore(bucket.url, access(server)), range(20, 23)))["s0"] == 8
+    copy(bucket.url, "second")
+    assert asyncio.run(live(DirectoryStore("second"), range(23, 26))) == {"s0": 9, "s1": 9, "s2": 8}
