@@ -69,7 +69,7 @@ def views(draw: st.DrawFn, name: str = "p", ready: bool = False) -> ProgramView:
         shard_map,
         tuple(nodes),
         draw(node_limits) if ready or draw(st.booleans()) else None,
-        divisible=ready or draw(st.booleans()),
+        divisible=draw(st.booleans()),
         steady=ready or draw(st.booleans()),
         asleep=not ready and draw(st.booleans()),
     )
@@ -181,6 +181,21 @@ def test_where_there_is_room_for_few_the_fullest_are_divided() -> None:
         for first, end in (interval(program.shard_map, shard) for shard in range(3))
     ]
     assert pieces == [2, 3, 1]
+
+
+def test_machines_are_kept_until_the_others_have_room_to_spare() -> None:
+    """Those that stay are to be filled to a part only, by the peak and not by what is now, and by state as by work."""
+    limits = MachineLimits(1, 9)
+    for work, peak, stored, count in (
+        (0.1, 2.9, 0, 5),
+        (0.1, 2.0, 0, 3),
+        (2.0, 2.0, 0, 3),
+        (0.1, 0.1, 3_900, 4),
+    ):
+        nodes = (NodeLoad(work, peak, stored, 60.0), *[NodeLoad(0.0, 0.0, 0, 60.0)] * 5)
+        program = ProgramView("p", even_map(1, list("abcdef")), nodes, NodeLimits(6, 6, 0))
+        wishes = decide([program], MachinesView(5, limits, memory_bytes=10_000))
+        assert wishes.machines == count, (work, peak, stored)
 
 
 def test_an_idle_program_sleeps_only_if_it_may() -> None:
