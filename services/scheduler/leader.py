@@ -61,7 +61,13 @@ from dist_zero_common.store.base import Store
 from services.scheduler.deciding import decide, forget_silent, unread_queues, with_program
 from services.scheduler.growing import Growing
 from services.scheduler.lead import LeadOptions
-from services.scheduler.log import recalled_assignment, recalled_removal, recorded, recorded_machines
+from services.scheduler.log import (
+    recalled_assignment,
+    recalled_removal,
+    recorded,
+    recorded_machines,
+    recorded_program,
+)
 from services.scheduler.programs import checked_submission, known_base
 from services.scheduler.reconcile import Repeats, SpawnMachine, reconcile, reconcile_machines
 from services.scheduler.reports import check_machine_report, check_reply_to, check_runner_report
@@ -346,10 +352,11 @@ class Leader:
 
     def is_recorded(self, program: str = "") -> bool:
         """Whether the log has all that is desired of machines, and of this program."""
-        state, wanted = self._written.state, recorded(self.desired)
-        return state.machines == recorded_machines(self.desired) and state.programs.get(
-            program
-        ) == wanted.get(program)
+        state, desired = self._written.state, self.desired
+        return state.machines == recorded_machines(desired) and (
+            program not in desired.programs
+            or state.programs.get(program) == recorded_program(desired, program)
+        )
 
     def _command(self) -> None:
         """Send what is outstanding. All that is desired is in the log at this moment."""

@@ -29,7 +29,7 @@ from dist_zero_common.protocol.stored import (
     SchedulerRecord,
 )
 from dist_zero_common.store.layout import scheduler_record_name
-from services.scheduler.state import Assignment, Desired, Part, Removal, WantedProgram
+from services.scheduler.state import Assignment, Desired, Part, Removal
 
 RECORDS_PER_COMPLETE = 32
 """After so many records that say what has changed comes one that says all."""
@@ -117,9 +117,7 @@ def _named(record: SchedulerRecord) -> str:
 def recorded(desired: Desired) -> dict[str, RecordedProgram]:
     """What of all that is desired belongs into the log."""
     removed = {name: _of_removal(removal) for name, removal in desired.removals.items()}
-    return removed | {
-        name: _of_program(program, desired.removals.get(name)) for name, program in desired.programs.items()
-    }
+    return removed | {name: recorded_program(desired, name) for name in desired.programs}
 
 
 def recorded_machines(desired: Desired) -> RecordedMachines:
@@ -133,7 +131,9 @@ def recorded_machines(desired: Desired) -> RecordedMachines:
     )
 
 
-def _of_program(program: WantedProgram, asleep: Removal | None) -> RecordedProgram:
+def recorded_program(desired: Desired, name: str) -> RecordedProgram:
+    """What of a program belongs into the log."""
+    program, asleep = desired.programs[name], desired.removals.get(name)
     limits, tried = program.limits, program.tried
     said = RecordedProgram(program.program, True, (), None, None, limits, program.asleep, tried)
     if asleep is not None:

@@ -205,7 +205,8 @@ def _drop(desired: Desired, part: Part, program: str, incarnation: int) -> Send:
 
 def _drop_strays(desired: Desired, observed: Observed, now: float) -> Iterator[Send]:
     """For parts that nobody wants any more, or not there. Of programs that are not wanted, only what this scheduler has
-    given out: of those of an earlier one it knows too little to stop them."""
+    given out: of those of an earlier one it knows too little to stop them. Nothing that sleeps is to run, whoever has
+    started it."""
     own = desired.scheduler * INCARNATIONS_PER_SCHEDULER
     for runner, seen in observed.runners.items():
         if is_silent(seen, desired, observed, now):
@@ -213,7 +214,9 @@ def _drop_strays(desired: Desired, observed: Observed, now: float) -> Iterator[S
         part = Part(seen.report.machine, runner, seen.report.incarnation, 0)
         strays: dict[str, int] = {}
         for program, incarnation in hosted(seen):
-            if program not in desired.programs and program not in desired.removals and incarnation > own:
+            wanted = desired.programs.get(program)
+            unwanted = wanted.asleep if wanted is not None else incarnation > own
+            if unwanted and program not in desired.removals:
                 strays[program] = max(incarnation, strays.get(program, 0))
         for program, incarnation in strays.items():
             yield _drop(desired, part, program, incarnation)

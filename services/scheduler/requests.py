@@ -157,6 +157,7 @@ class Requests:
     def on_void_transaction(self, message: VoidTransaction) -> None:
         """See to it that a transaction is void."""
         check_reply_to(self._leader.system, message.reply_to)
+        self._leader.wake(message.program, "a transaction is to be voided")
         if not self._voider.is_looking(message):
             self._leader.tasks.create_task(self._void(message))
 

@@ -15,6 +15,7 @@ from dist_zero.system import SimulatedSystem
 from dist_zero_common.errors import RequestError
 from dist_zero_common.log import captured_events
 from dist_zero_common.protocol.messages import (
+    AwaitEpoch,
     MachineLimits,
     NodeLimits,
     ProgramState,
@@ -226,6 +227,27 @@ def test_nothing_is_lost_around_the_moment_of_falling_asleep(seed: int) -> None:
             watching.cancel()
 
     run_simulation(live(), until_seconds=20_000)
+
+
+def test_a_message_in_its_inbox_wakes_a_program() -> None:
+    """Also if whoever sent it is gone, and asks for nothing any more."""
+    world = SimWorld(6, "faithful")
+
+    async def live() -> None:
+        simulated = SimulatedSystem(world, machines=1, growth=GROWTH)
+        async with simulated as system, system.connect(PROGRAMS[2], nodes=1) as client:
+            await client.put("sales", {"id": 1, "shop": "s", "amount": 1.0})
+            there = remote(simulated, "remote")
+            await there.autoscale("stages-2", NodeLimits(1, 6, 30), MachineLimits(0, 4))
+            watched = Watched(there)
+            watching = asyncio.create_task(watched.run())
+            await watched.until(is_asleep)
+            await asyncio.sleep(60)
+            client.send(client.placement.clients_inbox, AwaitEpoch(1, 1, client.replies))
+            await watched.until(lambda status: status.programs[0].state is ProgramState.RUNNING)
+            watching.cancel()
+
+    run_simulation(live(), until_seconds=2_000)
 
 
 def test_whoever_watches_keeps_a_program_awake() -> None:

@@ -26,6 +26,7 @@ from dist_zero_common.log import get_logger
 from dist_zero_common.protocol.codec import decode, encode
 from dist_zero_common.protocol.messages import (
     MachineLimits,
+    NodeLimits,
     Placement,
     ShardMap,
 )
@@ -33,6 +34,7 @@ from dist_zero_common.protocol.stored import (
     RecordedMachines,
     RecordedPart,
     RecordedProgram,
+    RecordedSplit,
     SchedulerRecord,
 )
 from dist_zero_common.sim.faults import Delay, StoreFaults, Weather
@@ -80,7 +82,8 @@ def a_program(name: str, incarnation: int, *, wanted: bool = True) -> RecordedPr
     if not wanted:
         return RecordedProgram(name, False, (part,), None, None)
     placement = Placement(0, name, incarnation, incarnation, MAP, ("inbox",), "clients", "nodes")
-    return RecordedProgram(name, True, (part,), part, placement)
+    limits, tried = NodeLimits(1, incarnation, 60), (RecordedSplit(incarnation, 2**64 - 1, 4_200),)
+    return RecordedProgram(name, True, (part,), part, placement, limits, incarnation % 2 == 0, tried)
 
 
 @contextmanager
