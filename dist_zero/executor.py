@@ -105,6 +105,11 @@ class Executor(Protocol):
         """
         ...
 
+    def freeze(self, everything: bool) -> Iterator[TableChange | None]:
+        """`save` for a state that is large: as of now, but given out later, while the executor goes on, and in slices
+        of some milliseconds, between which it says None."""
+        ...
+
     def load(
         self,
         epoch: int,

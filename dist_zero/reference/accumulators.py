@@ -74,6 +74,13 @@ class Accumulator(Protocol):
     def encode(self) -> bytes:
         """The state as bytes; equal states have equal bytes."""
 
+    def frozen(self) -> Any:
+        """The state as of now, quickly, for `encoded` to make bytes of it later."""
+
+    @staticmethod
+    def encoded(frozen: Any) -> bytes:
+        """What `encode` said when this was frozen."""
+
 
 def accumulator_factory(aggregation: Aggregation) -> Callable[[], Accumulator]:
     """A function that makes the empty accumulator of `aggregation`."""
@@ -118,6 +125,15 @@ class Count:
         """Eight bytes."""
         return _COUNT.pack(self.count)
 
+    def frozen(self) -> int:
+        """See `Accumulator`."""
+        return self.count
+
+    @staticmethod
+    def encoded(frozen: int) -> bytes:
+        """See `Accumulator`."""
+        return _COUNT.pack(frozen)
+
 
 class IntSum:
     """Sum or mean of integers, or of decimals of one scale."""
@@ -153,7 +169,16 @@ class IntSum:
 
     def encode(self) -> bytes:
         """The count and the total."""
-        return _COUNT.pack(self.count) + _encode_total(self.total)
+        return self.encoded(self.frozen())
+
+    def frozen(self) -> tuple[int, int]:
+        """See `Accumulator`."""
+        return self.count, self.total
+
+    @staticmethod
+    def encoded(frozen: tuple[int, int]) -> bytes:
+        """See `Accumulator`."""
+        return _COUNT.pack(frozen[0]) + _encode_total(frozen[1])
 
 
 class FloatSum:
@@ -217,8 +242,18 @@ class FloatSum:
 
     def encode(self) -> bytes:
         """The counts and the total in units of 2⁻¹⁰⁷⁴."""
-        counts = (self.count, self.positive_infinity, self.negative_infinity, self.nan)
-        return _FLOAT_COUNTS.pack(*counts) + _encode_total(self._total << (FLOAT_SCALE - self._scale))
+        return self.encoded(self.frozen())
+
+    def frozen(self) -> tuple[int, ...]:
+        """See `Accumulator`."""
+        infinities = self.positive_infinity, self.negative_infinity
+        return self._scale, self._total, self.count, *infinities, self.nan
+
+    @staticmethod
+    def encoded(frozen: tuple[int, ...]) -> bytes:
+        """See `Accumulator`."""
+        scale, total, *counts = frozen
+        return _FLOAT_COUNTS.pack(*counts) + _encode_total(total << (FLOAT_SCALE - scale))
 
     def _refine(self, scale: int) -> None:
         self._total <<= scale - self._scale
@@ -280,6 +315,15 @@ class Extreme:
         """The extreme alone: the rest of the multiset stays on its node."""
         value = self.result()
         return b"" if value is None else _encode_value(self._dtype, value)
+
+    def frozen(self) -> bytes:
+        """See `Accumulator`."""
+        return self.encode()
+
+    @staticmethod
+    def encoded(frozen: bytes) -> bytes:
+        """See `Accumulator`."""
+        return frozen
 
 
 # ---- encoding ----------------------------------------------------------------------------------------------

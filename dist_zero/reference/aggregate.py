@@ -109,6 +109,14 @@ class KeptGroups:
         """See `Kept`."""
         return ((self._entry(key, group), 1) for key, group in self.groups.items())
 
+    def frozen(self) -> Iterable[Pair]:
+        """See `Kept`."""
+        frozen = [
+            (key, group.row_count, [(each.encoded, each.frozen()) for each in group.sums])
+            for key, group in self.groups.items()
+        ]
+        return (((*key, rows, *[encoded(state) for encoded, state in sums]), 1) for key, rows, sums in frozen)
+
     def get(self, key: Row, /) -> Pair | None:
         """See `Kept`."""
         group = self.groups.get(key)
@@ -154,6 +162,14 @@ class KeptValues:
         for key, group in self._groups.groups.items():
             for value, count in group.extremes[self._number].counts.items():
                 yield (*key, value), count
+
+    def frozen(self) -> Iterable[Pair]:
+        """See `Kept`."""
+        number = self._number
+        frozen = [
+            (key, list(group.extremes[number].counts.items())) for key, group in self._groups.groups.items()
+        ]
+        return (((*key, value), count) for key, counts in frozen for value, count in counts)
 
     def get(self, key: Row, /) -> Pair | None:
         """See `Kept`."""

@@ -170,15 +170,19 @@ class Interpreter:
 
     def save(self, everything: bool) -> list[TableChange]:
         """What changed since the last save or load, or all that there is."""
+        return [change for change in self.freeze(everything) if change is not None]
+
+    def freeze(self, everything: bool) -> Iterator[TableChange | None]:
+        """The same, given out later and in slices."""
         if self._waiting or self._waiting_failures or self._waiting_missed or self._is_behind():
             raise InternalError(
                 "state is saved when every stage has reached the same epoch, and one is ahead"
             )
         tracked = self._tracked and not everything
         pairs = zip(self._tables, self._kept, strict=True)
-        changes = [keeping.change_of(n, table, kept, tracked) for n, (table, kept) in enumerate(pairs)]
+        frozen = [keeping.freeze(n, table, kept, tracked) for n, (table, kept) in enumerate(pairs)]
         self._track()
-        return [change for change in changes if change is not None]
+        return (change for each in frozen for change in each.changes())
 
     def _is_behind(self) -> bool:
         return any(view.waits for view in self._views.values())

@@ -9,11 +9,13 @@ touched is saved even if it is again what it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat, zip_longest
 from typing import Protocol
 
 from dist_zero.batch import Batch
-from dist_zero.reference.ordering import canonical_order
+from dist_zero.reference.ordering import ordering
 from dist_zero.state import StateTable, TableChange
 from dist_zero.types import Row, picker
 from dist_zero.zset import ZSet, add_pairs
@@ -26,6 +28,10 @@ class Kept(Protocol):
 
     def entries(self) -> Iterable[Pair]:
         """Every entry with its weight."""
+        ...
+
+    def frozen(self) -> Iterable[Pair]:
+        """The same as of now, to be gone through later: quickly done, and whatever changes meanwhile does not count."""
         ...
 
     def get(self, key: Row, /) -> Pair | None:
@@ -82,6 +88,10 @@ class KeptZSet(Touched):
         """See `Kept`."""
         return self.weights.items()
 
+    def frozen(self) -> Iterable[Pair]:
+        """See `Kept`."""
+        return list(self.weights.items())
+
     def get(self, key: Row, /) -> Pair | None:
         """See `Kept`."""
         weight = self.weights.get(key)
@@ -117,6 +127,10 @@ class KeptGroups(Touched):
         """See `Kept`."""
         return (pair for weights in self._every() for pair in weights.items())
 
+    def frozen(self) -> Iterable[Pair]:
+        """See `Kept`."""
+        return [pair for weights in self._every() for pair in weights.items()]
+
     def get(self, key: Row, /) -> Pair | None:
         """See `Kept`."""
         weight = (self._group(self._group_of(key)) or {}).get(key)
@@ -147,6 +161,10 @@ class KeptByKey(Touched):
         """See `Kept`."""
         return ((row, 1) for row in self.rows.values())
 
+    def frozen(self) -> Iterable[Pair]:
+        """See `Kept`."""
+        return zip(list(self.rows.values()), repeat(1), strict=False)
+
     def get(self, key: Row, /) -> Pair | None:
         """See `Kept`."""
         row = self.rows.get(key)
@@ -169,23 +187,46 @@ class KeptByKey(Touched):
 
 # ---- saving ------------------------------------------------------------------------------------------------
 
+PIECE_ROWS = 20_000
+"""A change with more rows comes in pieces."""
 
-def change_of(number: int, table: StateTable, kept: Kept, tracked: bool) -> TableChange | None:
-    """What changed in a table, or all of it if nothing is `tracked`; None if that is nothing."""
-    puts: ZSet = {}
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """What is to be said of table number `number`: entries that are there, and keys of those that are gone."""
+
+    number: int
+    table: StateTable
+    puts: Iterable[Pair]
+    deletes: list[Row]
+
+    def changes(self) -> Iterator[TableChange | None]:
+        """The same in canonical order and in pieces, none if it is nothing. It takes turns with others: None is a
+        place where they may go on."""
+        types, key_types = self.table.row_type.types, self.table.key_type.types
+        keyed = self.table.key is not None
+        puts = yield from ordering(types, self.puts)
+        gone = yield from ordering(key_types, ((key, 1) for key in self.deletes))
+        nothing: list[Pair] = []
+        for some, others in zip_longest(_pieces(puts), _pieces(gone), fillvalue=nothing):
+            rows, weights = [row for row, _ in some], None if keyed else [weight for _, weight in some]
+            deletes = Batch.from_rows(key_types, [row for row, _ in others])
+            yield TableChange(self.number, Batch.from_rows(types, rows, weights), deletes)
+
+
+def freeze(number: int, table: StateTable, kept: Kept, tracked: bool) -> Frozen:
+    """What changed in a table, or all of it if nothing is `tracked`."""
+    if not tracked:
+        return Frozen(number, table, kept.frozen(), [])
+    puts: list[Pair] = []
     deletes: list[Row] = []
-    if tracked:
-        for key, found in kept.touched():
-            if found is None:
-                deletes.append(key)
-            else:
-                puts[found[0]] = found[1]
-    else:
-        puts.update(kept.entries())
-    if not puts and not deletes:
-        return None
-    types, key_types = table.row_type.types, table.key_type.types
-    rows = canonical_order(types, puts)
-    weights = None if table.key is not None else [puts[row] for row in rows]
-    gone = canonical_order(key_types, deletes)
-    return TableChange(number, Batch.from_rows(types, rows, weights), Batch.from_rows(key_types, gone))
+    for key, found in kept.touched():
+        if found is None:
+            deletes.append(key)
+        else:
+            puts.append(found)
+    return Frozen(number, table, puts, deletes)
+
+
+def _pieces(pairs: list[Pair]) -> Iterator[list[Pair]]:
+    return (pairs[start : start + PIECE_ROWS] for start in range(0, len(pairs), PIECE_ROWS))

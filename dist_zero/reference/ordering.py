@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -73,6 +73,42 @@ def canonical_order(types: Sequence[DataType], rows: Iterable[Row]) -> list[Row]
     return plain + others
 
 
+def ordering(
+    types: Sequence[DataType], pairs: Iterable[tuple[Row, int]]
+) -> Generator[None, None, list[tuple[Row, int]]]:
+    """Pairs of distinct rows and whatever belongs to them, in canonical order of the rows; in slices, for there may be
+    many."""
+    plain: list[tuple[Row, int]] = []
+    others: list[tuple[Row, int]] = []
+    iterator = iter(pairs)
+    while some := list(islice(iterator, _SLICE)):
+        for pair in some:
+            (others if None in pair[0] or NAN in pair[0] else plain).append(pair)
+        if len(some) == _SLICE:
+            yield
+    keys = [order_key(dtype) for dtype in types]
+    ordered: list[tuple[Row, int]] = yield from _sorted(plain, None)
+    ordered += yield from _sorted(
+        others, lambda pair: tuple([key(value) for key, value in zip(keys, pair[0], strict=True)])
+    )
+    return ordered
+
+
+def _sorted(items: list[Any], key: Callable[[Any], Any] | None) -> Generator[None, None, list[Any]]:
+    """`sorted` in slices."""
+    if len(items) <= _SLICE:
+        return sorted(items, key=key)
+    runs = []
+    for start in range(0, len(items), _SLICE):
+        runs.append(sorted(items[start : start + _SLICE], key=key))
+        yield
+    merged, done = heapq.merge(*runs, key=key), []
+    while some := list(islice(merged, _SLICE)):
+        done += some
+        yield
+    return done
+
+
 class SortedItems(Generic[Item]):
     """Distinct items in ascending order: a list of sorted chunks.
 
@@ -113,17 +149,14 @@ class SortedItems(Generic[Item]):
                 if number % _SLICE == _SLICE - 1:
                     yield
             return
-        runs: list[list[Any]] = [[*self]]
-        for start in range(0, len(items), _SLICE):
-            runs.append(sorted(items[start : start + _SLICE]))
-            if len(items) > _SLICE:
-                yield
-        merged, half = heapq.merge(*runs), self._CHUNK_LENGTH_MAX // 2
-        self._chunks = []
+        sorted_items = yield from _sorted(items, None)
+        merged, half = heapq.merge(self, sorted_items), self._CHUNK_LENGTH_MAX // 2
+        chunks: list[list[Any]] = []
         while chunk := list(islice(merged, half)):
-            self._chunks.append(chunk)
-            if len(self._chunks) % (_SLICE // half) == 0:
+            chunks.append(chunk)
+            if len(chunks) % max(1, _SLICE // half) == 0:
                 yield
+        self._chunks = chunks
         self._lasts = [chunk[-1] for chunk in self._chunks]
 
     def remove(self, item: Item) -> None:

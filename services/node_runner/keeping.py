@@ -38,7 +38,7 @@ from services.node_runner.attempts import NO_TRIAL, Attempts, Trial
 from services.node_runner.checkpoints import Checkpoint, write_checkpoint
 from services.node_runner.epoch_log import EpochLog
 from services.node_runner.kernel_events import SaveState
-from services.node_runner.loading import LoadedState, Loader, NodeKeeper
+from services.node_runner.loading import LoadedState, Loader, NodeKeeper, Turns
 
 LOOK_SECONDS_MIN, LOOK_SECONDS_MAX = 0.02, 1.0
 """Pauses between two looks for a base."""
@@ -115,6 +115,7 @@ class NodeKeeping:
         self._node = shard_map.nodes[shard]
         self._tables = state_tables(plan)
         self._loader = Loader(keeper, plan, shard_map, shard, log)
+        self._turns = Turns(keeper.clock)
         self._inherit = inherit
         self._inherited: LoadedState | None = None
         self._epoch_log = EpochLog(keeper.store, plan.name, log)
@@ -225,17 +226,18 @@ class NodeKeeping:
     async def _save(self, effect: SaveState) -> SavedState:
         which = CheckpointId(self._node, effect.epoch, self._generation)
         self._links = 1 if effect.everything else self._links + 1
-        tables = tuple(
-            TableBlob(self._tables[change.table].name, _blob(change.puts), _blob(change.deletes))
-            for change in effect.changes
-        )
+        tables: list[TableBlob] = []
+        async for change in self._turns.through(effect.changes):
+            if change is not None:
+                name = self._tables[change.table].name
+                tables.append(TableBlob(name, _blob(change.puts), _blob(change.deletes)))
         checkpoint = Checkpoint(
             self._plan.name,
             which,
             self._plan.fingerprint,
             None if effect.everything else self._previous,
             self._links,
-            tables,
+            tuple(tables),
         )
         written = await write_checkpoint(self._store, checkpoint, self._log)
         self._previous = which

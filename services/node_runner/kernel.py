@@ -368,7 +368,7 @@ class NodeKernel:
             return None
         everything = hand_out.everything or not self._was_saved
         self._was_saved = True
-        return SaveState(hand_out.epoch, everything, tuple(self._executor.save(everything)))
+        return SaveState(hand_out.epoch, everything, self._executor.freeze(everything))
 
     def _send(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dist_zero.batch import Batch, Writes
@@ -164,11 +165,12 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class SaveState:
-    """Put this into the store: the state as of this epoch, all of it, or what changed since the last one."""
+    """Put this into the store: the state as of this epoch, all of it, or what changed since the last one. `changes` are
+    as `Executor.freeze` gives them out."""
 
     epoch: int
     everything: bool
-    changes: tuple[TableChange, ...]
+    changes: Iterator[TableChange | None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ Reading and decoding takes turns with whatever else the process does: after some
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from dist_zero.batch import Batch
 from dist_zero.compiler.plan import Plan
@@ -36,8 +37,27 @@ from services.node_runner.checkpoints import Checkpoint, read_checkpoint, table_
 MakeExecutor = Callable[[Plan], Executor]
 """Makes the executor of a node."""
 
+_Slice = TypeVar("_Slice")
+
 TURN_SECONDS = 0.01
 """After so long a time the rest of the process has its turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Long work takes turns with the rest of the process."""
+
+    clock: Clock
+
+    async def through(self, slices: Iterator[_Slice]) -> AsyncIterator[_Slice]:
+        """What comes of each slice of the work."""
+        began = self.clock.monotonic()
+        for each in slices:
+            yield each
+            if self.clock.monotonic() - began >= TURN_SECONDS:
+                await asyncio.sleep(0)
+                began = self.clock.monotonic()
+        await asyncio.sleep(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +185,8 @@ class Loader:
         return await read_checkpoint(store, plan.name, which, plan.fingerprint, self._log, behind)
 
     async def _go_through(self, slices: Iterator[None]) -> None:
-        clock = self._keeper.clock
-        began = clock.monotonic()
-        for _ in slices:
-            if clock.monotonic() - began >= TURN_SECONDS:
-                await asyncio.sleep(0)
-                began = clock.monotonic()
-        await asyncio.sleep(0)
+        async for _ in Turns(self._keeper.clock).through(slices):
+            pass
 
     def _saves(self, read: list[Checkpoint]) -> Iterator[Iterator[TableChange]]:
         return (self._changes(each) for each in read)

@@ -13,6 +13,8 @@ from hypothesis import given, settings
 
 from dist_zero.compiler import compile
 from dist_zero.executor import Executor
+from dist_zero.reference import join, kept, loading, operators, ordering
+from dist_zero.reference.ordering import SortedItems
 from dist_zero.shards import interval, owner
 from dist_zero_common.errors import InternalError
 from dist_zero_common.protocol.messages import (
@@ -144,6 +146,23 @@ def test_oracle_a_follower_is_one_that_loads_in_the_end(harness: ExecutorHarness
 
     programs()
     assert not [kind for kind in ("follows", "whole", "several") if reached[kind] < 30], reached
+
+
+def test_oracle_slices_and_pieces_of_any_size_say_the_same(
+    harness: ExecutorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same where everything is cut into two or three rows."""
+    monkeypatch.setattr(kept, "PIECE_ROWS", 3)
+    for module, name in ((loading, "SLICE"), (operators, "SLICE"), (join, "SLICE"), (ordering, "_SLICE")):
+        monkeypatch.setattr(module, name, 2)
+    monkeypatch.setattr(SortedItems, "_CHUNK_LENGTH_MAX", 4)
+
+    @settings(SAME_EACH_TIME, max_examples=100)
+    @given(cases(), SEEDS)
+    def programs(case: Case, seed: int) -> None:
+        check_follows(harness, case, seed)
+
+    programs()
 
 
 @pytest.mark.long

@@ -95,6 +95,9 @@ class Recording:
     def save(self, everything: bool) -> list[TableChange]:
         return self.inner.save(everything)
 
+    def freeze(self, everything: bool) -> Iterator[TableChange | None]:
+        return self.inner.freeze(everything)
+
     def load(
         self,
         epoch: int,
