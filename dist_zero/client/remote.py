@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
+from dist_zero.client.change import OnChange, change_program, tell_change
 from dist_zero.client.client import Client
 from dist_zero.client.line import CONNECT_SECONDS_MAX, RETURN_SECONDS_MAX, Line
 from dist_zero.client.opening import new_client
+from dist_zero.expr.graph import encode_graph
 from dist_zero_common.broker.base import Broker, Connect, QueueDepth
 from dist_zero_common.broker.topology import scheduler_inbox
 from dist_zero_common.clock import Clock, RealClock
@@ -25,6 +27,7 @@ from dist_zero_common.protocol.messages import (
     DrainMachine,
     Located,
     Message,
+    ProgramChange,
     ProgramRemoved,
     ProgramState,
     RemoveProgram,
@@ -122,6 +125,41 @@ class RemoteSystem:
                 if located.placement is not None and len(located.placement.shard_map.nodes) == nodes:
                     return
                 await asyncio.sleep(ASK_SECONDS)
+
+    async def change(
+        self,
+        program: Program,
+        *,
+        nodes: int = 1,
+        drops: bool = False,
+        begins_empty: Sequence[str] = (),
+        on_progress: OnChange | None = None,
+    ) -> None:
+        """Have a program run as it is declared now, whatever runs under its name, and wait until it does: datasets keep
+        their rows, views that are new or have changed are filled. `drops`: datasets that are declared no more are
+        dropped; `begins_empty`: views that see only what is appended from now on. Raises `RequestError` if it cannot
+        become that."""
+        async with self._line() as line:
+            await change_program(
+                line,
+                self.name,
+                program.name,
+                encode_graph(program.graph()),
+                nodes=nodes,
+                drops=drops,
+                begins_empty=begins_empty,
+                on_progress=on_progress,
+            )
+
+    async def tell_change(
+        self, program: Program, *, drops: bool = False, begins_empty: Sequence[str] = ()
+    ) -> ProgramChange:
+        """What `change` would keep, fill and drop; nothing is done."""
+        async with self._line() as line:
+            graph = encode_graph(program.graph())
+            return await tell_change(
+                line, self.name, program.name, graph, drops=drops, begins_empty=begins_empty
+            )
 
     async def drain(self, machine: str, drained: bool = True) -> SystemStatus:
         """Let a machine run nothing any more, or, with `drained` false, let it run things again. Raises `RequestError`

@@ -41,7 +41,9 @@ class LogRecord:
     the sessions that end here because they were idle for too long, measured between record times. `save`: every node
     saves its state as of this epoch, with `everything` all of it, else what changed since the last time. `begins`: this
     record opens its generation, at that base, and by `shard_map`, which all epochs behind the base go by. `voids`:
-    these transactions say nothing from now on; they are behind that base."""
+    these transactions say nothing from now on; they are behind that base. `graph`: the program that the generation
+    runs; `forgets`: it shows other views than the one before, and readers begin again. `filled`: of a program that
+    takes the place of another, so many slices are filled from here on."""
 
     epoch: int
     time_us: int
@@ -59,6 +61,9 @@ class LogRecord:
     begins: BaseId | None = None
     shard_map: ShardMap | None = None
     voids: tuple[TransactionPlace, ...] = ()
+    graph: bytes = b""
+    forgets: bool = False
+    filled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,10 @@ class Base:
     first shard map, and no state. A base belongs to a generation; the first one of a generation is a copy of the one
     that its opening record names. `checkpoints`: by shard, none at epoch 0. `saves`: how many of them in a row, this
     one included, hold only what changed; by shard, how much those hold, and how much the one before them, which holds
-    everything. `saved_map`: by which map the checkpoints were saved, where that is another one than `shard_map`."""
+    everything. `saved_map`: by which map the checkpoints were saved, where that is another one than `shard_map`;
+    `saved_fingerprint`: by which plan, where that is not the program's own. `filled`: of a program that takes the place
+    of another, so many slices are filled; what records of generations before `filled_since` say of that is of other
+    changes."""
 
     epoch: int
     generation: int
@@ -118,6 +126,9 @@ class Base:
     changed_bytes: tuple[int, ...] = ()
     state_bytes: tuple[int, ...] = ()
     saved_map: ShardMap | None = None
+    saved_fingerprint: str = ""
+    filled: int = 0
+    filled_since: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,13 +197,15 @@ class RecordedPart:
 class RecordedProgram:
     """What schedulers have decided on a program. `wanted`: it shall run, where `nodes` (by shard), `sequencer` and
     `placement` say, which are empty and None before it was placed. Else it is being removed, and `nodes` are the parts
-    that may still run. In the placement, `scheduler` is zero."""
+    that may still run. In the placement, `scheduler` is zero. `graph`: the program that the placement's generation
+    runs; nothing: as the base has it."""
 
     program: str
     wanted: bool
     nodes: tuple[RecordedPart, ...]
     sequencer: RecordedPart | None
     placement: Placement | None
+    graph: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from dist_zero.batch import Batch
@@ -190,21 +190,27 @@ class NodeKeeping:
         executor = self._make_executor(self._plan)
         entries = 0
         for source in predecessors(base, self._map, self._shard) if base.checkpoints else ():
+            fingerprint = base.saved_fingerprint or self._plan.fingerprint
             read = await read_checkpoint(
-                self._store, self._plan.name, source.checkpoint, self._plan.fingerprint, self._log
+                self._store, self._plan.name, source.checkpoint, fingerprint, self._log
             )
-            saves = [list(self._changes(each)) for each in read]
+            saves = [list(self._changes(each, drops=bool(base.saved_fingerprint))) for each in read]
             executor.load(base.epoch, saves, source.keep, source.loose)
             entries += sum(table_entries(table) for each in read for table in each.tables)
-            if source.is_same:
+            if source.is_same and not base.saved_fingerprint:
                 self._previous, self._links = source.checkpoint, read[-1].links
         return Beginning(
             executor, base.epoch, base.subscriptions, entries, goes_on=self._previous is not None
         )
 
-    def _changes(self, checkpoint: Checkpoint) -> Iterator[TableChange]:
-        """What a checkpoint says, as the executor takes it. Raises `MalformedMessage`."""
-        for blob in checkpoint.tables:
+    def _changes(self, checkpoint: Checkpoint, drops: bool) -> Iterator[TableChange]:
+        """What a checkpoint says, as the executor takes it. `drops`: it is of another plan, and tables that this one
+        does not have are left out. Raises `MalformedMessage`."""
+        blobs: Sequence[TableBlob] = checkpoint.tables
+        if drops:
+            known = [blob for blob in blobs if blob.name in self._numbers]
+            blobs = sorted(known, key=lambda blob: self._numbers[blob.name])
+        for blob in blobs:
             number = self._numbers.get(blob.name)
             if number is None:
                 raise MalformedMessage(f"the checkpoint of {checkpoint.which} has a table {blob.name!r}")

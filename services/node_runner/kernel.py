@@ -25,8 +25,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from dist_zero.batch import Batch, Writes
+from dist_zero.compiler.fingerprint import shown
 from dist_zero.compiler.plan import Plan, Sink
-from dist_zero.executor import Executor
+from dist_zero.executor import NOTHING_FILLED, Executor
 from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages import (
     TRANSACTION_BYTES_MAX,
@@ -123,7 +124,7 @@ class NodeKernel:
         known of attempts to compute what is behind it."""
         self.finished = base
         self.halted = ""
-        self._plan, self._executor = plan, executor
+        self._plan, self._executor, self._shown = plan, executor, shown(plan)
         self._map, self._shard, self._shards = shard_map, shard, len(shard_map.nodes)
         self._reached = [base] * (plan.stages + 1)
         self._save_at = 0
@@ -328,7 +329,8 @@ class NodeKernel:
             for item in batches
         ]
         try:
-            parcels = self._executor.step(e, stage, writes, arrived, self._map, self._shard)
+            fill = epoch.hand_out.fill if stage == 1 else NOTHING_FILLED
+            parcels = self._executor.step(e, stage, writes, arrived, self._map, self._shard, fill)
             changes = self._executor.finish(e) if stage == self._plan.stages else {}
             saved = self._saved(epoch.hand_out) if stage == self._plan.stages else None
         except Exception as error:  # whatever it is, it would come again: keep it as evidence and stand still
@@ -500,6 +502,7 @@ class NodeKernel:
                 views=rows,
                 errors=errors if i == 0 else (),
                 missed=missed if i == 0 else (),
+                shown=self._shown,
             )
             effects.append(Reply(reply_to, answer))
 
@@ -519,6 +522,7 @@ class NodeKernel:
                 part=i,
                 parts=len(parts),
                 views=rows,
+                shown=self._shown,
             )
             effects.append(Reply(reply_to, message))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dist_zero.batch import Writes
+from dist_zero.executor import NOTHING_FILLED
 from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages import (
     Message,
@@ -36,6 +37,8 @@ class SequencerOptions:
     behind_bytes: int = 128 * 2**20
     """No hand-out while what was handed out behind the base holds more than this; an epoch is flagged `save` whenever a
     quarter of it has come."""
+    fill_bytes: int = 4 * 2**20
+    """So much of the state, about, is filled into new views in one epoch."""
     collects: bool = True
     """Whether what no base reaches any more is deleted; else the log is kept whole."""
     session_idle_us: int = DAY_US
@@ -154,7 +157,7 @@ class Append:
 @dataclass(frozen=True, slots=True)
 class HandOutEpoch:
     """`Rows` of stage 1 for `targets`, shards of this generation; `writes[i]` are shard i's. See `HandOut` for `again`,
-    `base` and `forgets`."""
+    `base` and `forgets`. `fill`: the slices that this epoch fills."""
 
     record: LogRecord
     writes: tuple[tuple[Writes, ...], ...]
@@ -163,6 +166,7 @@ class HandOutEpoch:
     base: int
     targets: tuple[int, ...]
     forgets: bool = False
+    fill: range = NOTHING_FILLED
 
 
 @dataclass(frozen=True, slots=True)

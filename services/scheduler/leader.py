@@ -51,9 +51,10 @@ from dist_zero_common.protocol.stored import (
     RecordedProgram,
 )
 from dist_zero_common.store.base import Store
+from services.scheduler.changing import target_fingerprint
 from services.scheduler.lead import LeadOptions
 from services.scheduler.log import recalled_assignment, recalled_removal, recorded
-from services.scheduler.programs import checked_submission, known_base
+from services.scheduler.programs import known_base
 from services.scheduler.reconcile import (
     Repeats,
     SpawnMachine,
@@ -244,7 +245,8 @@ class Leader:
         while True:
             try:
                 base = await known_base(self.store, program)
-                stored = checked_submission(base.graph, len(base.shard_map.nodes))
+                graph = recorded.graph or base.graph
+                target = target_fingerprint(graph)
                 break
             except StoreError as failed:
                 self.log.warning("programs_not_recalled", program=program, reason=str(failed))
@@ -253,13 +255,11 @@ class Leader:
                 self.log.error("program_lost", program=program, reason=str(wrong))
                 self.unusable[program] = recorded
                 return
-        assignment = recalled_assignment(recorded, self.desired.scheduler)
+        assignment = recalled_assignment(replace(recorded, graph=graph), self.desired.scheduler)
         now = self.clock.monotonic()
         # The base may still say by which map the program ran before it was placed by this one.
         shard_map = base.shard_map if assignment is None else assignment.placement.shard_map
-        wanted = WantedProgram(
-            program, base.graph, stored.fingerprint, shard_map, since=now, assignment=assignment
-        )
+        wanted = WantedProgram(program, graph, target, shard_map, since=now, assignment=assignment)
         self.desired = with_program(self.desired, wanted)
         self.log.info("program_recalled", program=program, nodes=len(base.shard_map.nodes))
         if assignment is not None:

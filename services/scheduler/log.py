@@ -116,9 +116,10 @@ def _of_program(program: WantedProgram) -> RecordedProgram:
     assignment = program.assignment
     if assignment is None:
         return RecordedProgram(program.program, True, (), None, None)
+    graph = assignment.graph
     nodes = tuple(_of_part(part) for part in assignment.nodes)
     placement = replace(assignment.placement, scheduler=0)  # the next one takes it over as its own
-    return RecordedProgram(program.program, True, nodes, _of_part(assignment.sequencer), placement)
+    return RecordedProgram(program.program, True, nodes, _of_part(assignment.sequencer), placement, graph)
 
 
 def _of_removal(removal: Removal) -> RecordedProgram:
@@ -139,6 +140,7 @@ def recalled_assignment(program: RecordedProgram, scheduler: int) -> Assignment 
         tuple(_part(part) for part in program.nodes),
         _part(program.sequencer),
         replace(program.placement, scheduler=scheduler),
+        program.graph,
     )
 
 

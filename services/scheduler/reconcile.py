@@ -28,6 +28,7 @@ from dist_zero_common.protocol.messages import (
     RunnerStatus,
     StartRunner,
 )
+from services.scheduler.changing import went_on
 from services.scheduler.placement import Candidate, feasible, has_more_room, less_own, moving, place
 from services.scheduler.state import (
     INCARNATIONS_PER_SCHEDULER,
@@ -171,7 +172,7 @@ def _needs_start(wanted: WantedRunner | None, status: RunnerStatus | None, agent
 def _decide_placements(desired: Desired, observed: Observed, now: float) -> Desired:
     candidates = feasible(desired, observed, now)
     for known in list(desired.programs.values()):
-        program = _with_times(known, candidates, desired, observed, now)
+        program = _with_times(went_on(known, observed), candidates, desired, observed, now)
         if program.assignment is None and program.program not in desired.removals:
             program = _adopted(program, candidates, desired, observed, now)
         if program is not known and program.assignment is not known.assignment:
@@ -362,7 +363,7 @@ def _assignment(
         clients_inbox=sequencer_clients_inbox(desired.system, program.program),
         nodes_inbox=sequencer_nodes_inbox(desired.system, program.program, sequencer.incarnation),
     )
-    return Assignment(nodes, sequencer, placement)
+    return Assignment(nodes, sequencer, placement, program.graph)
 
 
 def _drained_runners(program: WantedProgram, desired: Desired) -> list[str]:
@@ -515,7 +516,7 @@ def _host_node(program: WantedProgram, assignment: Assignment, shard: int, desir
         assignment.placement.shard_map,
         shard,
         part.incarnation,
-        program.graph,
+        assignment.graph,
     )
     return Send(("node", program.program, shard, part.incarnation), inbox_of(desired.system, part), command)
 
@@ -528,7 +529,7 @@ def _host_sequencer(program: WantedProgram, assignment: Assignment, desired: Des
         part.incarnation,
         assignment.placement.shard_map,
         assignment.placement.inboxes,
-        program.graph,
+        assignment.graph,
         assignment.placement.generation,
         program.voids_of(assignment.placement.generation),
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dist_zero.compiler import compile
+from dist_zero.expr.changes import behind
 from dist_zero.expr.graph import decode_graph
 from dist_zero.shards import SHARDS_MAX, rescaled
 from dist_zero.state import indivisible
@@ -22,8 +23,9 @@ def rescaled_program(program: WantedProgram, nodes: int) -> WantedProgram:
     if nodes == there:
         return program
     if nodes > there:
-        plan = compile(decode_graph(program.graph))
-        labels = [plan.operators[operator].label for operator in indivisible(plan)]
+        graph = decode_graph(program.graph)
+        plans = [compile(each) for each in (graph, behind(graph))]
+        labels = [plan.operators[operator].label for plan in plans for operator in indivisible(plan)]
         if labels:
             raise RequestError(
                 f"{program.program!r} cannot be divided among more than its {there} nodes: {'; '.join(labels)} looks at"

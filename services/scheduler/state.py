@@ -83,11 +83,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Where all parts of a program run. `nodes[i]` is shard i."""
+    """Where all parts of a program run. `nodes[i]` is shard i. `graph`: the program that this generation runs."""
 
     nodes: tuple[Part, ...]
     sequencer: Part
     placement: Placement
+    graph: bytes = b""
 
     def runners(self) -> list[Part]:
         """One part for each runner that has any, in the order of the shards."""
@@ -104,7 +105,8 @@ class VoidWanted:
 
 @dataclass(frozen=True, slots=True)
 class WantedProgram:
-    """A program that shall run, as its base in the store has it, by the shard map that is wanted now. `since` is when
+    """A program that shall run, by the shard map that is wanted now: as its base in the store has it, or as the next
+    generation is to run it (`changing.py`); `fingerprint` is that of the program behind its change. `since` is when
     it was submitted. `lost_since` is since when it lacks a runner that has a part of it, `room_since` when it was found
     that it would be better placed elsewhere, `halted_since` when it was found halted so that a new generation helps;
     each is None when that is not so. `voids`: what people have asked to take out of it."""
@@ -385,12 +387,14 @@ def progress_of(program: WantedProgram, desired: Desired, observed: Observed, no
         for shard, part in enumerate(assignment.nodes)
         if not _node_runs(program.program, shard, part, observed)
     )
-    sequencer = _sequencer_of(program.program, assignment.sequencer, observed)
+    sequencer = sequencer_of(program.program, assignment.sequencer, observed)
     if missing or sequencer is None:
         reported = len(assignment.nodes) - len(missing)
         note = f"{reported} of {len(assignment.nodes)} nodes have started"
         return Progress(ProgramState.STARTING, note, missing, sequencer_missing=sequencer is None)
-    return Progress(ProgramState.RUNNING, "", moved_at=sequencer.moved_at)
+    slices, filled = sequencer.status.slices, sequencer.status.filled
+    note = f"its new views are being filled: {filled} of {slices} slices are" if slices else ""
+    return Progress(ProgramState.RUNNING, note, moved_at=sequencer.moved_at)
 
 
 def ready_machines(desired: Desired, observed: Observed, now: float) -> list[str]:
@@ -461,7 +465,8 @@ def _node_runs(program: str, shard: int, part: Part, observed: Observed) -> bool
     return status is not None and status.incarnation >= part.incarnation
 
 
-def _sequencer_of(program: str, part: Part, observed: Observed) -> SequencerSeen | None:
+def sequencer_of(program: str, part: Part, observed: Observed) -> SequencerSeen | None:
+    """What was heard of a program's sequencer, in this incarnation or a later one."""
     seen = observed.runners.get(part.runner)
     sequencer = seen.sequencers.get(program) if seen is not None else None
     return sequencer if sequencer is not None and sequencer.status.incarnation >= part.incarnation else None
@@ -474,7 +479,7 @@ def why_halted(program: str, assignment: Assignment, observed: Observed) -> tupl
         status = seen.nodes.get((program, shard)) if seen is not None else None
         if status is not None and status.incarnation == part.incarnation and status.halted:
             return f"shard {shard} on machine {part.machine} has halted: {status.halted}", status.rewind
-    sequencer = _sequencer_of(program, assignment.sequencer, observed)
+    sequencer = sequencer_of(program, assignment.sequencer, observed)
     if sequencer is not None and sequencer.status.halted:
         machine = assignment.sequencer.machine
         reason = f"the sequencer on machine {machine} has halted: {sequencer.status.halted}"
