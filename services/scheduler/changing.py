@@ -23,6 +23,7 @@ from dist_zero.expr.graph import decode_graph, encode_graph, fingerprint
 from dist_zero.expr.ops import Graph
 from dist_zero_common.errors import DistZeroError, RequestError
 from dist_zero_common.protocol.messages import ChangeWanted, ProgramChange, SequencerStatus
+from dist_zero_common.protocol.stored import Base
 from services.scheduler.state import Observed, WantedProgram, sequencer_of
 
 _KEPT = 64
@@ -53,6 +54,15 @@ def change_of(
     status = _status(program, observed)
     slices, filled = (status.slices, status.filled) if status is not None else (0, 0)
     return ProgramChange(lines, slices, filled)
+
+
+def change_to_stored(program: str, base: Base, graph: bytes, change: ChangeWanted) -> ProgramChange:
+    """What it does to run a program from now on that the store knows by this base, and that nobody runs. Raises
+    `RequestError` if it cannot become that."""
+    fingerprint_there = target_fingerprint(base.graph)
+    stored = WantedProgram(program, base.graph, fingerprint_there, base.shard_map, since=0.0)
+    submitted(stored, graph, change)
+    return change_of(stored, graph, change, Observed()) or ProgramChange((), 0, 0)
 
 
 def is_changing(program: WantedProgram) -> bool:

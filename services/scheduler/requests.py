@@ -35,6 +35,7 @@ from dist_zero_common.protocol.messages import (
 )
 from services.scheduler.changing import (
     change_of,
+    change_to_stored,
     is_live,
     is_target,
     live_graph,
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
 
 REQUESTS_REMEMBERED = 10_000
 
-_NOTHING = ProgramChange((), 0, 0)
 JUST_TELL = ChangeWanted(only_tells=True, drops=True, begins_empty=())
 BEING_REMOVED = "it is being removed, and may start again when that is done"
 
@@ -196,16 +196,12 @@ class Requests:
             change = ProgramChange((), 0, 0)
             note = f"there is no program {program!r} in the store yet: it would begin with no rows"
         else:
-            stored = WantedProgram(
-                program, base.graph, target_fingerprint(base.graph), base.shard_map, since=0.0
-            )
             try:
                 assert message.change is not None
-                submitted(stored, message.graph, message.change)
+                change = change_to_stored(program, base, message.graph, message.change)
             except RequestError as wrong:
                 self._refuse(message, str(wrong))
                 return
-            change = change_of(stored, message.graph, message.change, self._leader.observed) or _NOTHING
         located = Located(message.request, program, ProgramState.STARTING, b"", None, note, change)
         self._leader.post.send(message.reply_to, located)
 
