@@ -99,4 +99,4 @@ def _gate(source: Source, number: int) -> Gate:
 
 def slices_of(plan: Plan) -> int:
     """How many slices are to be filled while this plan runs: none, if no gate holds anything back."""
-    return SLICES if any(isinstance(o, Gate) and o.key is not None for o in plan.operators) else 0
+    return SLICES if any(isinstance(operator, Gate) for operator in plan.operators) else 0

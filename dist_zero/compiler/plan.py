@@ -76,7 +76,7 @@ class Source(Operator):
 @dataclass(frozen=True, slots=True, eq=False)
 class Gate(Operator):
     """What those see of dataset number `dataset` that a change of the program has added behind its source: the rows of
-    the slices that are filled, see `compiler/change.py`. Without a key: all that is appended from the change on."""
+    the slices that are filled, see `compiler/change.py`. Without a key: what is appended from the first one on."""
 
     dataset: int
     key: tuple[int, ...] | None

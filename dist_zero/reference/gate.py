@@ -4,6 +4,9 @@ Rows lie in slices, by the hash of their key, and slices are filled one behind t
 behind a gate has seen exactly the rows of the slices that are filled: of those every change passes, of the others none,
 and in the epoch in which a slice is filled, the rows that it has at the end of that epoch. So a new view is at every
 epoch what its expression makes of some part of the dataset, and in the end of all of it; whatever is written meanwhile.
+
+The rows of a dataset without a key are kept by nobody. Of these, what is appended passes from the epoch on that fills
+the first slice.
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ class Gate:
 
     def apply(self, delta: Delta, fill: range) -> Delta:
         """What passes in an epoch that fills these slices, of what the source has changed in it."""
-        if self._key is None or fill.start >= SLICES:
+        if self._key is None:
+            return delta if fill.stop else []
+        if fill.start >= SLICES:
             return delta
         passing: Delta = []
         if self._waiting is None:

@@ -23,7 +23,7 @@ from dist_zero.shards import interval
 from dist_zero.state import TableChange, state_tables
 from dist_zero.types import RowType
 from dist_zero_common.clock import wait_changed
-from dist_zero_common.errors import LogDamaged, MalformedMessage, StoreError
+from dist_zero_common.errors import BaseDamaged, LogDamaged, MalformedMessage, StoreError
 from dist_zero_common.log import Logger
 from dist_zero_common.protocol.messages import (
     BatchBlob,
@@ -152,7 +152,7 @@ class NodeKeeping:
         except _Unusable as unusable:
             self._on_failed(str(unusable), True)
         except LogDamaged as damaged:
-            self._on_failed(str(damaged), False)
+            self._on_failed(str(damaged), isinstance(damaged, BaseDamaged))
 
     # -- begin -------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from itertools import islice
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.fingerprint import shown
-from dist_zero.compiler.plan import Plan, Sink
+from dist_zero.compiler.plan import NEXT, Plan, Sink
 from dist_zero.executor import NOTHING_FILLED, Executor
 from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages import (
@@ -125,6 +125,7 @@ class NodeKernel:
         self.finished = base
         self.halted = ""
         self._plan, self._executor, self._shown = plan, executor, shown(plan)
+        self._readable = [n for n, view in enumerate(plan.views) if not view.name.startswith(NEXT)]
         self._map, self._shard, self._shards = shard_map, shard, len(shard_map.nodes)
         self._reached = [base] * (plan.stages + 1)
         self._save_at = 0
@@ -384,6 +385,7 @@ class NodeKernel:
     ) -> None:
         epoch = self._epochs.pop(e)
         self.finished = e
+        changes = {view: batch for view, batch in changes.items() if view in self._readable}
         self._remember(_EpochChanges(e, changes, sum(b.size_bytes for b in changes.values())))
         assert epoch.hand_out is not None
         self._tell_readers(epoch.hand_out, effects)
