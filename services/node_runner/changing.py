@@ -56,7 +56,8 @@ def needed(base: Base, wanted: bytes) -> bytes:
     before, target = decode_graph(base.graph), behind(decode_graph(wanted))
     if _same(behind(before), target):
         return base.graph
-    return encode_graph(replace(target, before=live(before)))
+    taking = encode_graph(replace(target, before=live(before)))
+    return taking if _slices(taking) else encode_graph(target)
 
 
 def is_filled(base: Base) -> bool:
@@ -68,9 +69,9 @@ def _may_begin(base: Base, before: Graph, after: Graph) -> bool:
     stays = after.before if after.before is not None else after
     if _same(stays, live(before)):
         return True
-    if before.before is not None:
-        return _same(stays, behind(before)) and is_filled(base)
-    return after.before is None and not _slices(encode_graph(replace(after, before=before)))
+    if before.before is not None and _same(stays, behind(before)):
+        return is_filled(base)
+    return after.before is None and not _slices(encode_graph(replace(after, before=live(before))))
 
 
 def _same(one: Graph, other: Graph) -> bool:

@@ -79,7 +79,7 @@ def went_on(program: WantedProgram, observed: Observed) -> WantedProgram:
     if status.needs:
         needs = _checked_needs(program, status.needs)
         return program if needs is None else with_graph(program, needs)
-    if not takes_place(program.graph) or status.halted or status.filled < status.slices:
+    if status.halted or not status.slices or status.filled < status.slices:
         return program
     return with_graph(program, encode_graph(behind(decode_graph(program.graph))))
 

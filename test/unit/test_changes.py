@@ -234,6 +234,7 @@ def base(program: bytes, filled: int = 0) -> Base:
         (TAKING, 10, OTHER_TAKING, True),
         (TAKING, 10, NEXT_TAKING, False),
         (TAKING, SLICES, NEXT_TAKING, True),
+        (TAKING, 10, DROPS, True),
         (P2, 0, TAKING, False),
         (P2, 0, P2, True),
     ],

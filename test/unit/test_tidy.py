@@ -85,7 +85,7 @@ ENTRY_POINTS = (
 
 LINES_MAX = 700
 LINES_EXCEPTIONS = {
-    "dist_zero_common/protocol/messages.py": 910
+    "dist_zero_common/protocol/messages.py": 970
 }  # the vocabulary: a list of messages, no logic
 
 # In pieces, because this file, too, must not name them.
