@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from dist_zero.cli.status import compact_table
 from dist_zero_common.protocol.messages import ChangeLine, ChangeWanted, Fate, ProgramChange
 
 if TYPE_CHECKING:
+    from dist_zero.client.change import MayChange
     from dist_zero.client.remote import RemoteSystem
     from dist_zero.program import Program
 
@@ -26,19 +26,9 @@ _WORDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Allowed:
-    """What may be lost by a change: `drops`: the rows of datasets that are declared no more; `begins_empty`: what views
-    over datasets without a key would have shown of what was appended before."""
-
-    drops: bool = False
-    begins_empty: Sequence[str] = ()
-
-
-async def change(remote: RemoteSystem, program: Program, nodes: int, allowed: Allowed) -> None:
+async def change(remote: RemoteSystem, program: Program, nodes: int, allowed: MayChange) -> None:
     """Say what it changes to run this program, and wait until it runs."""
-    told = await remote.tell_change(program, drops=allowed.drops, begins_empty=allowed.begins_empty)
-    show_change(told)
+    show_change(await remote.tell_change(program, allowed))
     console, shown = console_for(stderr=True), -1
 
     def on_progress(change: ProgramChange) -> None:
@@ -47,13 +37,7 @@ async def change(remote: RemoteSystem, program: Program, nodes: int, allowed: Al
             shown = change.filled
             console.print(Text(f"filled {change.filled} of {change.slices} slices", "dim"))
 
-    await remote.change(
-        program,
-        nodes=nodes,
-        drops=allowed.drops,
-        begins_empty=allowed.begins_empty,
-        on_progress=on_progress,
-    )
+    await remote.change(program, allowed, nodes=nodes, on_progress=on_progress)
 
 
 def show_change(change: ProgramChange) -> None:
@@ -71,7 +55,7 @@ def change_table(lines: Sequence[ChangeLine]) -> Table:
     return table
 
 
-async def change_of_stored(store: Path, program: Program, allowed: Allowed) -> ProgramChange | None:
+async def change_of_stored(store: Path, program: Program, allowed: MayChange) -> ProgramChange | None:
     """What starting this program over a store would change, while nothing runs there; None if the store does not know
     it."""
     from dist_zero.expr.graph import encode_graph
@@ -86,5 +70,5 @@ async def change_of_stored(store: Path, program: Program, allowed: Allowed) -> P
         base = await known_base(DirectoryStore(store), program.name)
     except RequestError:
         return None
-    wanted = ChangeWanted(True, allowed.drops, tuple(allowed.begins_empty))
+    wanted = ChangeWanted(True, allowed.drop_datasets, tuple(allowed.begin_empty))
     return change_to_stored(program.name, base, encode_graph(program.graph()), wanted)

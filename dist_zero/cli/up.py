@@ -80,18 +80,19 @@ def up(
     """
     import asyncio
 
-    from dist_zero.cli.changing import Allowed, change, change_of_stored, show_change
+    from dist_zero.cli.changing import change, change_of_stored, show_change
     from dist_zero.cli.keeping import NEW_BROKER, Keeping, wanted_system
     from dist_zero.cli.systems import DIRECTORY, checked_url, load_states, resolve
+    from dist_zero.client.change import MayChange
     from dist_zero.client.remote import RemoteSystem
 
     loaded, settings = load_program(file, program), load_settings()
-    allowed = Allowed(drop_datasets, tuple(begin_empty or ()))
+    allowed = MayChange(drop_datasets, tuple(begin_empty or ()))
 
     async def submit(url: str, name: str) -> str:
         remote = RemoteSystem(url, name)
         if dry_run:
-            told = await remote.tell_change(loaded, drops=allowed.drops, begins_empty=allowed.begins_empty)
+            told = await remote.tell_change(loaded, allowed)
             show_change(told)
             return (
                 "" if told.lines else f"nothing would change: program {loaded.name} is new, or as it is there"

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-from dist_zero.client.change import OnChange, change_program, tell_change
+from dist_zero.client.change import MayChange, OnChange, change_program, tell_change
 from dist_zero.client.client import Client
 from dist_zero.client.line import CONNECT_SECONDS_MAX, RETURN_SECONDS_MAX, Line
 from dist_zero.client.opening import new_client
@@ -42,6 +42,7 @@ from dist_zero_common.protocol.messages import (
 if TYPE_CHECKING:
     from dist_zero.program import Program
 
+NOTHING_LOST = MayChange()
 ASK_SECONDS = 0.5
 """A scheduler that has said nothing for so long is asked again."""
 
@@ -129,16 +130,13 @@ class RemoteSystem:
     async def change(
         self,
         program: Program,
+        change: MayChange = NOTHING_LOST,
         *,
         nodes: int = 1,
-        drops: bool = False,
-        begins_empty: Sequence[str] = (),
         on_progress: OnChange | None = None,
     ) -> None:
-        """Have a program run as it is declared now, whatever runs under its name, and wait until it does: datasets keep
-        their rows, views that are new or have changed are filled. `drops`: datasets that are declared no more are
-        dropped; `begins_empty`: views that see only what is appended from now on. Raises `RequestError` if it cannot
-        become that."""
+        """Have a program run as it is declared now, whatever runs under its name, and wait until it does. Raises
+        `RequestError` if it cannot become that, or something would be lost that `change` does not name."""
         async with self._line() as line:
             await change_program(
                 line,
@@ -146,20 +144,14 @@ class RemoteSystem:
                 program.name,
                 encode_graph(program.graph()),
                 nodes=nodes,
-                drops=drops,
-                begins_empty=begins_empty,
+                change=change,
                 on_progress=on_progress,
             )
 
-    async def tell_change(
-        self, program: Program, *, drops: bool = False, begins_empty: Sequence[str] = ()
-    ) -> ProgramChange:
+    async def tell_change(self, program: Program, change: MayChange = NOTHING_LOST) -> ProgramChange:
         """What `change` would keep, fill and drop; nothing is done."""
         async with self._line() as line:
-            graph = encode_graph(program.graph())
-            return await tell_change(
-                line, self.name, program.name, graph, drops=drops, begins_empty=begins_empty
-            )
+            return await tell_change(line, self.name, program.name, encode_graph(program.graph()), change)
 
     async def drain(self, machine: str, drained: bool = True) -> SystemStatus:
         """Let a machine run nothing any more, or, with `drained` false, let it run things again. Raises `RequestError`

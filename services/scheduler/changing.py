@@ -107,7 +107,8 @@ def different_program(program: str) -> str:
     """What a person is told who submits another program under a name that has one."""
     return (
         f"there is another program {program!r} already; dist-zero up --dry-run says what a change to this one would"
-        " keep, fill and drop, and dist-zero up changes it. Or submit it under another name"
+        " keep, fill and drop, and dist-zero up changes it (embedded: change=dz.MayChange()). Or submit it under"
+        " another name"
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import dist_zero as dz
+from dist_zero.client.change import MayChange
 from dist_zero.client.client import Client
 from dist_zero.client.remote import RemoteSystem
 from dist_zero.expr.graph import decode_graph, encode_graph
@@ -234,7 +235,7 @@ def test_a_view_over_appended_rows_begins_empty_if_that_is_said_simulated() -> N
             await put(client)
             with pytest.raises(RequestError, match=r"view 'visited' cannot be filled.*--begin-empty visited"):
                 await remote.change(program(30, counted=True))
-            await remote.change(program(20, counted=True), begins_empty=("visited",))
+            await remote.change(program(20, counted=True), MayChange(begin_empty=("visited",)))
             await client.append("visits", {"shop": "b"})
             await client.append("visits", {"shop": "a"})
             assert [(row.shop, row.n) for row in await client.rows("shops")] == [("a", 3), ("b", 1)]
@@ -254,7 +255,7 @@ def test_datasets_are_dropped_and_declared_again_simulated() -> None:
             assert [row.town for row in (await anext(watch)).inserted] == ["x"]
             with pytest.raises(RequestError, match="dataset 'town' is declared no more"):
                 await remote.change(program(30))
-            await remote.change(program(30), drops=True)
+            await remote.change(program(30), MayChange(drop_datasets=True))
             with pytest.raises(DataError, match="a change of the program has dropped"):
                 await client.put("town", {"town": "y"})
             with pytest.raises(RequestError, match="has dropped view towns"):
