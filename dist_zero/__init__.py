@@ -28,6 +28,7 @@ from dist_zero_common.errors import (
 
 if TYPE_CHECKING:
     from dist_zero.client import connect
+    from dist_zero.client.change import MayChange
     from dist_zero.files import read_rows
     from dist_zero.system import embedded
 
@@ -36,6 +37,7 @@ __all__ = [
     "DataError",
     "Delete",
     "DistZeroError",
+    "MayChange",
     "OperatorError",
     "Program",
     "ProgramError",
@@ -61,7 +63,12 @@ __all__ = [
     "when",
 ]
 
-_LAZY = {"connect": "dist_zero.client", "embedded": "dist_zero.system", "read_rows": "dist_zero.files"}
+_LAZY = {
+    "MayChange": "dist_zero.client.change",
+    "connect": "dist_zero.client",
+    "embedded": "dist_zero.system",
+    "read_rows": "dist_zero.files",
+}
 """Names whose modules bring in the runtime, which a program that is only declared does not need."""
 
 

@@ -3,7 +3,9 @@ memory: that is the executor's own business, and a node that one executor saved 
 
 `state_tables` names, for a plan, everything that a node has to remember at the end of an epoch. What can be computed
 from that is in no table: ordered indexes, what a group or a `top` shows, the partners of a row in a conditioned join.
-An entry of a *keyed* table is identified by the columns `key`, and is there once; an entry of a *Z-set* is a row with
+A table is named by the *lineage* of its operator (`compiler/fingerprint.py`), so that under another plan the tables of
+an operator that computes the same are found again; those of a dataset by the dataset. An entry of a *keyed* table is
+identified by the columns `key`, and is there once; an entry of a *Z-set* is a row with
 a weight. Counters are Z-sets, too: `missed/…` is the weight of the row without columns.
 
 How a table is divided follows from where rows are (`compiler/sharding.py`). A change of a row comes to the node that
@@ -53,6 +55,7 @@ from dataclasses import dataclass
 
 from dist_zero.batch import Batch
 from dist_zero.compiler import plan as plans
+from dist_zero.compiler.fingerprint import lineages
 from dist_zero.compiler.plan import Operator, Phase, Place, Plan
 from dist_zero.compiler.sharding import (
     Facts,
@@ -109,15 +112,15 @@ class TableChange:
 
 def state_tables(plan: Plan) -> tuple[StateTable, ...]:
     """All that a node of this plan keeps; a table's number is its place here."""
-    known = _known(plan)
+    known, names = _known(plan), lineages(plan)
     tables: list[StateTable] = []
     for operator in plan.operators:
         inputs = [plan.operators[i] for i in operator.inputs]
-        inputs_known = [known[i] for i in operator.inputs]
-        tables += _tables(plan, operator, inputs, inputs_known)
+        inputs_known, name = [known[i] for i in operator.inputs], names[operator.id]
+        tables += _tables(plan, operator, name, inputs, inputs_known)
         places = _error_places(operator, inputs_known)
         if places is not None:
-            tables.append(_errors(operator, places))
+            tables.append(_errors(name, places))
     return tuple(tables)
 
 
@@ -170,15 +173,14 @@ def _first(known: Facts) -> Shard | None:
 
 
 def _tables(
-    plan: Plan, operator: Operator, inputs: Sequence[Operator], known: Sequence[Facts]
+    plan: Plan, operator: Operator, lineage: str, inputs: Sequence[Operator], known: Sequence[Facts]
 ) -> Iterator[StateTable]:
-    name = f"operator/{operator.id}"
+    name = f"operator/{lineage}"
     if isinstance(operator, plans.Source):
         yield from _source(plan, operator)
     elif isinstance(operator, plans.Sink):
         assert isinstance(operator.sharding, tuple)
-        view, row_type = plan.views[operator.view], operator.row_type
-        yield _table(f"view/{view.name}", row_type, operator.key, operator.sharding)
+        yield _table(f"view/{lineage}", operator.row_type, operator.key, operator.sharding)
     elif isinstance(operator, plans.Join):
         left, right = _join_shards(operator, known)
         yield _table(f"{name}/left", inputs[0].row_type, None, left)
@@ -283,8 +285,8 @@ def _leading(row_type: RowType, place: Sequence[object]) -> Shard:
 # ---- errors ------------------------------------------------------------------------------------------------
 
 
-def _errors(operator: Operator, places: tuple[Shard, ...]) -> StateTable:
-    name = f"errors/{operator.id}"
+def _errors(lineage: str, places: tuple[Shard, ...]) -> StateTable:
+    name = f"errors/{lineage}"
     columns = [("place", _either(scalars)) for scalars in zip(*places, strict=True)]
     row_type = _row_type([*columns, ("reason", STR), ("example", STR)])
     return _table(name, row_type, None, _leading(row_type, columns) if places else None)
@@ -295,9 +297,12 @@ def _either(scalars: Sequence[Scalar]) -> DataType:
     return next((s.dtype for s in scalars if s.dtype.nullable), scalars[0].dtype)
 
 
+_NEVER_LEAVE_OUT = (plans.Source, plans.Gate, plans.Sink, plans.Union, plans.Distinct, plans.Difference)
+
+
 def _error_places(operator: Operator, known: Sequence[Facts]) -> tuple[Shard, ...] | None:
     """See `error_places`; the empty tuple if nothing tells where rows are, None if no row is ever left out."""
-    if isinstance(operator, plans.Source | plans.Sink | plans.Union | plans.Distinct | plans.Difference):
+    if isinstance(operator, _NEVER_LEAVE_OUT):
         return None
     place = _first(known[0])
     if isinstance(operator, plans.Join):

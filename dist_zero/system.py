@@ -16,8 +16,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dist_zero.client.blocking import EitherWay
+from dist_zero.client.change import MayChange
 from dist_zero.client.client import Client
 from dist_zero.client.opening import new_client
+from dist_zero.client.remote import RemoteSystem
 from dist_zero_common.broker.base import Connect
 from dist_zero_common.broker.memory import MemoryBroker
 from dist_zero_common.clock import Clock, RealClock
@@ -311,8 +313,16 @@ class EmbeddedSystem(System):
 class Embedded(EitherWay):
     """What `dz.embedded` gives: `async with` it for a `Client`, `with` it for a `BlockingClient`, or `open` it."""
 
-    def __init__(self, program: Program, store: str | Path | None, nodes: int, client_id: str | None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        store: str | Path | None,
+        nodes: int,
+        client_id: str | None,
+        change: MayChange | None,
+    ) -> None:
         super().__init__(self._live)
+        self._change = change
         self._program, self._store, self._nodes, self._client_id = program, store, nodes, client_id
 
     def _written(self) -> str:
@@ -320,16 +330,23 @@ class Embedded(EitherWay):
 
     @asynccontextmanager
     async def _live(self) -> AsyncIterator[Client]:
-        async with (
-            EmbeddedSystem(store=self._store) as system,
-            system.connect(self._program, nodes=self._nodes, client_id=self._client_id) as client,
-        ):
-            client.system = system
-            yield client
+        async with EmbeddedSystem(store=self._store) as system:
+            if self._change is not None:
+                connect = system.connector("changes")
+                remote = RemoteSystem("", system.name, system.clock, connect=connect, process="changes")
+                await remote.change(self._program, self._change, nodes=self._nodes)
+            async with system.connect(self._program, nodes=self._nodes, client_id=self._client_id) as client:
+                client.system = system
+                yield client
 
 
 def embedded(
-    program: Program, store: str | Path | None = None, *, nodes: int = 1, client_id: str | None = None
+    program: Program,
+    store: str | Path | None = None,
+    *,
+    nodes: int = 1,
+    client_id: str | None = None,
+    change: MayChange | None = None,
 ) -> Embedded:
     """The whole system in this process, for notebooks and small services::
 
@@ -340,5 +357,6 @@ def embedded(
     `async with` gives the same with `await`; `db = dz.embedded(app).open()` and `db.close()` do without a block.
     `store`: a directory that keeps the program's log, so that the next start goes on where this one ended; None keeps
     everything in memory. `nodes`: how many share the data. `client_id`: see `dz.connect`.
+    `change`: `dz.MayChange()` lets the program take the place of the one that the store has under its name.
     """
-    return Embedded(program, store, nodes, client_id)
+    return Embedded(program, store, nodes, client_id, change)

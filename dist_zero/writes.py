@@ -75,7 +75,7 @@ def route(
 ) -> dict[int, list[Writes]]:
     """The writes of transaction number `transaction` of an epoch, with their places, by owner.
 
-    Shards ascend; those that get nothing are not there.
+    Shards ascend; those that get nothing are not there. Writes to a dataset that was dropped since go nowhere.
     """
     routed: dict[int, list[Writes]] = {}
     before = 0
@@ -84,6 +84,8 @@ def route(
         places = range(before, before + count)
         placed = Writes(each.dataset, each.kind, each.columns, each.batch, [transaction] * count, places)
         before += count
+        if plan.datasets[each.dataset].dropped:
+            continue
         for shard, part in _divided(placed, plan.datasets[each.dataset], shard_map, epoch):
             routed.setdefault(shard, []).append(part)
     return dict(sorted(routed.items()))

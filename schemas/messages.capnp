@@ -223,7 +223,7 @@ struct ErrorEntry {
 struct SnapshotAnswer {
   # One node's part of a snapshot as of epoch, in parts messages numbered from 0. shards nodes
   # answer. subscription is 0 for a snapshot request. errors and missed (by dataset number) come
-  # with part 0.
+  # with part 0. shown says by which views the numbers of views are.
 
   request @0 :UInt64;
   subscription @1 :UInt64;
@@ -236,11 +236,12 @@ struct SnapshotAnswer {
   views @8 :List(ViewRows);
   errors @9 :List(ErrorEntry);
   missed @10 :List(UInt64);
+  shown @11 :UInt64;
 }
 
 struct Changes {
   # What one node's part of the subscribed views changed by in epoch; sent for every epoch, also
-  # when empty.
+  # when empty. For shown see SnapshotAnswer.
 
   request @0 :UInt64;
   subscription @1 :UInt64;
@@ -251,6 +252,7 @@ struct Changes {
   part @6 :UInt32;
   parts @7 :UInt32;
   views @8 :List(ViewRows);
+  shown @9 :UInt64;
 }
 
 struct AskChanges {
@@ -305,8 +307,9 @@ struct HandOut {
   # none. An epoch that is handed out again was in the log when the sequencer started: readers may
   # have had it before, and hear of it only if they ask. base: the newest one; nobody will ask for
   # rows of epochs up to there again. everything: what is saved at this epoch is all of the state,
-  # not just what changed. forgets: transactions are void from here on, so what readers were told of
-  # epochs before is not so any more, and they begin again.
+  # not just what changed. forgets: transactions are void from here on, or there are other views, so what
+  # readers were told of epochs before is not so any more, and they begin again. filled: of a program that
+  # takes the place of another, so many slices are filled from here on, and filled_before before.
 
   program @0 :Text;
   generation @1 :UInt64;
@@ -323,6 +326,8 @@ struct HandOut {
   base @12 :UInt64;
   everything @13 :Bool;
   forgets @14 :Bool;
+  filledBefore @15 :UInt32;
+  filled @16 :UInt32;
 }
 
 struct ExchangeBatch {
@@ -503,7 +508,9 @@ struct SequencerStatus {
   # A sequencer as its runner sees it: the newest epoch in the log, the newest that every node has
   # finished, and the newest base. rewind: it would go on in a new generation. proposing: the epoch
   # whose record is being created, 0 for none. ends: the epoch behind which it hands out nothing, 0 for
-  # none.
+  # none. slices: of a program that takes the place of another, so many are to be filled, and filled are;
+  # that all are is said when a base has them. needs: the program that could begin at the base that there
+  # is, where the one that was to cannot.
 
   program @0 :Text;
   incarnation @1 :UInt64;
@@ -516,6 +523,9 @@ struct SequencerStatus {
   base @8 :UInt64;
   proposing @9 :UInt64;
   ends @10 :UInt64;
+  slices @11 :UInt32;
+  filled @12 :UInt32;
+  needs @13 :Data;
 }
 
 struct PreparedStatus {
@@ -615,13 +625,25 @@ struct DropProgram {
 
 # ---- clients and the scheduler ------------------------------------------------------------------------
 
+struct ChangeWanted {
+  # That a program of another content may be changed. only_tells: what it would keep, fill and drop, and
+  # nothing is done. drops: datasets that are left out are dropped, with their rows. begins_empty: names of
+  # views that cannot be filled, and shall begin empty.
+
+  onlyTells @0 :Bool;
+  drops @1 :Bool;
+  beginsEmpty @2 :List(Text);
+}
+
 struct SubmitProgram {
-  # Run this program on nodes nodes. Submitting what already runs changes nothing.
+  # Run this program on nodes nodes. Submitting what already runs changes nothing; another one of its
+  # name is refused, unless change is there.
 
   request @0 :UInt64;
   graph @1 :Data;
   nodes @2 :UInt32;
   replyTo @3 :Text;
+  change @4 :ChangeWanted;
 }
 
 enum ProgramState {
@@ -641,9 +663,37 @@ struct Locate {
   replyTo @2 :Text;
 }
 
+enum Fate {
+  # What becomes of a dataset or view when its program is changed.
+
+  kept @0;
+  filled @1;
+  empty @2;
+  dropped @3;
+}
+
+struct ChangeLine {
+  # What becomes of one dataset or view (what says which), and why.
+
+  what @0 :Text;
+  name @1 :Text;
+  fate @2 :Fate;
+  reason @3 :Text;
+}
+
+struct ProgramChange {
+  # A change of a program: what it does, and how far it is. slices: so many are to be filled, and filled
+  # are.
+
+  lines @0 :List(ChangeLine);
+  slices @1 :UInt32;
+  filled @2 :UInt32;
+}
+
 struct Located {
   # The answer to SubmitProgram and Locate. placement is None while the program is starting; note
-  # tells a person what differs from what was asked for, or why the program stands still.
+  # tells a person what differs from what was asked for, or why the program stands still. change: what
+  # was asked for is a change, which is not through.
 
   request @0 :UInt64;
   program @1 :Text;
@@ -651,6 +701,7 @@ struct Located {
   graph @3 :Data;
   placement @4 :Placement;
   note @5 :Text;
+  change @6 :ProgramChange;
 }
 
 struct ScaleProgram {
@@ -909,7 +960,9 @@ struct LogRecord {
   # what changed since the last time. begins: this record opens its generation, at that base, and by
   # shard_map, which all epochs behind the base go by. voids: these transactions say nothing from now
   # on; they are behind that base. ends: when this was written, nothing behind that epoch was handed out
-  # in its generation, 0 where nothing is said about that.
+  # in its generation, 0 where nothing is said about that. graph: the program that the generation runs
+  # which this record opens; forgets: it shows other views than the one before, and readers begin again.
+  # filled: of a program that takes the place of another, so many slices are filled from here on.
 
   epoch @0 :UInt64;
   timeUs @1 :Int64;
@@ -928,6 +981,9 @@ struct LogRecord {
   shardMap @14 :ShardMap;
   voids @15 :List(TransactionPlace);
   ends @16 :UInt64;
+  graph @17 :Data;
+  forgets @18 :Bool;
+  filled @19 :UInt32;
 }
 
 struct TransactionPlace {
@@ -974,7 +1030,10 @@ struct Base {
   # generation is a copy of the one that its opening record names. checkpoints: by shard, none at
   # epoch 0. saves: how many of them in a row, this one included, hold only what changed; by shard,
   # how much those hold, and how much the one before them, which holds everything. saved_map: by
-  # which map the checkpoints were saved, where that is another one than shard_map.
+  # which map the checkpoints were saved, where that is another one than shard_map; saved_fingerprint: by
+  # which plan, where that is not the program's own. filled: of a program that takes the place of another,
+  # so many slices are filled; what records of generations before filled_since say of that is of other
+  # changes.
 
   epoch @0 :UInt64;
   generation @1 :UInt64;
@@ -988,6 +1047,9 @@ struct Base {
   changedBytes @9 :List(UInt64);
   stateBytes @10 :List(UInt64);
   savedMap @11 :ShardMap;
+  savedFingerprint @12 :Text;
+  filled @13 :UInt32;
+  filledSince @14 :UInt64;
 }
 
 struct TableBlob {
@@ -1053,7 +1115,8 @@ struct RecordedProgram {
   # placement say, which are empty and None before it was placed. Else it is being removed, and nodes are
   # the parts that may still run. In the placement, scheduler is zero. limits: it grows and shrinks by
   # itself. asleep: nothing of it shall run until somebody wants something of it, and nodes are the parts
-  # that may still run. tried: splits that are still to show that they help, or have not helped.
+  # that may still run. tried: splits that are still to show that they help, or have not helped. graph: the
+  # program that the placement's generation runs; nothing: as the base has it.
 
   program @0 :Text;
   wanted @1 :Bool;
@@ -1063,6 +1126,7 @@ struct RecordedProgram {
   limits @5 :NodeLimits;
   asleep @6 :Bool;
   tried @7 :List(RecordedSplit);
+  graph @8 :Data;
 }
 
 struct RecordedSplit {

@@ -89,12 +89,13 @@ struct ColumnTypeBlob {
 }
 
 struct DatasetBlob {
-  # An empty key: append-only. broadcast: copied to every node.
+  # An empty key: append-only. broadcast: copied to every node. dropped: by a change of the program.
 
   name @0 :Text;
   columns @1 :List(ColumnTypeBlob);
   key @2 :List(Text);
   broadcast @3 :Bool;
+  dropped @4 :Bool;
 }
 
 struct FilterBlob {
@@ -233,4 +234,5 @@ struct GraphBlob {
   scalars @2 :List(ScalarBlob);
   relations @3 :List(RelationBlob);
   views @4 :List(ViewBlob);
+  before @5 :Data;  # the program that this one takes the place of, while that goes on: an encoded GraphBlob
 }

@@ -53,29 +53,72 @@ def up(
     ] = None,
     source_broker: SourceBroker = None,
     program: ProgramName = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be kept, filled and dropped, and do nothing.")
+    ] = False,
+    drop_datasets: Annotated[
+        bool,
+        typer.Option("--drop-datasets", help="Drop datasets that are declared no more, with their rows."),
+    ] = False,
+    begin_empty: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--begin-empty",
+            metavar="VIEW",
+            help="Let a view over a dataset without a key see only what is appended from now on.",
+        ),
+    ] = None,
 ) -> None:
-    """Start a system in containers with a program in it, and leave it running.
+    """Start a system in containers with a program in it, and leave it running; or change the program of one.
 
-    Each machine is a container, and so is RabbitMQ, unless AMQP_URL names one. With --broker no system is started: the
-    program is added to the one that is there, and its sources are not bridged: `dist-zero bridge` does that.
+    Each machine is a container, and so is RabbitMQ, unless AMQP_URL names one. With --broker, or where the system is up
+    already, no system is started: the program is added to the one that is there, and its sources are not bridged:
+    `dist-zero bridge` does that.
+
+    Where a program of that name was there before, datasets keep their rows, views that are new or have changed are
+    filled from them, and the old answers are served until that is done.
     """
     import asyncio
 
+    from dist_zero.cli.changing import change, change_of_stored, show_change
     from dist_zero.cli.keeping import NEW_BROKER, Keeping, wanted_system
-    from dist_zero.cli.systems import DIRECTORY, checked_url, resolve
+    from dist_zero.cli.systems import DIRECTORY, checked_url, load_states, resolve
+    from dist_zero.client.change import MayChange
     from dist_zero.client.remote import RemoteSystem
 
     loaded, settings = load_program(file, program), load_settings()
+    allowed = MayChange(drop_datasets, tuple(begin_empty or ()))
 
     async def submit(url: str, name: str) -> str:
-        async with RemoteSystem(url, name).connect(loaded, nodes=nodes) as client:
+        remote = RemoteSystem(url, name)
+        if dry_run:
+            told = await remote.tell_change(loaded, allowed)
+            show_change(told)
+            return (
+                "" if told.lines else f"nothing would change: program {loaded.name} is new, or as it is there"
+            )
+        await change(remote, loaded, nodes, allowed)
+        async with remote.connect(loaded, nodes=nodes) as client:
             return client.note
 
-    if broker is not None and broker != NEW_BROKER:
-        target = resolve(system, broker, otherwise=loaded.name, settings=settings)
+    name = system or settings.system or loaded.name
+    is_up = any(state.system == name and state.alive() for state in load_states(settings.log_directory))
+    if broker != NEW_BROKER and (broker is not None or is_up):
+        target = resolve(
+            system if broker is not None else name, broker, otherwise=loaded.name, settings=settings
+        )
         name, note = target.system, asyncio.run(submit(target.broker_url, target.system))
+    elif dry_run:
+        there = store or settings.log_directory / DIRECTORY / name / "store"
+        told = asyncio.run(change_of_stored(there, loaded, allowed))
+        if told is not None:
+            show_change(told)
+        note = (
+            ""
+            if told is not None and told.lines
+            else f"nothing would change: {there} does not know the program"
+        )
     else:
-        name = system or settings.system or loaded.name
         wanted = wanted_system(
             settings,
             system=name,
@@ -93,6 +136,9 @@ def up(
             typer.echo(
                 f"a bridge reads its queues, and says how that goes in {settings.log_directory}/bridge-{name}.stderr"
             )
+    if dry_run:
+        typer.echo(note or "nothing was done: without --dry-run it will be")
+        return
     for line in (
         note,
         f"program {loaded.name} runs in system {name}",

@@ -31,6 +31,7 @@ from dist_zero.client.watch import Change, change_for_people
 from dist_zero.client.watching import Watch
 from dist_zero.client.writer import Writer
 from dist_zero.client.writes import Key, RowLike, Transaction, ended, stored_key_of
+from dist_zero.compiler.fingerprint import shown
 from dist_zero.compiler.plan import Plan
 from dist_zero.hashing import key_hash
 from dist_zero.reference.scalar import compile_tuple
@@ -146,8 +147,11 @@ class Client:
         self._seen_epoch = 0
         self._look_now = asyncio.Event()
         self._program_waits = ""
+        self._hears_of_others = False
+        """Something has come by views that are not those that are known here."""
         self._tasks: list[asyncio.Task[None]] = []
         self.readers: dict[int, ViewReader] = {}
+        self._graph, self._shown = b"", 0
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -309,6 +313,24 @@ class Client:
     async def get(self, view: str, key: Key) -> ViewRow | None:
         """The row of a view with this key, as of an epoch that includes all this client has written or
         seen."""
+        self._get_question(0, view, key)  # what is wrong with it is said before anything is waited for
+        await self._writer.wait_all_answered()
+
+        def question(request: int) -> tuple[str, Message]:
+            try:
+                return self._get_question(request, view, key)
+            except RequestError as gone:  # the program was changed meanwhile
+                self.questions.refuse(request, gone)
+                return self._locate_question(request)
+
+        got = await self.questions.ask(question, f"the row {key!r} of view {view!r}")
+        assert isinstance(got, Got)
+        self._saw(got.epoch)
+        _, reader = self._reader(view)
+        rows = Batch.from_blob(reader.row_type.types, got.row, reader.row_type.names).rows()
+        return row_from_stored(reader.row_class, rows[0]) if rows else None
+
+    def _get_question(self, request: int, view: str, key: Key) -> tuple[str, Message]:
         number, reader = self._reader(view)
         places = reader.sink.key
         if places is None:
@@ -318,28 +340,19 @@ class Client:
         key_type = reader.row_type.select(places)
         stored = stored_key_of(f"view {view!r}", key_type, key)
         blob = Batch.from_rows(key_type.types, [stored]).to_blob()
-        await self._writer.wait_all_answered()
-
-        def question(request: int) -> tuple[str, Message]:
-            version, program = self.placement.shard_map.version, self.plan.name
-            shard = self._shard_of(reader, places, stored)
-            at_least = self._seen_epoch
-            get = Get(request, program, version, shard, number, blob, at_least, self.replies)
-            return self.placement.inboxes[shard], get
-
-        got = await self.questions.ask(question, f"the row {key!r} of view {view!r}")
-        assert isinstance(got, Got)
-        self._saw(got.epoch)
-        rows = Batch.from_blob(reader.row_type.types, got.row, reader.row_type.names).rows()
-        return row_from_stored(reader.row_class, rows[0]) if rows else None
+        version, program = self.placement.shard_map.version, self.plan.name
+        shard = self._shard_of(reader, places, stored)
+        get = Get(request, program, version, shard, number, blob, self._seen_epoch, self.replies)
+        return self.placement.inboxes[shard], get
 
     async def snapshot(self, *views: str) -> Snapshot:
         """These views (none named: all) as of one epoch that includes every write committed before."""
         names = views or tuple(view.name for view in self.plan.views)
-        numbers = tuple(self._reader(name)[0] for name in dict.fromkeys(names))
+        wanted = tuple(dict.fromkeys(names))
+        for name in wanted:
+            self._reader(name)
         request = self.questions.next_number()
         self._assemblies[request] = PartsByEpoch()
-        wanted = tuple(dict.fromkeys(names))
         try:
             answers = await self.questions.ask(
                 lambda _: (self.placement.clients_inbox, SnapshotRequest(request, wanted, self.replies)),
@@ -348,6 +361,7 @@ class Client:
             )
         finally:
             del self._assemblies[request]
+        numbers = tuple(self._reader(name)[0] for name in wanted)
         snapshot = snapshot_of(self.plan, self.readers, numbers, answers)
         self._saw(snapshot.epoch)
         return snapshot
@@ -360,24 +374,24 @@ class Client:
         """Every change of a view: first its rows, then one `Change` per epoch that changed it. `after`: the
         epoch of the last change that the caller has seen, to go on from there while the changes are still
         known."""
-        number, reader = self._reader(view)
+        number, _ = self._reader(view)
         if isinstance(after, bool) or not isinstance(after, int) or not 0 <= after < 2**64:
             raise RequestError(
                 f"watch(after={after!r:.80}): give the epoch of a change, as after=change.epoch"
             )
-        return self._changes(reader, number, after)
+        return self._changes(view, number, after)
 
     def view(self, name: str) -> ViewHandle:
         """A handle on one view."""
         self._reader(name)
         return ViewHandle(self, name)
 
-    async def _changes(self, reader: ViewReader, number: int, after: int) -> AsyncIterator[Change]:
+    async def _changes(self, view: str, number: int, after: int) -> AsyncIterator[Change]:
         with self.watch_stored((number,), after) as changes:
             async for change in changes:
                 if change.snapshot or change.rows[number]:
                     self._saw(change.epoch)
-                    yield change_for_people(reader, number, change)
+                    yield change_for_people(self._reader(view)[1], number, change)
 
     @contextmanager
     def watch_stored(self, views: Sequence[int], after: int = 0) -> Iterator[Watch]:
@@ -411,13 +425,16 @@ class Client:
                 raise OperatorError(f"program {options.program!r} stands still: {located.note}")
             if located.state is ProgramState.RUNNING and located.placement is not None:
                 self.placement, self.note = located.placement, located.note
-                self.plan = self._compile(located.graph)
-                self.readers = {
-                    number: ViewReader(self.plan, number) for number in range(len(self.plan.views))
-                }
+                self._adopt(located.graph)
                 return
             await asyncio.sleep(_STARTING_SECONDS)
         raise OperatorError(f"program {options.program!r} was not running after {ANSWER_SECONDS_MAX:g} s")
+
+    def _adopt(self, graph: bytes) -> None:
+        """The program is this one, now or from now on."""
+        self._graph, self.plan = graph, self._compile(graph)
+        self._shown = shown(self.plan)
+        self.readers = {number: ViewReader(self.plan, number) for number in range(len(self.plan.views))}
 
     async def _look_after(self) -> None:
         """While something waits for long, and when an inbox is gone, ask where the program is now and whether
@@ -429,7 +446,7 @@ class Client:
                     await self._look_now.wait()
                 waited = True
             self._look_now.clear()
-            if waited and self._waits():
+            if waited and (self._waits() or self._hears_of_others):
                 self._learn(await self.questions.ask(self._locate_question, "its place"))
                 await asyncio.sleep(_STARTING_SECONDS)
 
@@ -440,7 +457,7 @@ class Client:
     def _learn(self, located: Located) -> None:
         """What the scheduler says of the program: whatever waits is sent there if it is somewhere else now."""
         name = self._options.program
-        self._program_waits = ""
+        self._program_waits, self._hears_of_others = "", False
         if located.state is ProgramState.HALTED:
             self.fail(OperatorError(f"program {name!r} stands still: {located.note}"))
         elif located.placement is None or located.state is not ProgramState.RUNNING:
@@ -448,11 +465,21 @@ class Client:
             asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._look_now.set)
         elif located.placement.version > self.placement.version:
             self.placement = located.placement
+            if located.graph != self._graph:
+                self._follow_change(located.graph)
             self._log.info(
                 "program_moved", generation=located.placement.generation, version=located.placement.version
             )
             self._on_connected()
             self.questions.ask_all_again()
+
+    def _follow_change(self, graph: bytes) -> None:
+        """The program was changed: its views have other numbers, or are others."""
+        self._adopt(graph)
+        self._assemblies = {request: PartsByEpoch() for request in self._assemblies}
+        for watch in list(self.watches.values()):
+            watch.follow_change()
+        self._log.info("program_changed", views=[view.name for view in self.plan.views])
 
     def _locate_question(self, request: int) -> tuple[str, Message]:
         return scheduler_inbox(self._options.system), Locate(request, self._options.program, self.replies)
@@ -532,6 +559,9 @@ class Client:
                 self._writer.handle(message)
             case RequestRefused():
                 self._refuse(message)
+            case SnapshotAnswer() | Changes() if message.shown not in (0, self._shown):
+                self._hears_of_others = True
+                self._look_now.set()
             case SnapshotAnswer() if message.subscription == 0:
                 assembly = self._assemblies.get(message.request)
                 answers = assembly.add(message) if assembly is not None else None

@@ -12,9 +12,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
+from dist_zero.client.change import MayChange, OnChange, change_program, tell_change
 from dist_zero.client.client import Client
 from dist_zero.client.line import CONNECT_SECONDS_MAX, RETURN_SECONDS_MAX, Line
 from dist_zero.client.opening import new_client
+from dist_zero.expr.graph import encode_graph
 from dist_zero_common.broker.base import Broker, Connect, QueueDepth
 from dist_zero_common.broker.topology import scheduler_inbox
 from dist_zero_common.clock import Clock, RealClock
@@ -29,6 +31,7 @@ from dist_zero_common.protocol.messages import (
     MachineLimits,
     Message,
     NodeLimits,
+    ProgramChange,
     ProgramRemoved,
     ProgramState,
     RemoveProgram,
@@ -43,6 +46,7 @@ from dist_zero_common.protocol.messages import (
 if TYPE_CHECKING:
     from dist_zero.program import Program
 
+NOTHING_LOST = MayChange()
 ASK_SECONDS = 0.5
 """A scheduler that has said nothing for so long is asked again."""
 LOOK_SECONDS = 1.0
@@ -131,6 +135,32 @@ class RemoteSystem:
                 if located.placement is not None and len(located.placement.shard_map.nodes) == nodes:
                     return
                 await asyncio.sleep(ASK_SECONDS)
+
+    async def change(
+        self,
+        program: Program,
+        change: MayChange = NOTHING_LOST,
+        *,
+        nodes: int = 1,
+        on_progress: OnChange | None = None,
+    ) -> None:
+        """Have a program run as it is declared now, whatever runs under its name, and wait until it does. Raises
+        `RequestError` if it cannot become that, or something would be lost that `change` does not name."""
+        async with self._line() as line:
+            await change_program(
+                line,
+                self.name,
+                program.name,
+                encode_graph(program.graph()),
+                nodes=nodes,
+                change=change,
+                on_progress=on_progress,
+            )
+
+    async def tell_change(self, program: Program, change: MayChange = NOTHING_LOST) -> ProgramChange:
+        """What `change` would keep, fill and drop; nothing is done."""
+        async with self._line() as line:
+            return await tell_change(line, self.name, program.name, encode_graph(program.graph()), change)
 
     async def autoscale(self, program: str, nodes: NodeLimits, machines: MachineLimits | None = None) -> None:
         """Let a program grow and shrink by itself within these limits, and if they are given, the machines, too;

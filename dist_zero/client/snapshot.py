@@ -188,7 +188,7 @@ def snapshot_of(
         stored={names[view]: readers[view].sorted(rows[view]) for view in views},
         row_types={names[view]: plan.views[view].row_type for view in views},
         errors={names[view]: merged_errors(view, answers) for view in views},
-        missed={dataset.name: count for dataset, count in zip(plan.datasets, missed, strict=True)},
+        missed={d.name: count for d, count in zip(plan.datasets, missed, strict=True) if not d.dropped},
         _readers={names[view]: readers[view] for view in views},
     )
 

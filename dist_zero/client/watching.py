@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dist_zero.client.watch import StoredChange, Subscription
+from dist_zero_common.errors import RequestError
 from dist_zero_common.protocol.messages import (
     AskChanges,
     Changes,
@@ -34,7 +36,9 @@ class Watch:
 
     def __init__(self, client: Client, views: tuple[int, ...], after: int) -> None:
         self._client = client
-        self._views = views
+        self._views, self._opened = views, views
+        """The numbers of its views now, and those that they had when it was opened, by which changes are told."""
+        self._names = tuple(client.plan.views[view].name for view in views)
         self._changed = asyncio.Event()
         self._ready: deque[StoredChange] = deque()
         self._ready_rows = 0
@@ -142,6 +146,8 @@ class Watch:
         """Keep changes for the reader; too many, beside one that is being waited for, end the
         subscription."""
         for change in changes:
+            rows = {opened: change.rows[now] for opened, now in zip(self._opened, self._views, strict=True)}
+            change = replace(change, rows=rows)
             self._ready.append(change)
             self._ready_rows += _row_count(change)
         if self._ready_rows > WAITING_ROWS_MAX and len(self._ready) > 1:
@@ -157,9 +163,23 @@ class Watch:
         self._client.watches[self._state.request] = self
         self._send_subscribe()
 
+    def follow_change(self) -> None:
+        """The client's program was changed: begin again with a snapshot of the views that are called so now."""
+        numbers = {view.name: number for number, view in enumerate(self._client.plan.views)}
+        gone = [name for name in self._names if name not in numbers]
+        if gone:
+            there = ", ".join(numbers)
+            self.refuse(
+                RequestError(f"a change of the program has dropped view {', '.join(gone)}; there are {there}")
+            )
+            return
+        self._views = tuple(numbers[name] for name in self._names)
+        self._ready.clear()
+        self._ready_rows = 0
+        self._begin_again()
+
     def _send_subscribe(self) -> None:
-        names = tuple(self._client.plan.views[view].name for view in self._views)
-        message = Subscribe(self._state.request, names, self._state.after, self._client.replies)
+        message = Subscribe(self._state.request, self._names, self._state.after, self._client.replies)
         self._client.send(self._client.placement.clients_inbox, message)
 
     def _ask_for_missing(self) -> None:

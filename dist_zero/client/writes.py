@@ -39,7 +39,9 @@ class Transaction:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._numbers = {dataset.name: number for number, dataset in enumerate(plan.datasets)}
+        self._numbers = {
+            dataset.name: number for number, dataset in enumerate(plan.datasets) if not dataset.dropped
+        }
         self._blocks: list[tuple[int, WriteKind, tuple[int, ...], list[StoredRow]]] = []
         self.row_count = 0
         self._is_ended = False

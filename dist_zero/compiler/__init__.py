@@ -3,12 +3,15 @@ here.
 
 `normalise.py` and `prune.py` rewrite relations, `lower.py` makes operators of them, `partition.py` (by the
 rules of `sharding.py`) puts exchanges between them, `fingerprint.py` names the result. `check.py` says what
-is legal at each level and looks after every pass; `explain.py` prints any level."""
+is legal at each level and looks after every pass; `explain.py` prints any level. `change.py` puts two plans together
+while one takes the place of the other."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+from dist_zero.compiler.change import changing
 from dist_zero.compiler.check import check_partitioned, check_plan, check_program, check_rewritten
 from dist_zero.compiler.fingerprint import fingerprint
 from dist_zero.compiler.lower import lower
@@ -57,7 +60,8 @@ def levels(graph: Graph) -> Iterator[tuple[str, Graph | Plan]]:
 
 
 def compile(graph: Graph) -> Plan:
-    """The plan of a program. Raises `ProgramError` for a graph that is not well-typed.
+    """The plan of a program; of one that takes the place of another, the one for the time in which it does. Raises
+    `ProgramError` for a graph that is not well-typed.
 
     The newest few are kept, by the identity of their graphs (`decode_graph` gives the same one for the same bytes):
     one process compiles a program for each client and host that it has, and for each time that it is placed anew.
@@ -65,8 +69,11 @@ def compile(graph: Graph) -> Plan:
     known = _compiled.get(id(graph))
     if known is not None and known[0] is graph:
         return known[1]
-    *_, (_, plan) = levels(graph)
+    *_, (_, plan) = levels(replace(graph, before=None))
     assert isinstance(plan, Plan)
+    if graph.before is not None:
+        plan = fingerprint(changing(compile(graph.before), plan))
+        check_partitioned(plan, "changing")
     _compiled[id(graph)] = graph, plan
     if len(_compiled) > _KEPT:
         _compiled.pop(next(iter(_compiled)), None)

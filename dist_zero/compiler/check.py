@@ -63,7 +63,7 @@ def check_partitioned(placed: Plan, level: str) -> None:
 
 def _program_complaints(graph: Graph) -> Iterator[str]:
     for what, names in (
-        ("dataset", [d.name for d in graph.datasets]),
+        ("dataset", [d.name for d in graph.datasets if not d.dropped]),
         ("view", [v.name for v in graph.views]),
     ):
         for name in sorted({name for name in names if names.count(name) > 1}):
@@ -72,6 +72,8 @@ def _program_complaints(graph: Graph) -> Iterator[str]:
     for relation in relations(graph):
         if isinstance(relation, ops.Dataset) and id(relation) not in datasets:
             yield f"dataset {relation.name!r} is not one of this program's"
+        if isinstance(relation, ops.Dataset) and relation.dropped:
+            yield f"dataset {relation.name!r} was dropped"
         for complaint in (*_shape_complaints(relation), *_relation_complaints(relation)):
             yield f"{label(relation)}: {complaint}"
 

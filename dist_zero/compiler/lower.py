@@ -43,7 +43,9 @@ def lower(graph: Graph) -> Plan:
     for number, view in enumerate(graph.views):
         views.append(ViewPlan(view.name, view.relation.row_type, len(operators)))
         operators.append(_sink(view, number, len(operators), place[id(view.relation)]))
-    datasets = tuple(DatasetPlan(d.name, d.row_type, key_places(d), d.broadcast) for d in graph.datasets)
+    datasets = tuple(
+        DatasetPlan(d.name, d.row_type, key_places(d), d.broadcast, d.dropped) for d in graph.datasets
+    )
     return Plan(graph.name, datasets, tuple(views), tuple(operators), 1, "")
 
 

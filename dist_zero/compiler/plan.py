@@ -31,6 +31,8 @@ class Place(enum.Enum):
 
 
 EVERYWHERE, UNKNOWN = Place.EVERYWHERE, Place.UNKNOWN
+NEXT = "next:"
+"""In front of the name of a view that is being filled, beside the one that it takes the place of."""
 Sharding = tuple[Scalar, ...] | Place
 
 
@@ -66,6 +68,15 @@ class Operator:
 @dataclass(frozen=True, slots=True, eq=False)
 class Source(Operator):
     """Applies writes to dataset number `dataset` and emits their deltas. `key`: places of the key's columns."""
+
+    dataset: int
+    key: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gate(Operator):
+    """What those see of dataset number `dataset` that a change of the program has added behind its source: the rows of
+    the slices that are filled, see `compiler/change.py`. Without a key: what is appended from the first one on."""
 
     dataset: int
     key: tuple[int, ...] | None
@@ -170,12 +181,14 @@ class Sink(Operator):
 @dataclass(frozen=True, slots=True)
 class DatasetPlan:
     """A dataset as the runtime sees it. `key`: places of the columns whose hash owns a row, in the key's order; None
-    for a dataset without a key, whose rows go by the hash of (epoch, transaction, row)."""
+    for a dataset without a key, whose rows go by the hash of (epoch, transaction, row). `dropped`: it is not there any
+    more, and nothing may be written to it; in the log there are writes to it still."""
 
     name: str
     row_type: RowType
     key: tuple[int, ...] | None
     broadcast: bool = False
+    dropped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,9 @@ def with_inputs(relation: R, new: tuple[Relation, ...]) -> R:
 
 
 def relations(graph: ops.Graph) -> list[Relation]:
-    """Every relation of the program once, inputs first: all datasets, then what the views need."""
-    return in_order([*graph.datasets, *(view.relation for view in graph.views)])
+    """Every relation of the program once, inputs first: all datasets that there still are, then what the views need."""
+    datasets = [dataset for dataset in graph.datasets if not dataset.dropped]
+    return in_order([*datasets, *(view.relation for view in graph.views)])
 
 
 def rewrite(graph: ops.Graph, rule: Callable[[Relation], Relation]) -> ops.Graph:

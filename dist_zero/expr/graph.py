@@ -45,7 +45,8 @@ def decode_graph(data: bytes) -> Graph:
 def fingerprint(graph: Graph) -> str:
     """32 hexadecimal digits that are equal for equal programs, wherever in a file they were written."""
     blob = graph_to_blob(graph)
-    placeless = replace(blob, relations=tuple(replace(r, location="") for r in blob.relations))
+    before = fingerprint(graph.before).encode() if graph.before is not None else b""
+    placeless = replace(blob, relations=tuple(replace(r, location="") for r in blob.relations), before=before)
     return hashlib.blake2b(encode(placeless), digest_size=FINGERPRINT_BYTES).hexdigest()
 
 
@@ -58,8 +59,9 @@ def graph_to_blob(graph: Graph) -> wire.GraphBlob:
     for relation in in_order([*graph.datasets, *(view.relation for view in graph.views)]):
         writer.add(relation)
     views = tuple(wire.ViewBlob(v.name, writer.place[id(v.relation)]) for v in graph.views)
+    before = encode_graph(graph.before) if graph.before is not None else b""
     return wire.GraphBlob(
-        graph.name, tuple(writer.types), tuple(writer.scalars), tuple(writer.relations), views
+        graph.name, tuple(writer.types), tuple(writer.scalars), tuple(writer.relations), views, before
     )
 
 
@@ -123,7 +125,7 @@ def _dataset_blob(w: _Writer, r: ops.Dataset, _: list[int]) -> wire.OperationBlo
     columns = (
         wire.ColumnTypeBlob(n, w.type(t)) for n, t in zip(r.row_type.names, r.row_type.types, strict=True)
     )
-    return wire.DatasetBlob(r.name, tuple(columns), r.key or (), r.broadcast)
+    return wire.DatasetBlob(r.name, tuple(columns), r.key or (), r.broadcast, r.dropped)
 
 
 def _flat_map_blob(w: _Writer, r: ops.FlatMap, inputs: list[int]) -> wire.OperationBlob:
@@ -187,13 +189,20 @@ def _graph(blob: wire.GraphBlob) -> Graph:
     datasets = tuple(r for r in reader.relations if isinstance(r, ops.Dataset))
     views = tuple(ops.View(v.name, _at(reader.relations, v.relation)) for v in blob.views)
     names: set[str] = set()
-    for name in [*(d.name for d in datasets), *(v.name for v in views)]:
+    for name in [*(d.name for d in datasets if not d.dropped), *(v.name for v in views)]:
         checked.check_collection_name("dataset or view", name)
         if name in names:
             raise Refused(f"two datasets or views are called {name!r}")
         names.add(name)
     check_bounds(reader.relations)
-    return Graph(blob.name, datasets, views)
+    return Graph(blob.name, datasets, views, _before(blob) if blob.before else None)
+
+
+def _before(blob: wire.GraphBlob) -> Graph:
+    before = decode(wire.GraphBlob, blob.before)
+    if before.before or before.name != blob.name:
+        raise Refused("a program takes the place of one of its own name, and of one at a time")
+    return _graph(before)
 
 
 class _Reader:
@@ -294,7 +303,7 @@ def _call(name: str, args: tuple[Scalar, ...], dtype: DataType) -> Call:
 def _dataset(r: _Reader, b: wire.DatasetBlob, location: str) -> Relation:
     types = tuple(_at(r.types, c.type) for c in b.columns)
     row_type = RowType(tuple(c.name for c in b.columns), types)
-    return checked.dataset(b.name, row_type, b.key or None, b.broadcast, location)
+    return replace(checked.dataset(b.name, row_type, b.key or None, b.broadcast, location), dropped=b.dropped)
 
 
 def _join(r: _Reader, b: wire.JoinBlob, location: str) -> Relation:

@@ -87,10 +87,12 @@ class Relation:
 
 @dataclass(frozen=True, eq=False)
 class Dataset(Relation):
-    """A collection the user changes; `key` None means append-only. `broadcast`: small, copied to every node."""
+    """A collection the user changes; `key` None means append-only. `broadcast`: small, copied to every node. `dropped`:
+    a change of the program has left it out. It keeps its number, because what was written to it is in the log."""
 
     name: str
     broadcast: bool = False
+    dropped: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,8 +212,10 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A whole program as plain data: what travels, and what the compiler takes."""
+    """A whole program as plain data: what travels, and what the compiler takes. `before`: the program that this one
+    takes the place of, whose views are served while the new ones are filled (`compiler/change.py`)."""
 
     name: str
     datasets: tuple[Dataset, ...]
     views: tuple[View, ...]
+    before: Graph | None = None

@@ -14,13 +14,15 @@ from typing import Any
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler import plan as plans
+from dist_zero.compiler.fingerprint import lineages
 from dist_zero.compiler.plan import Operator, Plan
-from dist_zero.executor import ErrorCount, Parcel
+from dist_zero.executor import NOTHING_FILLED, ErrorCount, Parcel
 from dist_zero.hashing import hasher, key_hash
 from dist_zero.reference import kept as keeping
 from dist_zero.reference import operators
 from dist_zero.reference.aggregate import Reduce
 from dist_zero.reference.functions import ScalarFailure
+from dist_zero.reference.gate import Gate
 from dist_zero.reference.join import Join
 from dist_zero.reference.kept import Kept, KeptZSet
 from dist_zero.reference.loading import Loading
@@ -47,6 +49,7 @@ class Interpreter:
         self.plan = plan
         self._sources: dict[int, Source] = {}
         self._views: dict[int, View] = {}
+        self._gates: dict[int, Gate] = {}
         self._exchanges: dict[int, _Exchange] = {}
         self._states: dict[int, OperatorState] = {}
         self._by_stage: list[list[Operator]] = [[] for _ in range(plan.stages + 1)]
@@ -56,6 +59,8 @@ class Interpreter:
                 self._sources[operator.dataset] = Source(operator)
             elif isinstance(operator, plans.Sink):
                 self._views[operator.view] = View(operator)
+            elif isinstance(operator, plans.Gate):
+                self._gates[operator.id] = Gate(operator, self._sources[operator.dataset])
             elif isinstance(operator, plans.Exchange):
                 self._exchanges[operator.id] = _Exchange(operator, plan)
             else:
@@ -82,14 +87,15 @@ class Interpreter:
     def _kept_by_name(self) -> dict[str, Kept]:
         """Everything there is to save, by the names of the tables."""
         kept: dict[str, Kept] = {}
+        names = lineages(self.plan)
         for number, source in self._sources.items():
             name = self.plan.datasets[number].name
             kept[f"dataset/{name}"], kept[f"missed/{name}"] = source.kept, source.missed
         for number, view in self._views.items():
-            kept[f"view/{self.plan.views[number].name}"] = view.kept
+            kept[f"view/{names[self.plan.views[number].sink]}"] = view.kept
         for number, state in self._states.items():
-            kept.update({f"operator/{number}/{what}": table for what, table in state.kept().items()})
-        kept.update({f"errors/{number}": errors for number, errors in self._errors.items()})
+            kept.update({f"operator/{names[number]}/{what}": table for what, table in state.kept().items()})
+        kept.update({f"errors/{names[number]}": errors for number, errors in self._errors.items()})
         return kept
 
     def step(
@@ -100,6 +106,7 @@ class Interpreter:
         arrived: Sequence[tuple[int, Batch]],
         shards: ShardMap,
         shard: int,
+        fill: range = NOTHING_FILLED,
     ) -> list[Parcel]:
         """Run one stage of one epoch."""
         if self._broken:
@@ -113,6 +120,8 @@ class Interpreter:
                 if isinstance(operator, plans.Source):
                     own = [batch for batch in writes if batch.dataset == operator.dataset]
                     deltas[operator.id] = self._sources[operator.dataset].apply(own)
+                elif isinstance(operator, plans.Gate):
+                    deltas[operator.id] = self._gates[operator.id].apply(deltas[operator.inputs[0]], fill)
                 elif isinstance(operator, plans.Sink):
                     self._views[operator.view].wait(epoch, deltas.get(operator.inputs[0], []))
                 elif not isinstance(operator, plans.Exchange):
@@ -166,7 +175,7 @@ class Interpreter:
 
     def missed(self, dataset: int) -> int:
         """Updates and deletes of keys that were not there, on this node, up to the newest finished epoch."""
-        return self._missed[dataset]
+        return self._missed.get(dataset, 0)
 
     def save(self, everything: bool) -> list[TableChange]:
         """What changed since the last save or load, or all that there is."""

@@ -120,7 +120,16 @@ def log_alone(program: str, graph: bytes, log: Iterable[LogRecord], nodes: int) 
     shard_map = even_map(1, [f"n{number}" for number in range(1, nodes + 1)])
     objects.create(base_name(program, 0), encode(Base(0, 0, 0, shard_map, graph)))
     for record in log:
-        plain = replace(record, generation=0, incarnation=0, begins=None, shard_map=None)
+        plain = replace(
+            record,
+            generation=0,
+            incarnation=0,
+            begins=None,
+            shard_map=None,
+            graph=b"",
+            forgets=False,
+            filled=0,
+        )
         objects.create(record_name(program, record.epoch), encode(plain))
     return objects
 

@@ -267,7 +267,8 @@ class ErrorEntry:
 class SnapshotAnswer:
     """One node's part of a snapshot as of `epoch`, in `parts` messages numbered from 0. `shards` nodes answer.
 
-    `subscription` is 0 for a snapshot request. `errors` and `missed` (by dataset number) come with part 0.
+    `subscription` is 0 for a snapshot request. `errors` and `missed` (by dataset number) come with part 0. `shown` says
+    by which views the numbers of views are, see `compiler/fingerprint.py`.
     """
 
     request: int
@@ -281,11 +282,13 @@ class SnapshotAnswer:
     views: tuple[ViewRows, ...]
     errors: tuple[ErrorEntry, ...]
     missed: tuple[int, ...]
+    shown: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What one node's part of the subscribed views changed by in `epoch`; sent for every epoch, also when empty."""
+    """What one node's part of the subscribed views changed by in `epoch`; sent for every epoch, also when empty. For
+    `shown` see `SnapshotAnswer`."""
 
     request: int
     subscription: int
@@ -296,6 +299,7 @@ class Changes:
     part: int
     parts: int
     views: tuple[ViewRows, ...]
+    shown: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,7 +361,9 @@ class HandOut:
     An epoch that is `again` handed out was in the log when the sequencer started: readers may have had it before, and
     hear of it only if they ask. `base`: the newest one; nobody will ask for rows of epochs up to there again.
     `everything`: what is saved at this epoch is all of the state, not just what changed. `forgets`: transactions are
-    void from here on, so what readers were told of epochs before is not so any more, and they begin again."""
+    void from here on, or there are other views, so what readers were told of epochs before is not so any more, and they
+    begin again. `filled`: of a program that takes the place of another, so many slices are filled from here on, and
+    `filled_before` before."""
 
     program: str
     generation: int
@@ -374,6 +380,8 @@ class HandOut:
     base: int
     everything: bool
     forgets: bool = False
+    filled_before: int = 0
+    filled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -569,7 +577,9 @@ class NodeStatus:
 class SequencerStatus:
     """A sequencer as its runner sees it: the newest epoch in the log, the newest that every node has finished, and the
     newest base. `rewind`: it would go on in a new generation. `proposing`: the epoch whose record is being created, 0
-    for none. `ends`: the epoch behind which it hands out nothing, 0 for none."""
+    for none. `ends`: the epoch behind which it hands out nothing, 0 for none. `slices`: of a program that takes the
+    place of another, so many are to be filled, and `filled` are; that all are is said when a base has them. `needs`:
+    the program that could begin at the base that there is, where the one that was to cannot."""
 
     program: str
     incarnation: int
@@ -582,6 +592,9 @@ class SequencerStatus:
     base: int = 0
     proposing: int = 0
     ends: int = 0
+    slices: int = 0
+    filled: int = 0
+    needs: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -691,13 +704,26 @@ class DropProgram:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeWanted:
+    """That a program of another name or content may be changed. `only_tells`: what it would keep, fill and drop, and
+    nothing is done. `drops`: datasets that are left out are dropped, with their rows. `begins_empty`: names of views
+    that cannot be filled, and shall begin empty."""
+
+    only_tells: bool
+    drops: bool
+    begins_empty: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SubmitProgram:
-    """Run this program on `nodes` nodes. Submitting what already runs changes nothing."""
+    """Run this program on `nodes` nodes. Submitting what already runs changes nothing; another one of its name is
+    refused, unless `change` is there."""
 
     request: int
     graph: bytes
     nodes: int
     reply_to: str
+    change: ChangeWanted | None = None
 
 
 class ProgramState(enum.Enum):
@@ -718,10 +744,39 @@ class Locate:
     reply_to: str
 
 
+class Fate(enum.Enum):
+    """What becomes of a dataset or view when its program is changed."""
+
+    KEPT = "kept"
+    FILLED = "filled"
+    EMPTY = "empty"
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeLine:
+    """What becomes of one dataset or view (`what` says which), and why."""
+
+    what: str
+    name: str
+    fate: Fate
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramChange:
+    """A change of a program: what it does, and how far it is. `slices`: so many are to be filled, and `filled` are."""
+
+    lines: tuple[ChangeLine, ...]
+    slices: int
+    filled: int
+
+
 @dataclass(frozen=True, slots=True)
 class Located:
     """The answer to `SubmitProgram` and `Locate`. `placement` is None while the program is starting; `note` tells a
-    person what differs from what was asked for, or why the program stands still."""
+    person what differs from what was asked for, or why the program stands still. `change`: what was asked for is a
+    change, which is not through."""
 
     request: int
     program: str
@@ -729,6 +784,7 @@ class Located:
     graph: bytes
     placement: Placement | None
     note: str
+    change: ProgramChange | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,12 +106,14 @@ class ColumnTypeBlob:
 
 @dataclass(frozen=True, slots=True)
 class DatasetBlob:
-    """A dataset; without a `key` it is append-only. `broadcast`: copied to every node."""
+    """A dataset; without a `key` it is append-only. `broadcast`: copied to every node. `dropped`: by a change of the
+    program."""
 
     name: str
     columns: tuple[ColumnTypeBlob, ...]
     key: tuple[str, ...]
     broadcast: bool
+    dropped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,10 +275,12 @@ class ViewBlob:
 
 @dataclass(frozen=True, slots=True)
 class GraphBlob:
-    """A whole program. Equal programs have equal blobs, down to the order of the lists."""
+    """A whole program. Equal programs have equal blobs, down to the order of the lists. `before`: the program that this
+    one takes the place of, while that goes on, as such a blob; or nothing."""
 
     name: str
     types: tuple[TypeBlob, ...]
     scalars: tuple[ScalarBlob, ...]
     relations: tuple[RelationBlob, ...]
     views: tuple[ViewBlob, ...]
+    before: bytes = b""

@@ -44,7 +44,9 @@ class LogRecord:
     saves its state as of this epoch, with `everything` all of it, else what changed since the last time. `begins`: this
     record opens its generation, at that base, and by `shard_map`, which all epochs behind the base go by. `voids`:
     these transactions say nothing from now on; they are behind that base. `ends`: when this was written, nothing behind
-    that epoch was handed out in its generation, 0 where nothing is said about that."""
+    that epoch was handed out in its generation, 0 where nothing is said about that. `graph`: the program that the
+    generation runs; `forgets`: it shows other views than the one before, and readers begin again. `filled`: of a
+    program that takes the place of another, so many slices are filled from here on."""
 
     epoch: int
     time_us: int
@@ -63,6 +65,9 @@ class LogRecord:
     shard_map: ShardMap | None = None
     voids: tuple[TransactionPlace, ...] = ()
     ends: int = 0
+    graph: bytes = b""
+    forgets: bool = False
+    filled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,10 @@ class Base:
     first shard map, and no state. A base belongs to a generation; the first one of a generation is a copy of the one
     that its opening record names. `checkpoints`: by shard, none at epoch 0. `saves`: how many of them in a row, this
     one included, hold only what changed; by shard, how much those hold, and how much the one before them, which holds
-    everything. `saved_map`: by which map the checkpoints were saved, where that is another one than `shard_map`."""
+    everything. `saved_map`: by which map the checkpoints were saved, where that is another one than `shard_map`;
+    `saved_fingerprint`: by which plan, where that is not the program's own. `filled`: of a program that takes the place
+    of another, so many slices are filled; what records of generations before `filled_since` say of that is of other
+    changes."""
 
     epoch: int
     generation: int
@@ -122,6 +130,9 @@ class Base:
     changed_bytes: tuple[int, ...] = ()
     state_bytes: tuple[int, ...] = ()
     saved_map: ShardMap | None = None
+    saved_fingerprint: str = ""
+    filled: int = 0
+    filled_since: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +203,8 @@ class RecordedProgram:
     `placement` say, which are empty and None before it was placed. Else it is being removed, and `nodes` are the parts
     that may still run. In the placement, `scheduler` is zero. `limits`: it grows and shrinks by itself. `asleep`:
     nothing of it shall run until somebody wants something of it, and `nodes` are the parts that may still run. `tried`:
-    splits that are still to show that they help, or have not helped."""
+    splits that are still to show that they help, or have not helped. `graph`: the program that the placement's
+    generation runs; nothing: as the base has it."""
 
     program: str
     wanted: bool
@@ -202,6 +214,7 @@ class RecordedProgram:
     limits: NodeLimits | None = None
     asleep: bool = False
     tried: tuple[RecordedSplit, ...] = ()
+    graph: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

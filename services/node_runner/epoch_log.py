@@ -52,6 +52,7 @@ from dist_zero_common.store.layout import (
     unusable,
     voided_name,
 )
+from services.node_runner import changing
 from services.node_runner.collection import BaseReach, collect
 from services.node_runner.voiding import beginning, beginning_before, why_not_void
 
@@ -65,7 +66,8 @@ class Loaded:
     """What a sequencer begins with. `base` is under its own generation. `opened`: the log has the record that opens the
     generation; `based`: the store has its base. `later`: the newest generation there is, if that is a later one.
     `voids`: of the transactions that were to be void, those that the record that opens the generation has to name;
-    `refused`: why others cannot be."""
+    `refused`: why others cannot be. `forgets`: that record says that readers begin again. `needs`: the program that was
+    to run cannot begin at the base, and this one can. `state_bytes`: how large the state is, about."""
 
     base: Base
     origin: BaseId
@@ -75,6 +77,9 @@ class Loaded:
     later: int = 0
     voids: tuple[TransactionPlace, ...] = ()
     refused: str = ""
+    forgets: bool = False
+    needs: bytes = b""
+    state_bytes: int = 0
 
 
 class EpochLog:
@@ -107,18 +112,24 @@ class EpochLog:
         return await self.read_base(own[-1]) if own else None
 
     async def load(
-        self, generation: int, shard_map: ShardMap, voids: Sequence[TransactionPlace] = ()
+        self, generation: int, shard_map: ShardMap, voids: Sequence[TransactionPlace] = (), graph: bytes = b""
     ) -> Loaded:
         """What the sequencer of a generation begins with, if these transactions shall be void; one that was not opened
-        yet is to have this shard map. Of the records, the newest one is the end of the log: one that is missing before
-        it is lost, and must not be taken for the end."""
+        yet is to have this shard map and to run this program, if not the one that there was. Of the records, the newest
+        one is the end of the log: one that is missing before it is lost, and must not be taken for the end."""
         usable = await self.usable_bases()
         own = [each for each in usable if each.generation == generation]
         if own:
             base = await self.read_base(own[-1])
             records = await self._records_behind(base.epoch)
             return Loaded(
-                base, own[-1], records, opened=True, based=True, later=_later(records, usable, generation)
+                base,
+                own[-1],
+                records,
+                opened=True,
+                based=True,
+                later=_later(records, usable, generation),
+                state_bytes=_state_bytes(base),
             )
         earlier = [each for each in usable if each.generation < generation]
         if not earlier:
@@ -138,8 +149,10 @@ class EpochLog:
         opened = bool(openings)
         if openings and openings[-1].shard_map is not None:
             shard_map = openings[-1].shard_map
+        before = remapped(replace(base, generation=generation), shard_map)
+        begun = changing.begun(before, graph or base.graph)
         return Loaded(
-            remapped(replace(base, generation=generation), shard_map),
+            begun or before,
             begins,
             records,
             opened=opened,
@@ -147,6 +160,9 @@ class EpochLog:
             later=_later(records, usable, generation),
             voids=() if opened else wanted,
             refused=refused,
+            forgets=not opened and changing.ends_reading(base.graph, graph or base.graph),
+            state_bytes=_state_bytes(base),
+            needs=b"" if begun is not None else changing.needed(base, graph),
         )
 
     async def read_base(self, wanted: BaseId) -> Base:
@@ -355,6 +371,10 @@ def _later(records: list[LogRecord], bases: list[BaseId], generation: int) -> in
     """The newest generation that was opened, if it is later than this one, else 0."""
     newest = max([each.generation for each in records] + [each.generation for each in bases])
     return newest if newest > generation else 0
+
+
+def _state_bytes(base: Base) -> int:
+    return sum(base.state_bytes) + sum(base.changed_bytes)
 
 
 def _reach(base: Base) -> BaseReach:

@@ -90,6 +90,7 @@ class ProgramHost:
     ) -> None:
         """Compiles the program. Raises `MalformedMessage` if the graph is no program."""
         self.program, self.plan, self.shard_map = program, compiled(program, graph), shard_map
+        self.graph = graph
         self.generation = generation
         """The newest generation that was to run here; a later one by another map has a host of its own."""
         self.nodes: dict[int, HostedNode] = {}
@@ -390,6 +391,7 @@ class ProgramHost:
                 base=effect.base,
                 token=NO_TOKEN,
                 forgets=effect.forgets,
+                fill=effect.fill,
             )
             self._work.append((target, event))
         self._peers.hand_out(effect, [target for target in effect.targets if target not in here])

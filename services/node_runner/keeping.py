@@ -160,7 +160,7 @@ class NodeKeeping:
         except _Unusable as unusable:
             self._on_failed(str(unusable), True)
         except LogDamaged as damaged:
-            self._on_failed(str(damaged), False)
+            self._on_failed(str(damaged), isinstance(damaged, BaseDamaged))
 
     # -- begin -------------------------------------------------------------------------------------------------
 

@@ -25,8 +25,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from dist_zero.batch import Batch, Writes
-from dist_zero.compiler.plan import Plan, Sink
-from dist_zero.executor import Executor
+from dist_zero.compiler.fingerprint import shown
+from dist_zero.compiler.plan import NEXT, Plan, Sink
+from dist_zero.executor import NOTHING_FILLED, Executor
 from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages import (
     TRANSACTION_BYTES_MAX,
@@ -125,7 +126,8 @@ class NodeKernel:
         self.halted = ""
         self.rows = self.reads = 0
         """How many rows its steps have taken in, and how often it was asked for rows or changes."""
-        self._plan, self._executor = plan, executor
+        self._plan, self._executor, self._shown = plan, executor, shown(plan)
+        self._readable = [n for n, view in enumerate(plan.views) if not view.name.startswith(NEXT)]
         self._map, self._shard, self._shards = shard_map, shard, len(shard_map.nodes)
         self._reached = [base] * (plan.stages + 1)
         self._save_at = 0
@@ -336,7 +338,8 @@ class NodeKernel:
         ]
         self.rows += sum(len(each.rows) for each in writes) + sum(len(batch) for _, batch in arrived)
         try:
-            parcels = self._executor.step(e, stage, writes, arrived, self._map, self._shard)
+            fill = epoch.hand_out.fill if stage == 1 else NOTHING_FILLED
+            parcels = self._executor.step(e, stage, writes, arrived, self._map, self._shard, fill)
             changes = self._executor.finish(e) if stage == self._plan.stages else {}
             saved = self._saved(epoch.hand_out) if stage == self._plan.stages else None
         except Exception as error:  # whatever it is, it would come again: keep it as evidence and stand still
@@ -390,6 +393,7 @@ class NodeKernel:
     ) -> None:
         epoch = self._epochs.pop(e)
         self.finished = e
+        changes = {view: batch for view, batch in changes.items() if view in self._readable}
         self._remember(_EpochChanges(e, changes, sum(b.size_bytes for b in changes.values())))
         assert epoch.hand_out is not None
         self._tell_readers(epoch.hand_out, effects)
@@ -511,6 +515,7 @@ class NodeKernel:
                 views=rows,
                 errors=errors if i == 0 else (),
                 missed=missed if i == 0 else (),
+                shown=self._shown,
             )
             effects.append(Reply(reply_to, answer))
 
@@ -530,6 +535,7 @@ class NodeKernel:
                 part=i,
                 parts=len(parts),
                 views=rows,
+                shown=self._shown,
             )
             effects.append(Reply(reply_to, message))
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dist_zero.batch import Batch, Writes
+from dist_zero.executor import NOTHING_FILLED
 from dist_zero.state import TableChange
 from dist_zero.types import Row
 from dist_zero_common.mailbox import Token
@@ -36,6 +37,7 @@ class HandOutEvent:
     base: int
     token: Token
     forgets: bool = False
+    fill: range = NOTHING_FILLED
 
 
 @dataclass(frozen=True, slots=True)

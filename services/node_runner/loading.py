@@ -10,7 +10,7 @@ Reading and decoding takes turns with whatever else the process does: after some
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -30,6 +30,7 @@ from dist_zero_common.protocol.messages import (
 from dist_zero_common.protocol.stored import (
     Base,
     CheckpointId,
+    TableBlob,
 )
 from dist_zero_common.store.base import Store
 from services.node_runner.checkpoints import Checkpoint, read_checkpoint, table_bytes, table_entries
@@ -101,7 +102,9 @@ def predecessors(base: Base, shard_map: ShardMap, shard: int) -> list[Predecesso
                 None if whole else _within(first, last),
                 _within(its_first, its_last),
                 loose=first <= its_first <= last,
-                is_same=(its_first, its_last) == (first, last) and checkpoint.node == shard_map.nodes[shard],
+                is_same=(its_first, its_last) == (first, last)
+                and checkpoint.node == shard_map.nodes[shard]
+                and not base.saved_fingerprint,
             )
         )
     return found
@@ -141,8 +144,8 @@ class Loader:
         entries = size = links = 0
         found = self._predecessors(base)
         for source in found:
-            read = await self._read(source.checkpoint)
-            slices = executor.loading(base.epoch, self._saves(read), source.keep, source.loose)
+            read = await self._read(base, source.checkpoint)
+            slices = executor.loading(base.epoch, self._saves(base, read), source.keep, source.loose)
             await self._go_through(slices)
             entries += _entries(read)
             if source.is_same:
@@ -161,10 +164,10 @@ class Loader:
             return await self.load(base)
         entries, size, links = state.entries, state.size_bytes, 0
         for number, (source, before) in enumerate(zip(found, state.checkpoints, strict=True)):
-            read = await self._read(source.checkpoint, before)
+            read = await self._read(base, source.checkpoint, before)
             whole = read[0].previous is None
             owns = source.owns if len(found) > 1 else None
-            slices = state.executor.catching_up(base.epoch, number, self._saves(read), whole, owns)
+            slices = state.executor.catching_up(base.epoch, number, self._saves(base, read), whole, owns)
             await self._go_through(slices)
             entries += _entries(read)
             if source.is_same:
@@ -180,20 +183,28 @@ class Loader:
     def _predecessors(self, base: Base) -> list[Predecessor]:
         return predecessors(base, self._map, self._shard) if base.checkpoints else []
 
-    async def _read(self, which: CheckpointId, behind: CheckpointId | None = None) -> list[Checkpoint]:
+    async def _read(
+        self, base: Base, which: CheckpointId, behind: CheckpointId | None = None
+    ) -> list[Checkpoint]:
         store, plan = self._keeper.store, self._plan
-        return await read_checkpoint(store, plan.name, which, plan.fingerprint, self._log, behind)
+        fingerprint = base.saved_fingerprint or plan.fingerprint
+        return await read_checkpoint(store, plan.name, which, fingerprint, self._log, behind)
 
     async def _go_through(self, slices: Iterator[None]) -> None:
         async for _ in Turns(self._keeper.clock).through(slices):
             pass
 
-    def _saves(self, read: list[Checkpoint]) -> Iterator[Iterator[TableChange]]:
-        return (self._changes(each) for each in read)
+    def _saves(self, base: Base, read: list[Checkpoint]) -> Iterator[Iterator[TableChange]]:
+        return (self._changes(each, drops=bool(base.saved_fingerprint)) for each in read)
 
-    def _changes(self, checkpoint: Checkpoint) -> Iterator[TableChange]:
-        """What a checkpoint says, as the executor takes it. Raises `MalformedMessage`."""
-        for blob in checkpoint.tables:
+    def _changes(self, checkpoint: Checkpoint, drops: bool) -> Iterator[TableChange]:
+        """What a checkpoint says, as the executor takes it. `drops`: it is of another plan, and tables that this one
+        does not have are left out. Raises `MalformedMessage`."""
+        blobs: Sequence[TableBlob] = checkpoint.tables
+        if drops:
+            known = [blob for blob in blobs if blob.name in self._numbers]
+            blobs = sorted(known, key=lambda blob: self._numbers[blob.name])
+        for blob in blobs:
             number = self._numbers.get(blob.name)
             if number is None:
                 raise MalformedMessage(f"the checkpoint of {checkpoint.which} has a table {blob.name!r}")

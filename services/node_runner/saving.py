@@ -78,6 +78,7 @@ class Saving:
         record: LogRecord,
         sessions: tuple[BaseSession, ...],
         subscriptions: tuple[SubscriptionWanted, ...],
+        filled: int = 0,
     ) -> None:
         """Keep what the base of this epoch would have to say."""
         generation = self._base.generation
@@ -92,6 +93,8 @@ class Saving:
             subscriptions=subscriptions,
             saves=self._saves,
             saved_map=None,
+            saved_fingerprint="",
+            filled=filled,
         )
 
     # -- saves -------------------------------------------------------------------------------------------------

@@ -32,7 +32,9 @@ time, it goes on, behind a record that says so.
 
 **Void transactions** (`voiding.py`) are recorded by whoever opens a generation, behind a fence of its own: which bases
 are kept is certain only then. They are handed out as if they had said nothing. Readers may have heard otherwise, so
-subscriptions end there, and watchers begin again with a snapshot.
+subscriptions end there, and watchers begin again with a snapshot. The same where a generation shows other views.
+
+**Filling.** While a program takes the place of another, records fill its new views, slice by slice (`filling.py`).
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from dist_zero.batch import Writes
-from dist_zero.compiler.plan import Plan
+from dist_zero.compiler.change import slices_of
+from dist_zero.compiler.plan import NEXT, Plan
 from dist_zero.voids import void_transactions
 from dist_zero.writes import decode_payload, merge_writes, route
 from dist_zero_common.errors import InternalError, MalformedMessage
@@ -69,6 +72,7 @@ from dist_zero_common.protocol.stored import (
     epoch_of_place,
     place_in_log,
 )
+from services.node_runner.filling import Filling, slices_at_once
 from services.node_runner.patience import Patience
 from services.node_runner.saving import Saving
 from services.node_runner.sequencer_events import (
@@ -108,12 +112,13 @@ _ASKED_AGAIN_SECONDS = 3.0
 @dataclass(frozen=True, slots=True)
 class _HandOut:
     """A record that the nodes have not got yet; `writes` are its transactions', None where they are still encoded.
-    `again`: an earlier sequencer may have handed it out."""
+    `again`: an earlier sequencer may have handed it out. `fill`: the slices that it fills."""
 
     record: LogRecord
     writes: list[tuple[Writes, ...] | None]
     size_bytes: int
     again: bool
+    fill: range
 
 
 class Sequencer:
@@ -131,10 +136,14 @@ class Sequencer:
         records: list[LogRecord],
         options: SequencerOptions,
         voids: tuple[TransactionPlace, ...] = (),
+        forgets: bool = False,
+        state_bytes: int = 0,
     ) -> None:
         """`records` are those behind the base, in order, without a gap. All of them are handed out to the nodes of the
         base's generation, whoever had them before. `origin`: of which base this one is a copy; for it, `opened` and
-        `based` see `epoch_log.Loaded`. `voids`: what the record that opens the generation has to void."""
+        `based` see `epoch_log.Loaded`. `voids`: what the record that opens the generation has to void. `forgets`:
+        whether its program shows other views than the one before, so that readers have to begin again.
+        `state_bytes`: how large the state is, about."""
         self.epoch = base.epoch
         self.finished = base.epoch
         self.deposed = ""
@@ -173,14 +182,16 @@ class Sequencer:
         """Of the records that were there before the fence, those behind this epoch were handed out to nobody; 0: any
         may have been."""
         self._older_than = max((record.incarnation for record in records), default=0)
-        self._wants_void = voids
+        self._wants_void, self._forgets = voids, forgets
+        slices = slices_of(plan)
+        self._filling = Filling(base, slices, slices_at_once(slices, state_bytes, options.fill_bytes))
         has_fence = bool(records) and records[-1].incarnation == incarnation
         self._fences_first = bool(voids) and not has_fence
         self._voiding = [record for record in records if record.voids]
         self._void = void_transactions(self._voiding)
-        self._forgotten = self._voiding[-1].epoch if self._voiding else 0
+        self._forgotten = max((each.epoch for each in records if each.voids or each.forgets), default=0)
         """Subscriptions of records before this epoch have ended."""
-        if voids:
+        if voids or forgets:
             self._forgotten = self.epoch + len(records) + 1
         if self._forgotten:
             self._forget_readers()
@@ -191,6 +202,11 @@ class Sequencer:
     def base(self) -> int:
         """The epoch of the newest base."""
         return self._saving.base_epoch
+
+    @property
+    def filled(self) -> tuple[int, int]:
+        """How many slices are filled, and how many there are; the last one is when a base has it."""
+        return self._filling.told, self._filling.slices
 
     @property
     def proposing(self) -> int:
@@ -299,7 +315,7 @@ class Sequencer:
     def _views(
         self, names: tuple[str, ...], request: int, reply_to: str, effects: list[SequencerEffect]
     ) -> tuple[int, ...] | None:
-        numbers = {view.name: i for i, view in enumerate(self._plan.views)}
+        numbers = {v.name: i for i, v in enumerate(self._plan.views) if not v.name.startswith(NEXT)}
         unknown = [name for name in names if name not in numbers]
         if unknown or not names:
             reason = f"no view {', '.join(map(repr, unknown)) or 'named'}; there are {', '.join(numbers)}"
@@ -332,7 +348,7 @@ class Sequencer:
         due = now.monotonic - self._last_saved_at >= self._options.save_interval_seconds
         turns = self._ending is not bool(self._ends)  # to its end, or away from it
         record = self._record(now, save=due or self._saving.has_enough or (turns and self._ending))
-        idle = not _says_something(record) and not turns
+        idle = not _says_something(record) and not turns and record.filled == self._filling.filled
         if not idle:
             self._last_active_at = now.monotonic
         elif self._last_was_save or self.finished < self.epoch:
@@ -367,6 +383,9 @@ class Sequencer:
             begins=None if self._opened or self._fences_first else self._origin,
             shard_map=None if self._opened or self._fences_first else self._map,
             voids=() if self._opened or self._fences_first else self._wants_void,
+            graph=b"" if self._opened or self._fences_first else self._base.graph,
+            forgets=self._forgets and not self._opened and not self._fences_first,
+            filled=self._filling.next(self.finished) if self._based else self._filling.filled,
             expired=tuple(self._sessions.expired(time_us)),
             opens=self._sessions.wanted_opens(),
             transactions=tuple(self._sessions.next_transactions()),
@@ -386,7 +405,7 @@ class Sequencer:
         elif record.incarnation < self._incarnation and not self.fenced:
             # An older one has gone on since the log was read: the fence comes behind it.
             self._creating = False
-            if record.voids or self._wants_void:
+            if record.voids or record.forgets or self._wants_void or self._forgets:
                 self._load_again("the log went on meanwhile", effects)
             else:
                 self._take(record, effects)
@@ -433,12 +452,13 @@ class Sequencer:
         for index, opened in enumerate(record.opens):
             self._sessions.take_open(record, index, opened, effects)
         self._take_requests(record, effects)
+        fill = self._filling.take(record)
         size = sum(len(t.payload) for t in record.transactions)
         self._saving.on_record(record, size)
         if record.save:
             subscriptions = tuple(self._subscriptions.values())
-            self._saving.freeze(record, self._sessions.as_of_now(), subscriptions)
-        self._to_hand_out.append(_HandOut(record, writes, size, again=not self.fenced))
+            self._saving.freeze(record, self._sessions.as_of_now(), subscriptions, self._filling.filled)
+        self._to_hand_out.append(_HandOut(record, writes, size, again=not self.fenced, fill=fill))
         self._ahead_bytes += size
 
     def _take_requests(self, record: LogRecord, effects: list[SequencerEffect]) -> None:
@@ -482,10 +502,11 @@ class Sequencer:
             writes = self._route(ready)
             record = ready.record
             if record.epoch < self._forgotten:
-                record = replace(record, subscriptions=())
+                record = replace(record, subscriptions=(), snapshots=())
+            forgets = bool(record.voids) or record.forgets
             again = ready.again and not 0 < self._unheard_behind < record.epoch
             epoch = HandOutEpoch(
-                record, writes, self._generation, again, self.base, shards, bool(record.voids)
+                record, writes, self._generation, again, self.base, shards, forgets, ready.fill
             )
             self._kept[self._handed_out] = epoch
             self._kept_bytes += ready.size_bytes
@@ -564,6 +585,7 @@ class Sequencer:
     def _on_base(self, event: BaseThere) -> None:
         self._based = True
         self._saving.on_base(event.epoch)
+        self._filling.on_base(event.epoch)
         for epoch in [epoch for epoch in self._kept if epoch <= self.base]:
             kept = self._kept.pop(epoch)
             self._kept_bytes -= sum(len(t.payload) for t in kept.record.transactions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dist_zero.batch import Writes
+from dist_zero.executor import NOTHING_FILLED
 from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages import (
     Message,
@@ -38,6 +39,8 @@ class SequencerOptions:
     quarter of it has come."""
     ended_seconds: float = 10.0
     """For so long a generation that has come to its end waits for the next one; then it goes on."""
+    fill_bytes: int = 4 * 2**20
+    """So much of the state, about, is filled into new views in one epoch."""
     collects: bool = True
     """Whether what no base reaches any more is deleted; else the log is kept whole."""
     session_idle_us: int = DAY_US
@@ -162,7 +165,7 @@ class Append:
 @dataclass(frozen=True, slots=True)
 class HandOutEpoch:
     """`Rows` of stage 1 for `targets`, shards of this generation; `writes[i]` are shard i's. See `HandOut` for `again`,
-    `base` and `forgets`."""
+    `base` and `forgets`. `fill`: the slices that this epoch fills."""
 
     record: LogRecord
     writes: tuple[tuple[Writes, ...], ...]
@@ -171,6 +174,7 @@ class HandOutEpoch:
     base: int
     targets: tuple[int, ...]
     forgets: bool = False
+    fill: range = NOTHING_FILLED
 
 
 @dataclass(frozen=True, slots=True)

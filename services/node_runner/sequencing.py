@@ -105,6 +105,7 @@ class HostedSequencer:
         self._generation = generation
         self._damaged = ""
         self._rewind = False
+        self._needs = b""
         self._newest_base: Base | None = None
         self.stopped = False
         self._collecting = asyncio.Lock()
@@ -119,7 +120,9 @@ class HostedSequencer:
 
     async def _start(self) -> None:
         try:
-            loaded = await self._log_of_epochs.load(self._generation, self._host.shard_map, self._voids)
+            loaded = await self._log_of_epochs.load(
+                self._generation, self._host.shard_map, self._voids, self._host.graph
+            )
             if loaded.refused:
                 self._log.error("not_voided", reason=loaded.refused)
             await self._log_of_epochs.note_voids(loaded.records)
@@ -131,6 +134,12 @@ class HostedSequencer:
                     f"generation {self._generation} was opened with shard map {loaded.base.shard_map.version}, and"
                     f" {self._host.shard_map.version} was to run in it"
                 )
+            self._needs = loaded.needs
+            if loaded.needs:
+                raise BaseDamaged(
+                    f"the base of epoch {loaded.base.epoch} is none at which the program of generation"
+                    f" {self._generation} can begin; another step of its change comes first"
+                )
             self._sequencer = Sequencer(
                 plan=self._host.plan,
                 incarnation=self.incarnation,
@@ -141,6 +150,8 @@ class HostedSequencer:
                 records=loaded.records,
                 options=self._options,
                 voids=loaded.voids,
+                forgets=loaded.forgets,
+                state_bytes=loaded.state_bytes,
             )
         except (LogDamaged, MalformedMessage) as damaged:
             self._halt(str(damaged), rewind=isinstance(damaged, BaseDamaged))
@@ -196,6 +207,9 @@ class HostedSequencer:
             base=self._sequencer.base if self._sequencer is not None else 0,
             proposing=self._sequencer.proposing if self._sequencer is not None else 0,
             ends=self._sequencer.ends if self._sequencer is not None else 0,
+            slices=self._sequencer.filled[1] if self._sequencer is not None else 0,
+            filled=self._sequencer.filled[0] if self._sequencer is not None else 0,
+            needs=self._needs,
         )
 
     def _why_halted(self) -> str:

@@ -342,6 +342,8 @@ class RunnerService:
                     f"shard map {message.shard_map.version} of {program!r} is not that of its generation"
                 )
             left = host.close()
+            if host.graph != message.graph:  # what another program has computed is of no use
+                left = {}
             self._left[program] = {name: left[name] for name in message.shard_map.nodes if name in left}
             host = None
         if host is None:

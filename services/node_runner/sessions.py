@@ -188,6 +188,10 @@ class Sessions:
             writes = tuple(decode_payload(self._plan.datasets, message.payload))
         except MalformedMessage as wrong:
             return _refused(message, str(wrong))
+        for each in writes:
+            if self._plan.datasets[each.dataset].dropped:
+                name = self._plan.datasets[each.dataset].name
+                return _refused(message, f"a change of the program has dropped dataset {name!r}")
         session.pending[number] = _Pending(message.payload, writes, message.reply_to, [token])
         self._writing[session.id] = session
         self._pending_bytes += len(message.payload)

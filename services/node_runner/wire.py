@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from dist_zero.batch import Batch, Writes
+from dist_zero.compiler.change import slices_of
 from dist_zero.compiler.plan import Exchange, Plan
 from dist_zero.shards import validate
 from dist_zero_common.broker.topology import CLIENT_REPLIES, RUNNER, SEQUENCER_NODES, check_inbox, parsed
@@ -86,6 +87,8 @@ def hand_out_events(plan: Plan, shard_map: ShardMap, message: HandOut) -> list[t
     check_map(shard_map, message.map_version)
     if len(dict.fromkeys(message.targets)) != len(message.targets):
         raise MalformedMessage("a hand-out that names one target twice")
+    if not 0 <= message.filled_before <= message.filled <= slices_of(plan):
+        raise MalformedMessage(f"slices {message.filled_before} to {message.filled} of {slices_of(plan)}")
     writes: dict[int, tuple[Writes, ...]] = {}
     for part in message.writes:
         if part.target not in message.targets or part.target in writes:
@@ -113,6 +116,7 @@ def hand_out_events(plan: Plan, shard_map: ShardMap, message: HandOut) -> list[t
                 message.again,
                 message.base,
                 forgets=message.forgets,
+                fill=range(message.filled_before, message.filled),
             ),
         )
         for target in message.targets
@@ -246,6 +250,8 @@ def hand_out_message(
         base=effect.base,
         everything=record.everything,
         forgets=effect.forgets,
+        filled_before=effect.fill.start,
+        filled=effect.fill.stop,
     )
 
 

@@ -15,6 +15,7 @@ from dist_zero_common.protocol.messages import (
     Placement,
     RunnerStatus,
 )
+from services.scheduler.changing import is_changing, went_on
 from services.scheduler.placement import Candidate, Room, feasible, has_more_room, moving, parts_of
 from services.scheduler.preparing import advanced, still_fits
 from services.scheduler.state import (
@@ -131,7 +132,7 @@ def _decide_placements(desired: Desired, observed: Observed, now: float) -> Desi
     for known in list(desired.programs.values()):
         if known.asleep or known.program in desired.removals:
             continue
-        program = _with_times(known, candidates, desired, observed, now)
+        program = _with_times(went_on(known, observed), candidates, desired, observed, now)
         if program.assignment is None:
             program = _adopted(program, candidates, hosts.get(known.program, []), desired, observed, now)
         if program is not known and program.assignment is not known.assignment:
@@ -158,7 +159,7 @@ def _placed_anew(
     program: WantedProgram, candidates: Room, desired: Desired, observed: Observed, now: float
 ) -> Desired:
     """With the program placed anew; or, as long as it is well where it is, with one step further on the way there."""
-    if not _is_well(program, observed):
+    if not _is_well(program, observed) or is_changing(program):
         return _with_assignment(program, _assigned(program, candidates, desired, observed, now), desired)
     assert program.assignment is not None
     preparation = program.preparation
@@ -389,7 +390,7 @@ def _assignment(
         clients_inbox=sequencer_clients_inbox(desired.system, program.program),
         nodes_inbox=sequencer_nodes_inbox(desired.system, program.program, sequencer.incarnation),
     )
-    return Assignment(nodes, sequencer, placement)
+    return Assignment(nodes, sequencer, placement, program.graph)
 
 
 def _drained_runners(program: WantedProgram, desired: Desired) -> list[str]:

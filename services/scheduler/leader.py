@@ -58,6 +58,7 @@ from dist_zero_common.protocol.stored import (
     RecordedProgram,
 )
 from dist_zero_common.store.base import Store
+from services.scheduler.changing import target_fingerprint
 from services.scheduler.deciding import decide, forget_silent, unread_queues, with_program
 from services.scheduler.growing import Growing
 from services.scheduler.lead import LeadOptions
@@ -68,7 +69,7 @@ from services.scheduler.log import (
     recorded_machines,
     recorded_program,
 )
-from services.scheduler.programs import checked_submission, known_base
+from services.scheduler.programs import known_base
 from services.scheduler.reconcile import Repeats, SpawnMachine, reconcile, reconcile_machines
 from services.scheduler.reports import check_machine_report, check_reply_to, check_runner_report
 from services.scheduler.requests import Requests
@@ -256,7 +257,8 @@ class Leader:
         while True:
             try:
                 base = await known_base(self.store, program)
-                stored = checked_submission(base.graph, len(base.shard_map.nodes))
+                graph = recorded.graph or base.graph
+                target = target_fingerprint(graph)
                 break
             except StoreError as failed:
                 self.log.warning("programs_not_recalled", program=program, reason=str(failed))
@@ -265,14 +267,14 @@ class Leader:
                 self.log.error("program_lost", program=program, reason=str(wrong))
                 self.unusable[program] = recorded
                 return
-        assignment = recalled_assignment(recorded, self.desired.scheduler)
+        assignment = recalled_assignment(replace(recorded, graph=graph), self.desired.scheduler)
         now = self.clock.monotonic()
         # The base may still say by which map the program ran before it was placed by this one.
         shard_map = base.shard_map if assignment is None else assignment.placement.shard_map
         wanted = WantedProgram(
             program,
-            base.graph,
-            stored.fingerprint,
+            graph,
+            target,
             shard_map,
             since=now,
             assignment=assignment,

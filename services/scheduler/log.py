@@ -143,7 +143,8 @@ def recorded_program(desired: Desired, name: str) -> RecordedProgram:
         return said
     nodes = tuple(_of_part(part) for part in assignment.nodes)
     placement = replace(assignment.placement, scheduler=0)  # the next one takes it over as its own
-    return replace(said, nodes=nodes, sequencer=_of_part(assignment.sequencer), placement=placement)
+    sequencer, graph = _of_part(assignment.sequencer), assignment.graph
+    return replace(said, nodes=nodes, sequencer=sequencer, placement=placement, graph=graph)
 
 
 def _of_removal(removal: Removal) -> RecordedProgram:
@@ -164,6 +165,7 @@ def recalled_assignment(program: RecordedProgram, scheduler: int) -> Assignment 
         tuple(_part(part) for part in program.nodes),
         _part(program.sequencer),
         replace(program.placement, scheduler=scheduler),
+        program.graph,
     )
 
 

@@ -70,6 +70,8 @@ def _compiled(graph: bytes) -> tuple[str, str]:
     """The name and the fingerprint; kept, because clients submit again and again until their program runs."""
     try:
         decoded = decode_graph(graph)
+        if decoded.before is not None or any(dataset.dropped for dataset in decoded.datasets):
+            raise RequestError("only the scheduler says what takes the place of what, and what is dropped")
         compile(decoded)
         return checked_name("program", decoded.name), fingerprint(decoded)
     except DistZeroError as wrong:
@@ -139,12 +141,4 @@ def note_on(asked_nodes: int, nodes: int) -> str:
     return (
         f"it has {nodes} node{'s' if nodes > 1 else ''} since it began, and not the {asked_nodes} asked for: that is"
         " changed by dist-zero scale"
-    )
-
-
-def different_program(program: str) -> str:
-    """What a person is told who submits another program under a name that has one."""
-    return (
-        f"there is another program {program!r} already, and the datasets and views of a program that has a log cannot "
-        "be changed yet: submit this one under another name, or use another store"
     )

@@ -145,7 +145,7 @@ def _host_node(program: WantedProgram, assignment: Assignment, shard: int, desir
         assignment.placement.shard_map,
         shard,
         part.incarnation,
-        program.graph,
+        assignment.graph,
     )
     return Send(("node", program.program, shard, part.incarnation), inbox_of(desired.system, part), command)
 
@@ -158,7 +158,7 @@ def _host_sequencer(program: WantedProgram, assignment: Assignment, desired: Des
         part.incarnation,
         assignment.placement.shard_map,
         assignment.placement.inboxes,
-        program.graph,
+        assignment.graph,
         assignment.placement.generation,
         program.voids_of(assignment.placement.generation),
     )

@@ -21,8 +21,10 @@ from dist_zero_common.errors import RequestError, StoreError
 from dist_zero_common.ids import checked_name
 from dist_zero_common.protocol.messages import (
     AutoscaleProgram,
+    ChangeWanted,
     Locate,
     Located,
+    ProgramChange,
     ProgramRemoved,
     ProgramState,
     RemoveProgram,
@@ -32,11 +34,20 @@ from dist_zero_common.protocol.messages import (
     TransactionVoided,
     VoidTransaction,
 )
+from services.scheduler.changing import (
+    change_of,
+    change_to_stored,
+    is_live,
+    is_target,
+    live_graph,
+    submitted,
+    target_fingerprint,
+)
 from services.scheduler.deciding import with_program, without_program
 from services.scheduler.programs import (
     Submission,
     checked_submission,
-    different_program,
+    known_base,
     note_on,
     stored_base,
 )
@@ -51,6 +62,7 @@ if TYPE_CHECKING:
 
 REQUESTS_REMEMBERED = 10_000
 
+JUST_TELL = ChangeWanted(only_tells=True, drops=True, begins_empty=())
 BEING_REMOVED = "it is being removed, and may start again when that is done"
 
 Request = SubmitProgram | Locate | RemoveProgram | ScaleProgram | AutoscaleProgram | VoidTransaction
@@ -88,6 +100,8 @@ class Requests:
             self._starting[program].append(message)
         elif program in self._leader.desired.programs:
             self._admit(message, submission)
+        elif message.change is not None and message.change.only_tells:
+            self._leader.tasks.create_task(self._tell_of_stored(message, submission))
         elif self._submitted.get(_asker(message)) == program:
             self._refuse(message, f"the program {program!r} was removed after this request; submit it anew")
         elif program in self._leader.desired.removals:
@@ -184,7 +198,7 @@ class Requests:
         answer: Callable[[SubmitProgram], None]
         try:
             base = await stored_base(self._leader.store, submission, self._leader.clock.now_us())
-            stored = checked_submission(base.graph, len(base.shard_map.nodes))
+            target = target_fingerprint(base.graph)
         except StoreError as failed:
             self._leader.log.error("store_failed", program=program, reason=str(failed))
             note = f"the store does not answer, so it is not known whether there is a log: {failed}"
@@ -193,7 +207,7 @@ class Requests:
             answer = partial(self._refuse, reason=str(wrong))
         else:
             now = self._leader.clock.monotonic()
-            wanted = WantedProgram(program, base.graph, stored.fingerprint, base.shard_map, since=now)
+            wanted = WantedProgram(program, base.graph, target, base.shard_map, since=now)
             answer = partial(self._start, wanted=wanted)
         for message in self._starting.pop(program):
             if isinstance(message, RemoveProgram):
@@ -201,31 +215,73 @@ class Requests:
             else:
                 answer(message)
 
+    async def _tell_of_stored(self, message: SubmitProgram, submission: Submission) -> None:
+        """Say what submitting a program that does not run would do; nothing is done."""
+        program, note = submission.program, ""
+        try:
+            base = await known_base(self._leader.store, program)
+        except StoreError as failed:
+            self._leader.log.warning("store_failed", program=program, reason=str(failed))
+            return  # whoever asked asks again
+        except RequestError:
+            change = ProgramChange((), 0, 0)
+            note = f"there is no program {program!r} in the store yet: it would begin with no rows"
+        else:
+            try:
+                assert message.change is not None
+                change = change_to_stored(program, base, message.graph, message.change)
+            except RequestError as wrong:
+                self._refuse(message, str(wrong))
+                return
+        located = Located(message.request, program, ProgramState.STARTING, b"", None, note, change)
+        self._leader.post.send(message.reply_to, located)
+
     def _start(self, message: SubmitProgram, wanted: WantedProgram) -> None:
         """Answer a submission now that the store has said what the program is, starting that for the first
         one."""
         submission = checked_submission(message.graph, message.nodes)
-        if submission.fingerprint != wanted.fingerprint:
-            self._refuse(message, different_program(wanted.program))
-        elif wanted.program in self._leader.desired.removals:
+        try:
+            submitted(wanted, message.graph, message.change)
+        except RequestError as wrong:
+            self._refuse(message, str(wrong))
+            return
+        if wanted.program in self._leader.desired.removals:
             self._tell_starting(message, wanted.program, BEING_REMOVED)
-        else:
-            if wanted.program not in self._leader.desired.programs:
-                self._leader.desired = with_program(self._leader.desired, wanted)
-                self._leader.changed.set()
-                self._leader.log.info(
-                    "program_wanted", program=wanted.program, nodes=len(wanted.shard_map.nodes)
-                )
-            self._admit(message, submission)
+            return
+        if wanted.program not in self._leader.desired.programs:
+            self._leader.desired = with_program(self._leader.desired, wanted)
+            self._leader.changed.set()
+            self._leader.log.info("program_wanted", program=wanted.program, nodes=len(wanted.shard_map.nodes))
+        self._admit(message, submission)
 
     def _admit(self, message: SubmitProgram, submission: Submission) -> None:
         """Answer a submission of a name that has a program."""
-        wanted = self._leader.desired.programs[submission.program]
-        if submission.fingerprint != wanted.fingerprint:
-            self._refuse(message, different_program(wanted.program))
+        known = self._leader.desired.programs[submission.program]
+        if (
+            message.change is not None
+            and self._submitted.get(_asker(message)) == known.program
+            and not is_target(known, message.graph)
+        ):
+            self._refuse(message, f"the program {known.program!r} was changed after this request; ask anew")
             return
-        self._submitted.put(_asker(message), wanted.program)
-        self._answer(message, wanted.program, note_on(message.nodes, len(wanted.shard_map.nodes)))
+        try:
+            wanted = submitted(known, message.graph, message.change)
+        except RequestError as wrong:
+            self._refuse(message, str(wrong))
+            return
+        if wanted is not known:
+            self._leader.log.info("program_changed", program=wanted.program, fingerprint=wanted.fingerprint)
+            self._leader.desired = with_program(self._leader.desired, wanted)
+            self._leader.changed.set()
+        if message.change is None or not message.change.only_tells:
+            self._submitted.put(_asker(message), wanted.program)
+        note = note_on(message.nodes, len(wanted.shard_map.nodes))
+        if message.change is not None or not is_live(wanted, message.graph):
+            change = change_of(wanted, message.graph, message.change or JUST_TELL, self._leader.observed)
+            if change is not None:
+                self._tell_changing(message, wanted, change)
+                return
+        self._answer(message, wanted.program, note)
 
     def _remove(self, message: RemoveProgram) -> None:
         program = message.program
@@ -278,7 +334,7 @@ class Requests:
             message.request,
             program,
             progress.state,
-            wanted.graph,
+            live_graph(wanted.graph if wanted.assignment is None else wanted.assignment.graph),
             None if starting or wanted.assignment is None else wanted.assignment.placement,
             "; ".join(part for part in (note, progress.note) if part),
         )
@@ -296,6 +352,17 @@ class Requests:
                 message,
                 f"no program {program!r} runs in the system {self._leader.system!r}; running: {there}",
             )
+
+    def _tell_changing(self, message: SubmitProgram, wanted: WantedProgram, change: ProgramChange) -> None:
+        """Say how far the change to a program is that somebody wants to run, or only wants to hear of."""
+        leader = self._leader
+        progress = progress_of(wanted, leader.desired, leader.observed, leader.clock.monotonic())
+        halted = progress.state is ProgramState.HALTED
+        state = ProgramState.HALTED if halted else ProgramState.STARTING
+        leader.post.send(
+            message.reply_to,
+            Located(message.request, wanted.program, state, b"", None, progress.note, change),
+        )
 
     def _tell_starting(self, message: Asked, program: str, note: str) -> None:
         located = Located(message.request, program, ProgramState.STARTING, b"", None, note)

@@ -94,11 +94,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Where all parts of a program run. `nodes[i]` is shard i."""
+    """Where all parts of a program run. `nodes[i]` is shard i. `graph`: the program that this generation runs."""
 
     nodes: tuple[Part, ...]
     sequencer: Part
     placement: Placement
+    graph: bytes = b""
 
     def runners(self) -> list[Part]:
         """One part for each runner that has any, in the order of the shards."""
@@ -129,7 +130,8 @@ class VoidWanted:
 
 @dataclass(frozen=True, slots=True)
 class WantedProgram:
-    """A program that shall run, as its base in the store has it, by the shard map that is wanted now. `since` is when
+    """A program that shall run, by the shard map that is wanted now: as its base in the store has it, or as the next
+    generation is to run it (`changing.py`); `fingerprint` is that of the program behind its change. `since` is when
     it was submitted. `lost_since` is since when it lacks a runner that has a part of it, `room_since` when it was found
     that it would be better placed elsewhere, `halted_since` when it was found halted so that a new generation helps;
     each is None when that is not so. `voids`: what people have asked to take out of it. `limits`, `tried` and `asleep`:
@@ -442,7 +444,10 @@ def progress_of(program: WantedProgram, desired: Desired, observed: Observed, no
         reported = len(assignment.nodes) - len(missing)
         note = f"{reported} of {len(assignment.nodes)} nodes have started"
         return Progress(ProgramState.STARTING, note, missing, sequencer_missing=sequencer is None)
-    note = "other nodes load their state, to take over" if program.preparation is not None else ""
+    slices, filled = sequencer.status.slices, sequencer.status.filled
+    note = f"its new views are being filled: {filled} of {slices} slices are" if slices else ""
+    if program.preparation is not None:
+        note = "other nodes load their state, to take over"
     return Progress(ProgramState.RUNNING, note, moved_at=sequencer.moved_at)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Plan
-from dist_zero.executor import ErrorCount, Executor
+from dist_zero.executor import NOTHING_FILLED, ErrorCount, Executor
 from dist_zero.reference.evaluate import LeftOut
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.shards import even_map
@@ -43,8 +43,8 @@ class Nodes:
         self.epoch = 0
         self._reorder = reorder
 
-    def run(self, *transactions: Sequence[Writes]) -> list[dict[int, Batch]]:
-        """One epoch of these transactions; by node, what each view's part of it changed."""
+    def run(self, *transactions: Sequence[Writes], fill: range = NOTHING_FILLED) -> list[dict[int, Batch]]:
+        """One epoch of these transactions, which fills these slices; by node, what each view's part of it changed."""
         self.epoch += 1
         writes: list[list[Writes]] = [[] for _ in self.executors]
         for number, transaction in enumerate(transactions):
@@ -52,15 +52,17 @@ class Nodes:
                 writes[shard] += routed
         arrived: list[Arrived] = [[] for _ in self.executors]
         for stage in range(1, self.plan.stages + 1):
-            arrived = self._step(stage, writes if stage == 1 else [[] for _ in self.executors], arrived)
+            arrived = self._step(stage, writes if stage == 1 else [[] for _ in self.executors], arrived, fill)
         assert not any(arrived), "the last stage sent something"
         return [executor.finish(self.epoch) for executor in self.executors]
 
-    def _step(self, stage: int, writes: list[list[Writes]], arrived: list[Arrived]) -> list[Arrived]:
+    def _step(
+        self, stage: int, writes: list[list[Writes]], arrived: list[Arrived], fill: range
+    ) -> list[Arrived]:
         delivered: list[Arrived] = [[] for _ in self.executors]
         for shard, executor in enumerate(self.executors):
             parcels = executor.step(
-                self.epoch, stage, writes[shard], self._reorder(arrived[shard]), self.shards, shard
+                self.epoch, stage, writes[shard], self._reorder(arrived[shard]), self.shards, shard, fill
             )
             places = [(parcel.shard, parcel.exchange) for parcel in parcels]
             assert places == sorted(set(places)), "parcels are not in ascending order, each once"

@@ -8,7 +8,7 @@ from typing import Any
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Plan
-from dist_zero.executor import Executor, Parcel
+from dist_zero.executor import NOTHING_FILLED, Executor, Parcel
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.system import SimulatedSystem
 from dist_zero_common.protocol.messages import ShardMap
@@ -35,11 +35,12 @@ class Poisonable(Interpreter):
         arrived: Sequence[tuple[int, Batch]],
         shards: ShardMap,
         shard: int,
+        fill: range = NOTHING_FILLED,
     ) -> list[Parcel]:
         """Run one stage, if nothing in it hurts."""
         if any(POISON in row for each in writes for row in each.batch.rows()):
             self.hurt()
-        return super().step(epoch, stage, writes, arrived, shards, shard)
+        return super().step(epoch, stage, writes, arrived, shards, shard, fill)
 
 
 def fails() -> None:

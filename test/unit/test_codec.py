@@ -376,6 +376,10 @@ def test_enum_members_are_in_the_schemas_order() -> None:
     """Proves that enums are numbered alike on both sides."""
     for cls in vars(messages).values():
         if inspect.isclass(cls) and issubclass(cls, enum.Enum) and cls.__module__ == messages.__name__:
-            owner = {"WriteKind": ("WritesBlob", "kind"), "ProgramState": ("Located", "state")}[cls.__name__]
+            owner = {
+                "WriteKind": ("WritesBlob", "kind"),
+                "ProgramState": ("Located", "state"),
+                "Fate": ("ChangeLine", "fate"),
+            }[cls.__name__]
             numbers = codec.codecs().module(owner[0]).schema.fields[owner[1]].schema.enumerants
             assert [camel_case(member.name.lower()) for member in cls] == list(numbers)

@@ -208,3 +208,18 @@ def test_opened_without_a_block() -> None:
     with dz.embedded(app) as closed_inside:
         closed_inside.close()
     assert repr(db) == "<closed database>"
+
+
+def test_a_program_is_changed_where_it_is_kept(tmp_path: Path) -> None:
+    """Only if that is said; the rows stay, and the new view has them."""
+    with dz.embedded(app, tmp_path) as db:
+        db.put("scores", [Score(player="ann", points=7), Score(player="bob", points=9)])
+    other = dz.Program("scores")
+    table = other.dataset("scores", Score, key="player")
+    other.view("board", table.top(1, by="points"))
+    with pytest.raises(dz.RequestError, match="there is another program"), dz.embedded(other, tmp_path):
+        pass
+    with dz.embedded(other, tmp_path, change=dz.MayChange()) as db:
+        assert points(db["board"]) == [7]
+        db.put("scores", Score(player="cy", points=1))
+        assert points(db["board"]) == [1]

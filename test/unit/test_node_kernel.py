@@ -12,7 +12,7 @@ import pytest
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler import compile
 from dist_zero.compiler.plan import Plan
-from dist_zero.executor import ErrorCount, Parcel
+from dist_zero.executor import NOTHING_FILLED, ErrorCount, Parcel
 from dist_zero.expr.ops import Aggregate, Aggregation, ColumnRef, Dataset, Graph, View
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.shards import even_map
@@ -72,9 +72,10 @@ class Recording:
         arrived: Sequence[tuple[int, Batch]],
         shards: ShardMap,
         shard: int,
+        fill: range = NOTHING_FILLED,
     ) -> list[Parcel]:
         self.calls.append(("step", epoch, stage))
-        return self.inner.step(epoch, stage, writes, arrived, shards, shard)
+        return self.inner.step(epoch, stage, writes, arrived, shards, shard, fill)
 
     def finish(self, epoch: int) -> dict[int, Batch]:
         self.calls.append(("finish", epoch, 0))

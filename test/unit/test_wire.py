@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -138,6 +140,9 @@ def test_hand_out_is_what_the_record_says_for_each_target() -> None:
     assert arrived == message and isinstance(arrived, HandOut)
     events = {target: event(target) for target, event in wire.hand_out_events(PLAN, shard_map, arrived)}
     assert [*events] == [1, 2]
+    for wrong in (replace(message, filled=1), replace(message, filled_before=2, filled=1)):
+        with pytest.raises(MalformedMessage, match="slices"):  # of a program that takes nobody's place
+            wire.hand_out_events(PLAN, shard_map, wrong)
     for target, event in events.items():
         assert isinstance(event, HandOutEvent)
         assert (event.epoch, event.save, event.token) == (4, True, target)

@@ -184,18 +184,30 @@ def test_three_containers_fly_a_whole_year_as_a_simulation_does(shell: Shell) ->
 
 
 def test_up_stays_until_down(shell: Shell) -> None:
-    """A system that is up takes programs and questions, refuses a second one of its name, goes on from its store, and
-    leaves nothing in Docker."""
+    """A system that is up takes programs and questions, is not started a second time, changes its program, goes on from
+    its store, and leaves nothing in Docker."""
     shell.environment["DIST_ZERO_KEEP_LOG"] = (
         "yes"  # for --check; on a slow machine some of it is collected else
     )
     simulated = shell.views("run", "toy.py")
     shell("up", "toy.py", "--system", "dzt-up")
     assert len(of_system("dzt-up")) == 3
-    _, refused = shell("up", "toy.py", "--system", "dzt-up", code=3)
-    assert "is up already" in refused and "dist-zero down --system dzt-up" in refused
+    again, _ = shell("up", "toy.py", "--system", "dzt-up")
+    assert "fills" not in again and len(of_system("dzt-up")) == 3
     assert shell.views("run", "toy.py", "--system", "dzt-up", "--check") == simulated
+    text = (shell.directory / "toy.py").read_text()
+    (shell.directory / "toy.py").write_text(text + 'app.view("all", things.group_by().agg(n=dz.count()))\n')
+    told, _ = shell("up", "toy.py", "--system", "dzt-up", "--dry-run")
+    changed, _ = shell("up", "toy.py", "--system", "dzt-up")
+    for said in (told, changed):
+        assert said.split()[2:] and said[said.index("fills") :].split()[:3] == ["fills", "view", "all"]
+    assert shell.views("show", "all", "--system", "dzt-up") == {"all": [{"n": 500}]}
     shell("down")
+    told, _ = shell("up", "toy.py", "--system", "dzt-up", "--dry-run")
+    assert "nothing would change" in told
+    (shell.directory / "toy.py").write_text(text)
+    told, _ = shell("up", "toy.py", "--system", "dzt-up", "--dry-run")
+    assert told[told.index("drops") :].split()[:3] == ["drops", "view", "all"] and of_system("dzt-up") == []
     assert of_system("dzt-up") == [] and shell.states() == []
     shell("up", "toy.py", "--system", "dzt-up")
     again = json.loads(shell("run", "toy.py", "--system", "dzt-up", "--json")[0])
