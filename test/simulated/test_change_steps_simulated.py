@@ -111,6 +111,9 @@ def test_a_change_is_taken_back_simulated() -> None:
             await put(client)
             changing = asyncio.create_task(remote.change(program(20)))
             await until_filled(system, 5)
+            await asyncio.sleep(1.5)
+            [status] = (await remote.status()).programs
+            assert status.state is ProgramState.RUNNING and "of 64 slices are" in status.note
             assert await numbers(client) == [*range(31, ROWS)]
             changing.cancel()
             await remote.change(program(30))

@@ -160,7 +160,7 @@ class Run:
                 await asyncio.sleep(random.Random(self.seed).choice((0.0, 1.0, 6.0)))
                 await self._change(remote)
                 await harm
-                await asyncio.sleep(30)  # and what was told to whom is known to all
+                await asyncio.sleep(20)  # and what was told to whom is known to all
                 for task in going:
                     task.cancel()
             async with system.connect(self.after) as fresh:
@@ -262,13 +262,13 @@ class Run:
                 self.reached["seen to change"] += may_be[name] == (False, True)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_oracle_programs_change_while_data_go_on_simulated(seed: int) -> None:
     """Without faults, in faithful and hostile weather."""
     Run(seed, profile=("faithful", "hostile")[seed % 2]).run()
 
 
-@pytest.mark.parametrize("seed", range(100, 110))
+@pytest.mark.parametrize("seed", range(100, 106))
 def test_oracle_programs_change_under_faults_simulated(seed: int) -> None:
     """With faults of all kinds, the scheduler and the runners among those who die."""
     Run(seed, faults=tuple(KINDS)).run()
@@ -300,10 +300,6 @@ class NeverGate(Gate):
 def test_a_gate_that_is_open_is_found_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted bugs of the gate are found in whole systems, too."""
     monkeypatch.setattr("dist_zero.reference.interpreter.Gate", NeverGate)
-    found = 0
-    for seed in range(200, 206):
-        try:
+    with pytest.raises((AssertionError, ExceptionGroup, OperatorError)):
+        for seed in range(200, 206):
             Run(seed, step_bytes=100).run()
-        except (AssertionError, ExceptionGroup, OperatorError):
-            found += 1
-    assert found
