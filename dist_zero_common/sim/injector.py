@@ -251,6 +251,9 @@ class Injector:
     def _lay(self, fault: Fault, victims: list[Process]) -> None:
         moment, part = fault.variant.split()[:2]
 
+        def fits(name: str, data: bytes) -> bool:
+            return _is_of(part, name) and self.is_full(name, data)
+
         def spring(victim: Process) -> None:
             for other in victims:
                 other.ambush = None
@@ -265,7 +268,6 @@ class Injector:
             self._tasks.create_task(self._sleep(fault, part, victim), context=Context())
 
         for victim in victims:
-            fits = partial(_is_of, part, self.is_full)
             victim.ambush = Ambush(moment == "before", fits, partial(spring, victim))
 
     async def _sleep(self, fault: Fault, part: str, victim: Process) -> None:
@@ -278,7 +280,7 @@ class Injector:
         taken_over = asyncio.Event()
 
         def written(process: Process, name: str) -> None:
-            if process is not victim and f"/{part}/" in name:
+            if process is not victim and _is_of(part, name):
                 taken_over.set()
 
         self._sleepers.append(written)
@@ -388,8 +390,9 @@ class Injector:
         self._world.weather = weather
 
 
-def _is_of(part: str, is_full: IsFull, name: str, data: bytes) -> bool:
-    return f"/{part}/" in name and is_full(name, data)
+def _is_of(part: str, name: str) -> bool:
+    """Whether an object of a program is of this kind; schedulers have a log, too."""
+    return name.startswith("programs/") and f"/{part}/" in name
 
 
 def _named(fault: Fault, victims: list[Process]) -> str:

@@ -183,7 +183,9 @@ def _broker(rng: random.Random, at: float, horizon: float, _machines: int) -> Fa
 
 def _store(rng: random.Random, at: float, horizon: float, _machines: int) -> Fault:
     variant = rng.choice(("slow", "fails", "denies", "tears"))
-    amount = rng.choice((0.2, 1.0)) if variant == "slow" else rng.choice((0.1, 0.5, 1.0))
+    # Who tears every copy of something cannot be written to, and that is said: what is to be outlived is rarer.
+    amounts = {"slow": (0.2, 1.0), "tears": (0.05, 0.1)}
+    amount = rng.choice(amounts.get(variant, (0.1, 0.5, 1.0)))
     seconds = _lasting(rng, at, horizon, 0.5, 3.0, 8.0)
     return Fault("store", at, variant=variant, duration_seconds=seconds, amount=amount)
 

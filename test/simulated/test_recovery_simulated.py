@@ -278,7 +278,7 @@ SLOWER = 25.0
 
 
 @pytest.mark.parametrize(
-    "usual", [Delay(0.0002), Delay(0.005, 0.1, 10.0), Delay(0.02), Delay(0.005, 0.01, 50.0)]
+    "usual", [Delay(0.0002), Delay(0.005, 0.1, 10.0), Delay(0.02), Delay(0.005, 0.01, 25.0)]
 )
 def test_calm_weather_and_a_broker_twenty_five_times_slower_lose_nobody(usual: Delay) -> None:
     """Slow is not lost: where every message takes 25 times as long as it usually does, up to half a second on average
