@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from test.virtual.chaos import drawn, under_chaos
-from test.virtual.containers import container_system
+from test.virtual.containers import container_system, kept_system
 
 MACHINES, SCHEDULERS = 4, 2
 
@@ -33,6 +33,19 @@ def run(directory: Path, seed: int, faults: int) -> None:
     asyncio.run(main())
 
 
+def run_kept(directory: Path, seed: int, faults: int) -> None:
+    """The same upon a system that a keeper holds up, as `dist-zero up` does."""
+
+    async def main() -> None:
+        async with (
+            kept_system(f"dzt-kept-{seed}", directory, machines=MACHINES) as system,
+            under_chaos(system, seed) as site,
+        ):
+            await site.suffer(drawn(random.Random(seed), faults, system))
+
+    asyncio.run(main())
+
+
 @pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_bank_under_some_faults_virtual(docker_or_skip: None, tmp_path: Path, seed: int) -> None:  # noqa: ARG001
@@ -45,3 +58,10 @@ def test_the_bank_under_some_faults_virtual(docker_or_skip: None, tmp_path: Path
 def test_the_bank_under_chaos_virtual(docker_or_skip: None, tmp_path: Path, seed: int) -> None:  # noqa: ARG001
     """Some minutes of them."""
     run(tmp_path, seed, faults=60)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(200, 203))
+def test_a_kept_bank_under_chaos_virtual(docker_or_skip: None, tmp_path: Path, seed: int) -> None:  # noqa: ARG001
+    """Containers that have ended are the keeper's to replace."""
+    run_kept(tmp_path, seed, faults=40)
