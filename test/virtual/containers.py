@@ -32,6 +32,7 @@ from dist_zero_common.broker.definitions import Passwords
 from dist_zero_common.broker.topology import UserClass
 from dist_zero_common.clock import RealClock
 from dist_zero_common.containers import BindMount, ContainerSpec, Docker, container_name
+from dist_zero_common.errors import ConnectionLost
 from dist_zero_common.log import get_logger
 from dist_zero_common.processes import process_name
 from services.scheduler.spawners.docker import (
@@ -47,6 +48,7 @@ from test.virtual.rabbitmq_server import free_port, setting
 NETWORK_PART = "network"
 SECONDS_MAX = 120.0
 """How long Docker may take for something, on a machine that is full of other work."""
+START_SECONDS_MAX = 300.0
 SCHEDULER_COMMAND = ("python", "-m", "services.scheduler")
 _PASSWORDS = Passwords({user: f"{user.value}0" for user in UserClass})
 
@@ -72,6 +74,19 @@ class ContainerSystem:
     def remote(self) -> RemoteSystem:
         """The system as clients find it."""
         return RemoteSystem(self.url, self.name)
+
+    async def wait_ready(self) -> None:
+        """Return when the broker answers, and all machines are ready."""
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while True:
+            try:
+                status = await self.remote.status()
+                if sum(machine.ready for machine in status.machines) == len(self.machines):
+                    return
+            except ConnectionLost:
+                pass  # RabbitMQ takes its time
+            assert time.monotonic() < deadline, f"{self.name} does not start"
+            await asyncio.sleep(0.2)
 
     async def kill(self, part: str) -> None:
         """End all its processes at once, and wait until they have ended."""
@@ -200,6 +215,7 @@ async def container_system(
                     if not mount.read_only:
                         made_directory(mount.source, options.owner)
                 await docker.run(spec)
+            await system.wait_ready()
             yield system
         finally:
             await docker.settled()
