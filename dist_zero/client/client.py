@@ -133,6 +133,7 @@ class Client:
             connect_seconds=options.connect_seconds,
         )
         self.questions = self._line.questions
+        self.questions.on_again = self.look_now
         self._writer = Writer(
             Session(options.client_id or options.connection, self._line.replies),
             clock,

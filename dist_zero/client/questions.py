@@ -44,6 +44,8 @@ class Questions:
         """`waiting_for` says, for errors, what is known to keep answers from coming, if anything."""
         self.failure: BaseException | None = None
         """Why nothing is answered any more, if so."""
+        self.on_again: Callable[[], None] = lambda: None
+        """Called whenever a question had to be asked again: perhaps it goes to where nobody can answer it."""
         self._subject, self._clock, self._send, self._waiting_for = subject, clock, send, waiting_for
         self._newest = 0
         self._open: dict[int, _Open] = {}
@@ -80,6 +82,7 @@ class Questions:
                 if done:
                     return answer.result()
                 patience = min(patience * 2, ASK_AGAIN_SECONDS_MAX)
+                self.on_again()
         finally:
             del self._open[number]
             answer.cancel()

@@ -39,6 +39,9 @@ from services.scheduler.state import (
 )
 from services.scheduler.stuck import stuck_parts
 
+HUNG_SECONDS = 120.0
+"""A runner that has reported nothing for so long, while its agent says that it lives, is ended and started anew: longer
+than anything that a runner does in one go, and than slow reports are waited for."""
 RESTART_SECONDS = 10.0
 """A runner that ends at once after each start is started again no more often than this."""
 FORGET_SECONDS = 600.0
@@ -107,7 +110,7 @@ def _decide_runners(desired: Desired, observed: Observed, now: float) -> Desired
             and (wanted is None or status.incarnation > wanted.incarnation)
         ):
             decided[runner] = WantedRunner(name, status.incarnation, agent, now)
-        elif _needs_start(wanted, status, agent, now):
+        elif _needs_start(wanted, status, agent, now) or _hangs(runner, wanted, status, observed, now):
             incarnation += 1
             decided[runner] = WantedRunner(name, incarnation, agent, now)
     if not decided:
@@ -123,6 +126,19 @@ def _needs_start(wanted: WantedRunner | None, status: RunnerStatus | None, agent
     if status is None or status.incarnation < wanted.incarnation:
         return wanted.agent < agent
     return not status.alive and now - wanted.since >= RESTART_SECONDS
+
+
+def _hangs(
+    runner: str, wanted: WantedRunner | None, status: RunnerStatus | None, observed: Observed, now: float
+) -> bool:
+    """Whether a runner lives, as its agent says, and has said nothing itself for so long that it never will. Its parts
+    are elsewhere by then; its agent ends it when it is told of another incarnation, and the machine is of use again."""
+    if wanted is None or status is None or not status.alive or status.incarnation != wanted.incarnation:
+        return False
+    seen = observed.runners.get(runner)
+    reported = seen is not None and seen.report.incarnation == wanted.incarnation
+    heard = seen.at if seen is not None and reported else wanted.since
+    return now - max(heard, observed.listening_since) >= HUNG_SECONDS
 
 
 def _decide_placements(desired: Desired, observed: Observed, now: float) -> Desired:

@@ -253,3 +253,26 @@ def test_who_waits_for_a_drained_machine_hears_that_it_is_used_again() -> None:
                 await remote(simulated, "last").drain("m2", wait=True)
 
     run_simulation(live(), until_seconds=600)
+
+
+def test_a_reader_follows_nodes_that_have_moved_soon() -> None:
+    """A row whose node has gone elsewhere is asked for once in vain, and then where it is."""
+    world = SimWorld(4, "faithful")
+
+    async def live() -> float:
+        simulated = SimulatedSystem(world, machines=3)
+        async with simulated as system, system.connect(PROGRAMS[3], nodes=6) as client:
+            await client.put("sales", [{"id": n, "shop": f"s{n}", "amount": 1.0} for n in range(40)])
+            moving = asyncio.create_task(remote(simulated, "remote").drain("m2"))
+            longest, number, until = 0.0, 0, system.clock.monotonic() + 30
+            while system.clock.monotonic() < until:
+                began = system.clock.monotonic()
+                assert await client.get("per_shop", f"s{number % 40}") is not None
+                longest = max(longest, system.clock.monotonic() - began)
+                number += 1
+                await asyncio.sleep(0.02)
+            await moving
+            assert client.placement.version > 0
+            return longest
+
+    assert run_simulation(live(), until_seconds=2_000) < 3.0

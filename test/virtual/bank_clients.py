@@ -17,7 +17,7 @@ from test.virtual.rabbitmq_server import ROOT
 PROGRAM = "bank"
 MAY_END = ("SessionExpired", "ConnectionLost: no connection within 10 s")
 """Why a loader may end: see docs/exactly-once.md; and the broker was away when it began."""
-PATIENCE_SECONDS = 240.0
+PATIENCE_SECONDS = 400.0
 """For what takes some seconds where nothing else runs."""
 Rows = Counter[tuple[object, ...]]
 
