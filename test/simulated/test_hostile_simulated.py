@@ -52,6 +52,7 @@ from dist_zero_common.protocol.messages import (
     OpenSession,
     Payload,
     Placement,
+    PreparedStatus,
     PrepareNodes,
     RemoveProgram,
     RunnerReport,
