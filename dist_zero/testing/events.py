@@ -23,6 +23,8 @@ RECOVERIES = {
     "shard maps changed": "map_changed",
     "bases written": "base_written",
     "nodes begun with saved state": "node_begun_with_state",
+    "nodes that kept their state": "node_kept",
+    "nodes loaded beforehand": "node_prepared_before",
     "nodes begun again": "node_begins_again",
     "rows asked for again": "rows_asked_again",
     "objects collected": "object_collected",
@@ -35,14 +37,18 @@ RECOVERIES = {
 """Ways of recovering, by the events that services log of them, or by what `event_counts` makes of these."""
 
 
+_BEGUN = {"kept": "node_kept", "prepared": "node_prepared_before", "loaded": "node_loaded"}
+
+
 def event_counts(events: Sequence[Event]) -> Counter[str]:
     """How often each event came; and what the fields of some of them add up to."""
     counts = Counter(str(event["event"]) for event in events)
     maps: dict[object, None] = {}
     for event in events:
         match event["event"]:
-            case "node_begun" if event["entries"]:
-                counts["node_begun_with_state"] += 1
+            case "node_begun":
+                counts["node_begun_with_state"] += bool(event["entries"])
+                counts[_BEGUN[str(event["how"])]] += 1
             case "collected":
                 counts["object_collected"] += int(str(event["objects"]))
             case "generation_opened":

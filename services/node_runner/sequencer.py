@@ -24,11 +24,11 @@ with what has to be known of the log up to there. What was handed out is kept un
 that begins there needs all that is behind. Before it goes idle, a sequencer writes one empty epoch flagged `save`; then
 nothing moves until somebody writes.
 
-**The end of a generation.** Before another shard map comes, the sequencer is asked to end. Its next record is flagged
-`save`, and nothing behind that is handed out, though it goes on recording; so when the base of that epoch is there,
-all nodes are exactly at it, and those that stay can go on with what they have. Its records say so (`ends`), which tells
-the next sequencer that what is behind was handed out to nobody. All that is a favour: if no other generation begins in
-time, it goes on, behind a record that says so.
+**The end of a generation.** Before nodes come in the place of others, the sequencer is asked to end. Its next record is
+flagged `save`, and nothing behind that is handed out, though it goes on recording; so when the base of that epoch is
+there, all nodes are exactly at it, and those that stay can go on with what they have. Its records say so (`ends`),
+which tells the next sequencer that what is behind was handed out to nobody. If the nodes that come are of the same
+generation, or if none come in time, it goes on, behind a record that says so.
 
 **Void transactions** (`voiding.py`) are recorded by whoever opens a generation, behind a fence of its own: which bases
 are kept is certain only then. They are handed out as if they had said nothing. Readers may have heard otherwise, so
@@ -540,6 +540,8 @@ class Sequencer:
         if event.epoch < self.base:
             effects.append(TellGone(event.shard, self.base))
             return
+        if event.epoch == self._ends:
+            self._ending = False  # whoever was waited for is here
         self._shard_finished[event.shard] = event.epoch
         effects.extend(
             self._repeated(kept, event.shard) for epoch, kept in self._kept.items() if epoch > event.epoch

@@ -1,9 +1,10 @@
 """Before a program that is well is placed anew, nodes that come to another runner, or are new, load their state. Pure.
 
 What is planned stays planned while the wish is the same and every runner of the plan is there; else it is planned
-anew, and nodes that load the same on the same runner go on. When all have caught up with the newest base, the program
-is placed. By another shard map it begins a new generation, so the present one is brought to its end before: then those
-who stay are exactly at the base at which the next one begins, and keep what they have.
+anew, and nodes that load the same on the same runner go on. When all have caught up with the newest base, the sequencer
+brings the generation to its end, and when there is a base of that, the program is placed. Then whoever comes begins
+exactly where all the others are. By another shard map that is a new generation, and those who stay keep what they have;
+by the same one they have not even to begin again, and the generation goes on when the first who came has begun.
 
 All of this is a favour to whoever waits, and nothing depends on it: nodes that find nothing prepared, or another base
 than was meant, load what they need. So it is in no log; a scheduler that comes to lead knows nothing of it, and whoever
@@ -82,8 +83,6 @@ def advanced(
     if preparation.ends_since is None:
         if not late and not is_ready(preparation, program, observed):
             return preparation
-        if preparation.planned.placement.shard_map == assignment.placement.shard_map:
-            return None
         return replace(preparation, ends_since=now)
     sequencer = sequencer_of(program.program, assignment.sequencer, observed)
     ended = sequencer is not None and 0 < sequencer.status.ends <= sequencer.status.base

@@ -38,6 +38,7 @@ from dist_zero_common.protocol.messages import (
     Done,
     DropProgram,
     EmptyRows,
+    EndGeneration,
     Envelope,
     ExchangeBatch,
     Get,
@@ -54,6 +55,8 @@ from dist_zero_common.protocol.messages import (
     OpenSession,
     Payload,
     Placement,
+    PreparedStatus,
+    PrepareNodes,
     RemoveProgram,
     RunnerReport,
     ShardMap,
@@ -360,6 +363,11 @@ def lies_to_runner(runner: str, generation: int) -> list[Message]:
         HostSequencer(HUGE, "new", HUGE, shard_map, inboxes, b"", 0),
         HostSequencer(HUGE, "ledger", HUGE, shard_map, (), graph, 0),
         HostSequencer(HUGE, "ledger", HUGE, shard_map, ("no queue",) * NODES, graph, 0),
+        PrepareNodes(HUGE, "ledger", HUGE, generation, ShardMap(1, (), ()), (0,), graph),
+        PrepareNodes(HUGE, "ledger", HUGE, generation, shard_map, (NODES,), graph),
+        PrepareNodes(HUGE, "ledger", HUGE, generation, shard_map, (0, 0), graph),
+        PrepareNodes(HUGE, "ledger", HUGE, generation, shard_map, (0,), b"garbage"),
+        PrepareNodes(HUGE, "new", HUGE, generation, shard_map, (0,), graph),  # a graph of another name
         replace(place, inboxes=(runner,)),
         replace(place, inboxes=("no queue",) * NODES),
         replace(place, generation=generation, shard_map=even_map(3, ("q",)), inboxes=(runner,)),
@@ -369,6 +377,7 @@ def lies_to_runner(runner: str, generation: int) -> list[Message]:
         lies += [
             HostNode(HUGE, name, 0, shard_map, 0, HUGE, graph),
             HostSequencer(HUGE, name, HUGE, shard_map, inboxes, graph, 0),
+            PrepareNodes(HUGE, name, HUGE, 0, shard_map, (0,), graph),
         ]
     return lies
 
@@ -401,6 +410,9 @@ def test_messages_for_what_is_not_here_are_dropped() -> None:
         Get(1, "ledger", 1, 0, 1, key("nobody"), 0, GONE),
         DropProgram(0, "ledger", 0),
         DropProgram(HUGE, "nobodys", HUGE),
+        EndGeneration(0, "ledger", HUGE),
+        EndGeneration(0, "nobodys", 1),
+        PrepareNodes(0, "ledger", 1, 0, even_map(1, ("n1",)), (), b""),
         HostNode(
             0,
             "ledger",
@@ -515,6 +527,7 @@ def lies_to_scheduler(runner: str) -> list[Message]:
         MachineReport("m1", HUGE, "no queue", 1, 1, (), ()),
         MachineReport("m1", 0, AGENT, 2, 1, (), ()),
         RunnerReport("m1-r1", 0, "m1", runner, (), ()),
+        *lies_of_runner(runner),
         *(Locate(5, name, STRANGER) for name in WEIRD_NAMES),
         *(RemoveProgram(6, name, STRANGER) for name in WEIRD_NAMES),
         *(AutoscaleProgram(7, name, NodeLimits(1, 2, 0), None, STRANGER) for name in WEIRD_NAMES),
@@ -525,6 +538,17 @@ def lies_to_scheduler(runner: str) -> list[Message]:
         AutoscaleProgram(12, "ledger", NodeLimits(1, 1, 1), MachineLimits(0, 0), STRANGER),
         AutoscaleProgram(13, "ledger", NodeLimits(1, 1, 1), None, runner),
     ]
+
+
+def lies_of_runner(runner: str) -> list[Message]:
+    """Reports in the name of a runner that is there, of nodes that cannot be prepared."""
+    incarnation = int(runner.rpartition(".")[2])
+    prepared = [
+        (PreparedStatus("no name", 1, 0, 1, ready=True),),
+        (PreparedStatus("ledger", 1, 2**31, 1, ready=True),),
+        (PreparedStatus("ledger", 1, 0, 1, ready=True), PreparedStatus("ledger", 1, 0, 2, ready=False)),
+    ]
+    return [RunnerReport("m1-r1", incarnation, "m1", runner, (), (), each) for each in prepared]
 
 
 def lies_to_agent() -> list[Message]:
