@@ -15,7 +15,7 @@ from dist_zero_common.protocol.messages import (
     Placement,
     RunnerStatus,
 )
-from services.scheduler.changing import is_changing, went_on
+from services.scheduler.changing import went_on
 from services.scheduler.placement import Candidate, Room, feasible, has_more_room, moving, parts_of
 from services.scheduler.preparing import advanced, still_fits
 from services.scheduler.state import (
@@ -175,7 +175,7 @@ def _placed_anew(
     program: WantedProgram, candidates: Room, desired: Desired, observed: Observed, now: float
 ) -> Desired:
     """With the program placed anew; or, as long as it is well where it is, with one step further on the way there."""
-    if not _is_well(program, observed) or is_changing(program):
+    if not _is_well(program, observed):
         return _with_assignment(program, _assigned(program, candidates, desired, observed, now), desired)
     assert program.assignment is not None
     preparation = program.preparation
@@ -195,10 +195,12 @@ def _placed_anew(
 
 
 def _is_well(program: WantedProgram, observed: Observed) -> bool:
-    """Whether a program runs, so that nothing has to be done at once."""
+    """Whether a program runs, so that nothing has to be done at once, and what its nodes have is what others can go on
+    with: another program begins from what is saved."""
     assignment = program.assignment
     return (
         assignment is not None
+        and assignment.graph == program.graph
         and program.lost_since is None
         and program.halted_since is None
         and not stuck_parts(program.program, assignment, observed)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from test.unit.test_reconcile import check_adoption
+from test.unit.scheduler_world import check_adoption
 
 
 @pytest.mark.parametrize(("machines", "seed"), [(3, 23), (2, 48), (3, 94)])

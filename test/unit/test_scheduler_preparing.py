@@ -12,7 +12,7 @@ from dist_zero_common.protocol.messages import EndGeneration, PreparedStatus, Pr
 from services.scheduler.deciding import with_program
 from services.scheduler.scaling import with_drained
 from services.scheduler.state import Preparation, WantedProgram
-from test.unit.test_reconcile import ModelRunner, World, generation_of, machines_of, settle, version_of
+from test.unit.scheduler_world import ModelRunner, World, generation_of, machines_of, settle, version_of
 
 
 class Slow(ModelRunner):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from services.scheduler.log import recalled_removal, recorded
 from services.scheduler.sleeping import put_to_sleep, woken
 from services.scheduler.state import nothing_desired
-from test.unit.test_reconcile import CHAOS_STEPS, World, chaos, check_all_runs, settle, settled_world
+from test.unit.scheduler_world import CHAOS_STEPS, World, chaos, check_all_runs, settle, settled_world
 
 
 def hosted(world: World, program: str) -> list[str]:

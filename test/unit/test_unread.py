@@ -12,7 +12,7 @@ from dist_zero_common.broker.base import QueueDepth
 from services.scheduler.placement import feasible
 from services.scheduler.state import Part, hear_runner, lost_parts
 from services.scheduler.unread import MISSED_SECONDS, RETURN_SECONDS, hear_of_inbox, missed
-from test.unit.test_reconcile import World, settle
+from test.unit.scheduler_world import World, settle
 
 READ, UNREAD = QueueDepth(3, 1), QueueDepth(0, 0)
 

@@ -42,8 +42,8 @@ from services.node_runner.sequencer_events import (
 from services.node_runner.voiding import beginning, beginning_before, holds_void, why_not_void
 from services.scheduler.deciding import decide
 from services.scheduler.voiding import want_void, without_void
+from test.unit.scheduler_world import World
 from test.unit.test_epoch_log import BASE, loaded, opening, record, stored, with_base, with_log
-from test.unit.test_reconcile import World
 from test.unit.test_sequencer import PLAN, payload, ready
 
 P = TransactionPlace
