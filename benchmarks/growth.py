@@ -76,6 +76,7 @@ def measure(engine: str, nodes: int) -> list[Measurement]:
         right = not sent
     else:
         factor = 2.5 if engine == "growth, busy" else 0.8
+        system.growing.decide(system.desired, system.observed, system.now)  # when all has been changed last
         for _ in range(SECONDS):
             system.report(factor)
         before = system.desired
@@ -149,7 +150,15 @@ class System:
             generation = program.assignment.placement.generation
             for shard, part in enumerate(program.assignment.nodes):
                 status = NodeStatus(
-                    name, generation, 1, shard, part.incarnation, int(self.now), "", rows=int(self._rows)
+                    name,
+                    generation,
+                    1,
+                    shard,
+                    part.incarnation,
+                    int(self.now),
+                    "",
+                    stage=1,
+                    rows=int(self._rows),
                 )
                 nodes.setdefault(part.runner, []).append(status)
             part, inbox = program.assignment.sequencer, program.assignment.placement.nodes_inbox

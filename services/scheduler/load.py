@@ -56,7 +56,7 @@ class Loads:
     def _hear_node(self, status: NodeStatus, now: float) -> None:
         node = status.program, status.incarnation
         track = self._tracks.get(node)
-        if track is None:
+        if track is None or status.stage == 0:  # it reads its state: what it bears will show
             self._tracks[node] = _Track(status, now, now, now)
             return
         if status.reads != track.status.reads:

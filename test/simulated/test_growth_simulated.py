@@ -250,6 +250,33 @@ def test_a_message_in_its_inbox_wakes_a_program() -> None:
     run_simulation(live(), until_seconds=2_000)
 
 
+def test_a_program_that_sleeps_can_be_removed() -> None:
+    """Then nothing wakes it any more; who submits it again goes on from its log, and it does not grow by itself."""
+    world = SimWorld(7, "faithful")
+
+    async def live() -> None:
+        simulated = SimulatedSystem(world, machines=1, growth=GROWTH)
+        async with simulated as system:
+            there = remote(simulated, "remote")
+            async with system.connect(PROGRAMS[2], nodes=1) as client:
+                loader = Loader(client)
+                await loader.load(3, 5)
+                await there.autoscale("stages-2", NodeLimits(1, 6, 30), MachineLimits(0, 4))
+                watched = Watched(there)
+                watching = asyncio.create_task(watched.run())
+                await watched.until(is_asleep)
+                watching.cancel()
+            await there.remove("stages-2")
+            assert not (await there.status()).programs
+            with pytest.raises(RequestError, match="no program 'stages-2' runs"):
+                await there.scale("stages-2", 2)
+            async with system.connect(PROGRAMS[2], nodes=1) as client:
+                await Loader(client, loader.rows).check()
+            assert (await there.status()).programs[0].growth == ""
+
+    run_simulation(live(), until_seconds=2_000)
+
+
 def test_whoever_watches_keeps_a_program_awake() -> None:
     """Somebody who waits for changes wants something of it."""
     world = SimWorld(4, "faithful")

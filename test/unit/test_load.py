@@ -24,10 +24,10 @@ PROGRAM = WantedProgram("p", b"", "", even_map(1, ["n1"]), 0.0, Assignment((PART
 HUGE = 2**64 - 1
 
 
-def report(rows: int, busy_us: int = 0, reads: int = 0, epoch: int = 1, incarnation: int = 7) -> RunnerReport:
-    node = NodeStatus(
-        "p", 1, 1, 0, incarnation, 1, "", rows=rows, busy_us=busy_us, reads=reads, state_bytes=9
-    )
+def report(
+    rows: int, busy_us: int = 0, reads: int = 0, epoch: int = 1, incarnation: int = 7, stage: int = 1
+) -> RunnerReport:
+    node = NodeStatus("p", 1, 1, 0, incarnation, 1, "", False, stage, (), 0, rows, busy_us, reads, 9)
     sequencer = SequencerStatus("p", 6, 1, "", epoch, epoch, "")
     return RunnerReport("m1-r1", 1, "m1", "", (node,), (sequencer,))
 
@@ -97,6 +97,16 @@ def test_a_node_that_begins_again_or_a_report_that_is_overtaken_is_no_load() -> 
     assert of(loads).work < 0.5
     loads.hear(report(HUGE, HUGE, incarnation=8), 3.0)
     assert of(loads).work < 0.5
+
+
+def test_a_node_that_reads_its_state_has_not_been_seen_yet() -> None:
+    """However long that takes: it is not idle, it has not begun."""
+    loads = Loads(OPTIONS)
+    for second in range(300):
+        loads.hear(report(0, stage=0), float(second))
+    assert of(loads).seconds == 0.0
+    loads.hear(report(0), 300.0)
+    assert of(loads).seconds == 1.0
 
 
 def test_whoever_is_written_to_or_read_from_is_not_idle() -> None:
