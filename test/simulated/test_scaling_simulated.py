@@ -114,7 +114,7 @@ def test_scaling_is_asked_for_and_refused() -> None:
 
 def test_a_watch_follows_while_somebody_writes_all_the_time() -> None:
     """What it lacks is asked for although later epochs are told all the time; it waited for silence once."""
-    world = SimWorld(3, "faithful")
+    world = SimWorld(3, "calm")  # where nodes keep up with who writes
 
     async def write(client: Client, written: list[int]) -> None:
         while True:
