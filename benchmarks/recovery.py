@@ -46,6 +46,7 @@ ROWS_PER_TRANSACTION = 1_000
 WRITES_PER_SECOND = 50
 READS_PER_SECOND = 25
 """Of each node."""
+FILL_ROWS = 50_000
 QUIET_SECONDS = 3.0
 """Between the end of one recovery and the next kill, at least: a base or two are written meanwhile."""
 READY_SECONDS_MAX = 300.0
@@ -198,6 +199,8 @@ async def _fill(db: Client, rows: int) -> None:
         for key in range(first, first + ROWS_PER_TRANSACTION):
             transaction.append("events", {"key": key, "number": 0})
         await db.write_soon(transaction)
+        if first % FILL_ROWS == 0:
+            await db.flush()  # a busy machine takes longer for all of it than anybody waits for an answer
     await db.flush()
 
 

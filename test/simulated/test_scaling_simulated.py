@@ -116,12 +116,13 @@ def test_scaling_is_asked_for_and_refused() -> None:
 
 def test_a_watch_follows_while_somebody_writes_all_the_time() -> None:
     """What it lacks is asked for although later epochs are told all the time; it waited for silence once."""
-    world = SimWorld(3, "faithful")
+    world = SimWorld(0, "faithful")
 
     async def write(client: Client, written: list[int]) -> None:
         while True:
             row = {"id": len(written), "shop": "s", "amount": 1.0}
             written.append(await client.put("sales", row))
+            await client.flush()  # nodes keep up
             await asyncio.sleep(0.02)
 
     async def live() -> None:
@@ -133,9 +134,9 @@ def test_a_watch_follows_while_somebody_writes_all_the_time() -> None:
                 assert (await anext(watch)).snapshot
                 for nodes in (2, 5, 1):
                     await remote(simulated, f"scaler{nodes}").scale("stages-3", nodes)
-                    epoch = written[-1]
+                    epoch, count = written[-1], len(written)
                     while (await anext(watch)).epoch <= epoch:
-                        assert written[-1] < epoch + 2_000, "it does not follow"
+                        assert len(written) < count + 60, "it does not follow"
             writing.cancel()
 
     run_simulation(live(), until_seconds=2_000)
