@@ -20,6 +20,7 @@ from dist_zero.executor import Executor
 from dist_zero.shards import interval
 from dist_zero.state import TableChange, state_tables
 from dist_zero.types import RowType
+from dist_zero_common.allocation import overlook_what_stays
 from dist_zero_common.clock import Clock
 from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.log import Logger
@@ -39,6 +40,8 @@ MakeExecutor = Callable[[Plan], Executor]
 
 _Slice = TypeVar("_Slice")
 
+SLICES_PER_LOOK = 50
+"""After so many slices, what they have made is taken for what stays."""
 TURN_SECONDS = 0.01
 """After so long a time the rest of the process has its turn."""
 
@@ -182,8 +185,13 @@ class Loader:
         return await read_checkpoint(store, plan.name, which, plan.fingerprint, self._log, behind)
 
     async def _go_through(self, slices: Iterator[None]) -> None:
+        number = 0
         async for _ in Turns(self._keeper.clock).through(slices):
-            pass
+            number += 1
+            if number % SLICES_PER_LOOK == 0:
+                overlook_what_stays()
+        if number > SLICES_PER_LOOK:
+            overlook_what_stays()
 
     def _saves(self, read: list[Checkpoint]) -> Iterator[Iterator[TableChange]]:
         return (self._changes(each) for each in read)
