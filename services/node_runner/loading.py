@@ -154,7 +154,9 @@ class Loader:
         """The state as of this base, from what it was as of another one; whatever raises spoils that. Raises
         `LogDamaged`, or `MalformedMessage`."""
         found = self._predecessors(base)
-        if _checkpoints(found) == state.checkpoints:
+        if not self._is_of_this_plan(state):
+            return await self.load(base)
+        if _checkpoints(found) == state.checkpoints and not state.runs:
             return replace(state, epoch=base.epoch)
         if state.runs or [each.node for each in _checkpoints(found)] != [
             each.node for each in state.checkpoints
@@ -174,8 +176,11 @@ class Loader:
     def is_exactly(self, state: LoadedState, base: Base) -> bool:
         """Whether this is the state as of the base, of the node itself."""
         found = self._predecessors(base)
-        same = all(source.is_same for source in found)
+        same = all(source.is_same for source in found) and self._is_of_this_plan(state)
         return bool(found) and same and _checkpoints(found) == state.checkpoints
+
+    def _is_of_this_plan(self, state: LoadedState) -> bool:
+        return state.executor.plan.fingerprint == self._plan.fingerprint
 
     def _predecessors(self, base: Base) -> list[Predecessor]:
         return predecessors(base, self._map, self._shard) if base.checkpoints else []
