@@ -20,6 +20,7 @@ from dist_zero.executor import Executor
 from dist_zero.shards import interval
 from dist_zero.state import TableChange, state_tables
 from dist_zero.types import RowType
+from dist_zero_common.allocation import overlook_what_stays
 from dist_zero_common.clock import Clock
 from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.log import Logger
@@ -40,6 +41,8 @@ MakeExecutor = Callable[[Plan], Executor]
 
 _Slice = TypeVar("_Slice")
 
+SLICES_PER_LOOK = 50
+"""After so many slices, what they have made is taken for what stays."""
 TURN_SECONDS = 0.01
 """After so long a time the rest of the process has its turn."""
 
@@ -156,7 +159,9 @@ class Loader:
         """The state as of this base, from what it was as of another one; whatever raises spoils that. Raises
         `LogDamaged`, or `MalformedMessage`."""
         found = self._predecessors(base)
-        if _checkpoints(found) == state.checkpoints:
+        if not self._is_of_this_plan(state):
+            return await self.load(base)
+        if _checkpoints(found) == state.checkpoints and not state.runs:
             return replace(state, epoch=base.epoch)
         if state.runs or [each.node for each in _checkpoints(found)] != [
             each.node for each in state.checkpoints
@@ -177,8 +182,11 @@ class Loader:
     def is_exactly(self, state: LoadedState, base: Base) -> bool:
         """Whether this is the state as of the base, of the node itself."""
         found = self._predecessors(base)
-        same = all(source.is_same for source in found)
+        same = all(source.is_same for source in found) and self._is_of_this_plan(state)
         return bool(found) and same and _checkpoints(found) == state.checkpoints
+
+    def _is_of_this_plan(self, state: LoadedState) -> bool:
+        return state.executor.plan.fingerprint == self._plan.fingerprint
 
     def _predecessors(self, base: Base) -> list[Predecessor]:
         return predecessors(base, self._map, self._shard) if base.checkpoints else []
@@ -191,8 +199,13 @@ class Loader:
         return await read_checkpoint(store, plan.name, which, fingerprint, self._log, behind)
 
     async def _go_through(self, slices: Iterator[None]) -> None:
+        number = 0
         async for _ in Turns(self._keeper.clock).through(slices):
-            pass
+            number += 1
+            if number % SLICES_PER_LOOK == 0:
+                overlook_what_stays()
+        if number > SLICES_PER_LOOK:
+            overlook_what_stays()
 
     def _saves(self, base: Base, read: list[Checkpoint]) -> Iterator[Iterator[TableChange]]:
         return (self._changes(each, drops=bool(base.saved_fingerprint)) for each in read)

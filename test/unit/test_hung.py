@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.scheduler.reconcile import HUNG_SECONDS
-from test.unit.test_reconcile import World, check_all_runs, settle
+from test.unit.scheduler_world import World, check_all_runs, settle
 
 
 def test_a_runner_that_hangs_is_started_anew() -> None:
