@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.scheduler.reconcile import HUNG_SECONDS
+from services.scheduler.deciding import HUNG_SECONDS
 from test.unit.scheduler_world import World, check_all_runs, settle
 
 
