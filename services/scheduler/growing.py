@@ -124,7 +124,7 @@ class Growing:
             return f"automatic: {limits}"
         past = now - decision.at
         rests = self.options.cooldown_seconds - past
-        rest = f"; rests for {rests:.0f} s more" if rests > 0 else ""
+        rest = f"; rests for {rests:.0f} s more" if rests >= 0.5 else ""
         return f"automatic: {limits}; {past:.0f} s ago {decision.reason}{rest}"
 
 
