@@ -49,7 +49,7 @@ def run_kept(directory: Path, seed: int, faults: int) -> None:
 
 
 @pytest.mark.timeout(1_800)
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_the_bank_under_some_faults_virtual(docker_or_skip: None, tmp_path: Path, seed: int) -> None:  # noqa: ARG001
     """About a minute of them."""
     run(tmp_path, seed, faults=8)
