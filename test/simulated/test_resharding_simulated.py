@@ -146,20 +146,13 @@ def test_the_last_wish_wins() -> None:
     """Another number of nodes that is wished for while nodes are being prepared; and one that is taken back."""
 
     async def change_mind(there: RemoteSystem, system: SimulatedSystem) -> None:
-        others = [remote(system, f"other{n}") for n in range(2)]
-        wishes = [
-            asyncio.create_task(each.scale(PROGRAMS[3].name, n))
-            for each, n in zip(others, (5, 3), strict=True)
-        ]
-        await asyncio.sleep(0.4)
-        for wish in wishes:
+        for number, seconds in enumerate((0.05, 0.1, 0.15, 0.2, 0.25)):
+            other = remote(system, f"other{number}")
+            wish = asyncio.create_task(other.scale(PROGRAMS[3].name, 3 + number % 3))
+            await asyncio.sleep(seconds)
             wish.cancel()
-        await there.scale(PROGRAMS[3].name, 4)
-        await asyncio.sleep(3)
-        wish = asyncio.create_task(others[0].scale(PROGRAMS[3].name, 2))
-        await asyncio.sleep(0.05)
-        wish.cancel()
-        await there.scale(PROGRAMS[3].name, 4)
+            await there.scale(PROGRAMS[3].name, 2)
+            await asyncio.sleep(1)
 
     noted = lived(11, change_mind)
     assert noted.longest_epoch < 1
