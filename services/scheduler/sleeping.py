@@ -18,7 +18,13 @@ def put_to_sleep(desired: Desired, program: str, now: float) -> Desired:
     """With nothing of the program running any more."""
     wanted = desired.programs[program]
     asleep = replace(
-        wanted, asleep=True, assignment=None, lost_since=None, room_since=None, halted_since=None
+        wanted,
+        asleep=True,
+        assignment=None,
+        preparation=None,
+        lost_since=None,
+        room_since=None,
+        halted_since=None,
     )
     return with_program(without_program(desired, program, now), asleep)
 
