@@ -265,8 +265,9 @@ PLANTED = {
     ),
     "begins at its own save": Planted(
         saving.a_node_begins_at_its_own_newest_save,
-        missed="a hole: 60 seeds do not show it. Two nodes have to begin again while one of them has a save without a"
-        " base, and bases come a moment after saves",
+        ("view", "error", "progress", "kept"),
+        24,
+        faults="crash,ambush",
     ),
     "generation without a record": Planted(
         saving.a_generation_without_a_record,
