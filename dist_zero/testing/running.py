@@ -211,6 +211,7 @@ class _Run:
         async with asyncio.TaskGroup() as tasks:
             watcher = Watcher(system, self._program.name, seen)
             watching = tasks.create_task(system.run_again("watcher", "watcher", watcher.live, lambda: False))
+            await wait_watched(seen, 0)  # whatever is written is to be seen
             reading = tasks.create_task(take_snapshots(client, seen))
             writers = self._writers(system, seen, transactions)
             seen.written += [writer.written for writer in writers]
