@@ -341,7 +341,7 @@ class Simulation:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
             # If there is an error, that is the one to hear about.
-            with real_world_refused(), contextlib.suppress(*([Exception] if error is not None else [])):
+            with contextlib.suppress(*([Exception] if error is not None else [])), real_world_refused():
                 self._loop.end()
         finally:
             self._loop.close()

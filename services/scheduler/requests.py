@@ -356,6 +356,8 @@ class Requests:
     def _tell_changing(self, message: SubmitProgram, wanted: WantedProgram, change: ProgramChange) -> None:
         """Say how far the change to a program is that somebody wants to run, or only wants to hear of."""
         leader = self._leader
+        leader.wake(wanted.program, "it is changed")
+        wanted = leader.desired.programs[wanted.program]
         progress = progress_of(wanted, leader.desired, leader.observed, leader.clock.monotonic())
         halted = progress.state is ProgramState.HALTED
         state = ProgramState.HALTED if halted else ProgramState.STARTING

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -20,11 +21,17 @@ from dist_zero.testing.faulty import FaultySystem
 from dist_zero_common.broker.topology import scheduler_inbox
 from dist_zero_common.errors import DataError, RequestError
 from dist_zero_common.protocol.codec import decode
-from dist_zero_common.protocol.messages import ChangeWanted, Fate, ProgramState, SubmitProgram
-from dist_zero_common.protocol.stored import Base
+from dist_zero_common.protocol.messages import (
+    ChangeWanted,
+    Fate,
+    ProgramState,
+    SubmitProgram,
+    TransactionPlace,
+)
+from dist_zero_common.protocol.stored import Base, LogRecord
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
-from dist_zero_common.store.layout import bases_prefix
+from dist_zero_common.store.layout import bases_prefix, records_prefix
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 from services.node_runner.sequencer_events import SequencerOptions
 
@@ -65,13 +72,15 @@ def program(
     return app
 
 
-def with_system(main: Main, objects: MemoryObjects | None = None, seed: int = 1) -> None:
+def with_system(
+    main: Main, objects: MemoryObjects | None = None, seed: int = 1, options: SequencerOptions = SLOWLY
+) -> None:
     """Run `main` in a system of two machines over these objects."""
     world = SimWorld(seed, "faithful")
     store = MemoryStore(objects or MemoryObjects(remembers=True), world)
 
     async def live() -> None:
-        system = FaultySystem(world, machines=2, store=store, sequencer=SLOWLY)
+        system = FaultySystem(world, machines=2, store=store, sequencer=options)
         remote = RemoteSystem("", system.name, world.clock, connect=system.connector("asks"), process="asks")
         async with system:
             await main(system, remote)
@@ -94,13 +103,18 @@ async def numbers(client: Client, view: str = "large") -> list[int]:
 
 async def filled(system: FaultySystem) -> int:
     """How many slices the newest record says are filled."""
-    return (await log_of(system.store, "steps"))[-1].filled
+    newest = (await system.store.list(records_prefix("steps")))[-1]
+    data = await system.store.read(newest)
+    return decode(LogRecord, data).filled if data is not None else 0
 
 
 async def until_filled(system: FaultySystem, least: int) -> None:
     """Wait until some slices are filled, and not all."""
-    while not least <= await filled(system) < 60:
-        await asyncio.sleep(0.05)
+    for _ in range(1_000):
+        if least <= await filled(system) < 60:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it went by unseen")
 
 
 def test_a_change_is_taken_back_simulated() -> None:
@@ -224,6 +238,25 @@ def test_views_are_filled_again_behind_damaged_bases_simulated() -> None:
             assert [kind for kind, _ in groupby(kinds)] == [False, True, False, True, False]
 
     with_system(main, objects)
+
+
+def test_a_transaction_is_voided_while_views_are_filled_simulated() -> None:
+    """What was filled since is filled again, without it."""
+
+    async def main(system: FaultySystem, remote: RemoteSystem) -> None:
+        async with system.connect(program(30), nodes=2) as client:
+            await put(client)
+            await asyncio.sleep(6)  # so that a base knows how large the state is
+            changing = asyncio.create_task(remote.change(program(20)))
+            await until_filled(system, 10)
+            epoch = await client.put("sales", [{"number": n, "pieces": 0} for n in range(30, ROWS, 2)])
+            await client.flush()
+            await remote.void("steps", TransactionPlace(epoch, 0))
+            await changing
+            assert await numbers(client) == [*range(21, ROWS)]
+            assert [record.voids for record in await log_of(system.store, "steps") if record.voids]
+
+    with_system(main, options=replace(SLOWLY, save_interval_seconds=4.0))
 
 
 def test_a_view_over_appended_rows_begins_empty_if_that_is_said_simulated() -> None:

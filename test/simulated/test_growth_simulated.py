@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+import dist_zero as dz
 from dist_zero.client.client import Client
 from dist_zero.client.remote import RemoteSystem
 from dist_zero.system import SimulatedSystem
@@ -25,7 +26,7 @@ from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 from services.node_runner.sequencer_events import SequencerOptions
 from services.scheduler.growth import GrowthOptions
-from test.simulated.property_world import PROGRAMS, BusyRun, Cutter
+from test.simulated.property_world import PROGRAMS, BusyRun, Cutter, Sale
 from test.simulated.schedulers import Schedulers
 from test.simulated.test_moves_simulated import Mover
 from test.simulated.test_recovery_simulated import unreliable
@@ -392,3 +393,32 @@ def test_a_number_of_nodes_ends_growth_and_limits_are_checked() -> None:
             await loader.check()
 
     run_simulation(live(), until_seconds=2_000)
+
+
+def test_a_program_that_sleeps_is_changed() -> None:
+    """The wish wakes it; it is filled, and may sleep again."""
+    world = SimWorld(9, "faithful")
+    changed = dz.Program("stages-2")
+    sales = changed.dataset("sales", Sale, key="id")
+    changed.view("per_shop", sales.group_by("shop").agg(n=dz.count()))
+
+    async def live() -> None:
+        simulated = SimulatedSystem(world, machines=1, growth=GROWTH)
+        async with simulated as system:
+            there = remote(simulated, "remote")
+            async with system.connect(PROGRAMS[2], nodes=1) as client:
+                for number in range(20):
+                    await client.put("sales", {"id": number, "shop": "s", "amount": 1.0})
+                await there.autoscale("stages-2", NodeLimits(1, 6, 30), MachineLimits(0, 4))
+            watched = Watched(there)
+            watching = asyncio.create_task(watched.run())
+            await watched.until(is_asleep)
+            await there.change(changed)
+            async with system.connect("stages-2") as client:
+                assert [(row.shop, row.n) for row in await client.rows("per_shop")] == [("s", 20)]
+            await watched.until(is_asleep)
+            watching.cancel()
+            async with system.connect("stages-2") as client:
+                assert [(row.shop, row.n) for row in await client.rows("per_shop")] == [("s", 20)]
+
+    run_simulation(live(), until_seconds=5_000)
