@@ -356,11 +356,7 @@ class Simulation:
     def run(self, step: Coroutine[Any, Any, T]) -> T:
         """Go on until `step` has come to its end, with the real world refused, and return what it returns. Raises what
         it raises, and `SimulationError` when nothing can go on, a bound is exceeded, or another loop runs here."""
-        if asyncio._get_running_loop() is not None:
-            step.close()
-            raise SimulationError(
-                "a simulation cannot run inside a running event loop: start it from plain code"
-            )
+        _check_no_loop(step)
         with real_world_refused():
             try:
                 return self._loop.run_until_complete(step)
@@ -380,5 +376,12 @@ def run_simulation(
     task or callback that nobody awaited; `SimulationError` when the run stands still, exceeds a bound, or
     is started inside a running loop.
     """
+    _check_no_loop(main)  # or what there is of a simulation could not be ended either
     with Simulation(until_seconds=until_seconds, events_max=events_max) as simulation:
         return simulation.run(main)
+
+
+def _check_no_loop(step: Coroutine[Any, Any, Any]) -> None:
+    if asyncio._get_running_loop() is not None:
+        step.close()
+        raise SimulationError("a simulation cannot run inside a running event loop: start it from plain code")
