@@ -15,7 +15,7 @@ from itertools import repeat, zip_longest
 from typing import Protocol
 
 from dist_zero.batch import Batch
-from dist_zero.reference.ordering import ordering
+from dist_zero.reference.ordering import canonical_order, ordering
 from dist_zero.state import StateTable, TableChange
 from dist_zero.types import Row, picker
 from dist_zero.zset import ZSet, add_pairs
@@ -205,6 +205,10 @@ class Frozen:
         place where they may go on."""
         types, key_types = self.table.row_type.types, self.table.key_type.types
         keyed = self.table.key is not None
+        if isinstance(self.puts, list) and len(self.puts) + len(self.deletes) <= PIECE_ROWS:
+            if self.puts or self.deletes:
+                yield self._change(dict(self.puts))
+            return
         puts = yield from ordering(types, self.puts)
         gone = yield from ordering(key_types, ((key, 1) for key in self.deletes))
         nothing: list[Pair] = []
@@ -212,6 +216,15 @@ class Frozen:
             rows, weights = [row for row, _ in some], None if keyed else [weight for _, weight in some]
             deletes = Batch.from_rows(key_types, [row for row, _ in others])
             yield TableChange(self.number, Batch.from_rows(types, rows, weights), deletes)
+
+    def _change(self, puts: ZSet) -> TableChange:
+        """All of it, which is little."""
+        types, key_types = self.table.row_type.types, self.table.key_type.types
+        rows, gone = canonical_order(types, puts), canonical_order(key_types, self.deletes)
+        weights = None if self.table.key is not None else [puts[row] for row in rows]
+        return TableChange(
+            self.number, Batch.from_rows(types, rows, weights), Batch.from_rows(key_types, gone)
+        )
 
 
 def freeze(number: int, table: StateTable, kept: Kept, tracked: bool) -> Frozen:

@@ -212,11 +212,11 @@ PLANTED = {
     "session forgets the count": Planted(a_new_session_forgets_the_count, ("commit",), 5),
     "sent rows forgotten": Planted(sent_rows_are_forgotten, ("progress",), 10),
     "reply before the record": Planted(reply_before_the_record_is_there, ("commit", "progress", "read"), 60),
-    "flush counts the first": Planted(flush_counts_the_first_node, ("progress", "read"), 10),
+    "flush counts the first": Planted(flush_counts_the_first_node, ("progress", "read"), 30),
     "get does not wait": Planted(a_get_does_not_wait, ("read",), 10),
     "stage past a save": Planted(stages_run_past_a_save, ("error", "progress"), 10),
     "own rows forgotten": Planted(saving.own_rows_are_forgotten_when_finished, ("progress",), 30),
-    "hand-outs forgotten": Planted(saving.hand_outs_are_forgotten_when_finished, ("progress",), 10),
+    "hand-outs forgotten": Planted(saving.hand_outs_are_forgotten_when_finished, ("progress",), 30),
     "base without sessions": Planted(saving.a_base_without_sessions, ("error", "commit", "progress"), 10),
     "save loses the last epoch": Planted(
         saving.a_save_loses_the_last_epoch, ("view", "error", "progress", "replay"), 10

@@ -152,7 +152,7 @@ def a_node_begins_at_its_own_newest_save(patch: Patch) -> None:
 
 def a_save_loses_the_last_epoch(patch: Patch) -> None:
     """A save of changes leaves out what only the epoch at which it was taken has touched."""
-    finish, save = Interpreter.finish, Interpreter.save
+    finish, save = Interpreter.finish, Interpreter.freeze
     behind: dict[Interpreter, list[list[dict[Any, Any] | None]]] = {}
 
     def noted_by(kept: Any) -> dict[Any, Any] | None:
@@ -172,7 +172,7 @@ def a_save_loses_the_last_epoch(patch: Patch) -> None:
         return save(self, everything)
 
     patch.setattr(Interpreter, "finish", finished)
-    patch.setattr(Interpreter, "save", saved)
+    patch.setattr(Interpreter, "freeze", saved)
 
 
 # ---- generations and collection ----------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from dist_zero_common.protocol.codec import decode
 from dist_zero_common.protocol.messages import (
     Done,
     DropProgram,
+    EndGeneration,
     HostNode,
     HostSequencer,
     Locate,
@@ -153,6 +154,9 @@ class PretendedRunner:
                     )
             case Placement():
                 self.placements[message.program] = message
+            case EndGeneration() if message.program in self.sequencers:
+                ended = replace(self.sequencers[message.program], base=1, ends=1)
+                self.sequencers[message.program] = ended
             case PrepareNodes():
                 self.prepared = {
                     (message.program, shard): PreparedStatus(
