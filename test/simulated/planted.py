@@ -212,11 +212,13 @@ PLANTED = {
     "session forgets the count": Planted(a_new_session_forgets_the_count, ("commit",), 5),
     "sent rows forgotten": Planted(sent_rows_are_forgotten, ("progress",), 10),
     "reply before the record": Planted(reply_before_the_record_is_there, ("commit", "progress", "read"), 60),
-    "flush counts the first": Planted(flush_counts_the_first_node, ("progress", "read"), 30),
+    "flush counts the first": Planted(flush_counts_the_first_node, ("progress", "read"), 10, faults="crash"),
     "get does not wait": Planted(a_get_does_not_wait, ("read",), 10),
     "stage past a save": Planted(stages_run_past_a_save, ("error", "progress"), 10),
     "own rows forgotten": Planted(saving.own_rows_are_forgotten_when_finished, ("progress",), 30),
-    "hand-outs forgotten": Planted(saving.hand_outs_are_forgotten_when_finished, ("progress",), 30),
+    "hand-outs forgotten": Planted(
+        saving.hand_outs_are_forgotten_when_finished, ("progress",), 10, faults="crash"
+    ),
     "base without sessions": Planted(saving.a_base_without_sessions, ("error", "commit", "progress"), 10),
     "save loses the last epoch": Planted(
         saving.a_save_loses_the_last_epoch, ("view", "error", "progress", "replay"), 10
@@ -247,7 +249,7 @@ PLANTED = {
         no_fence,
         missed="harmless for what is promised: when an older one has written since the log was read, the first record"
         " of the younger one is not there when it is read back, and so it is deposed by the older one. That costs a"
-        " generation that the fence would have saved, and no law is against it; 25 seeds of ambushes do not show more",
+        " generation that the fence would have saved, and no law is against it",
     ),
     "done across generations": Planted(
         done_counts_across_generations,

@@ -83,6 +83,6 @@ def test_iteration_over_a_set_shows_in_the_history() -> None:
             text=True,
             check=True,
         ).stdout
-        for hash_seed in ("1", "2")
+        for hash_seed in ("1", "2", "3", "4")
     }
     assert len(said) > 1
