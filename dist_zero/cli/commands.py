@@ -20,6 +20,7 @@ from dist_zero.cli.app import (
     name_file_pairs,
 )
 from dist_zero.cli.load_program import load_program
+from dist_zero_common.sim.plan import KINDS
 
 
 @app.command()
@@ -157,8 +158,7 @@ def test(
         typer.Option(
             "--faults",
             metavar="KINDS",
-            help="What may go wrong, with commas: crash, restart, partition, pause, duplicate, delay, loss, broker,"
-            " store, clock; all or none.",
+            help=f"What may go wrong, with commas: {', '.join(KINDS)}; all or none.",
         ),
     ] = "all",
     jobs: Annotated[
