@@ -211,7 +211,12 @@ class _Run:
         async with asyncio.TaskGroup() as tasks:
             watcher = Watcher(system, self._program.name, seen)
             watching = tasks.create_task(system.run_again("watcher", "watcher", watcher.live, lambda: False))
-            await wait_watched(seen, 0)  # whatever is written is to be seen
+            try:
+                async with asyncio.timeout(PROGRESS_SECONDS):
+                    await wait_watched(seen, 0)  # whatever is written is to be seen
+            except TimeoutError:
+                await client.snapshot()  # which says why, if the program stands still
+                raise self._no_progress(client, (), seen) from None
             reading = tasks.create_task(take_snapshots(client, seen))
             writers = self._writers(system, seen, transactions)
             seen.written += [writer.written for writer in writers]

@@ -158,7 +158,7 @@ SCENARIOS = {
                 Fault("crash", at + 0.01 + 0.25 * (number % 5), target, number, steps=11 * number),
             )
         ),
-        brings={"reshard": 10, "map_changed": 3, "crash": 10},
+        brings={"reshard": 10, "map_changed": 3, "crash": 8},
     ),
     "clocks_jump_by_an_hour_and_back": _plan(
         60.0,
