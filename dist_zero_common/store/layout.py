@@ -5,8 +5,10 @@
     programs/<program>/damaged/<generation>-<epoch>.alone  a base that cannot be read; copies of it may be whole
     programs/<program>/halted/<epoch>-<node>-<incarnation>
                                          why a node stands still, and on which transactions
-    programs/<program>/attempts/<node>/<epoch>-<incarnation>
-                                         an incarnation of a node has begun to go over this epoch again (`attempts.py`)
+    programs/<program>/attempts/<node>/<base>-<incarnation>
+                                         an incarnation of a node goes over what is behind this base (`attempts.py`)
+    programs/<program>/attempts/<node>/step/<epoch>-<incarnation>
+                                         likewise: it is in a step of this epoch
     programs/<program>/voided/<epoch>-<index>  a transaction that was taken out
     programs/<program>/log/<epoch>       the record of one epoch (`LogRecord`)
     programs/<program>/checkpoints/<node>/<epoch>-<generation>
@@ -83,6 +85,9 @@ def halted_name(program: str, epoch: int, node: str, incarnation: int) -> str:
     return f"{halted_prefix(program)}{epoch:020d}-{node}-{incarnation}"
 
 
+_STEP = "step/"
+
+
 def all_attempts_prefix(program: str) -> str:
     """What the names of all marks of attempts begin with, of whichever node."""
     return f"programs/{program}/attempts/"
@@ -93,9 +98,16 @@ def attempts_prefix(program: str, node: str) -> str:
     return f"{all_attempts_prefix(program)}{node}/"
 
 
-def attempt_name(program: str, node: str, epoch: int, incarnation: int) -> str:
-    """The mark that an incarnation of a node goes over an epoch again. `generation_and_epoch_of` takes it apart."""
-    return f"{attempts_prefix(program, node)}{epoch:020d}-{incarnation:020d}"
+def attempt_name(program: str, node: str, epoch: int, incarnation: int, step: bool = False) -> str:
+    """The mark that an incarnation of a node goes over what is behind the base of an epoch, or with `step` that it is
+    in a step of the epoch itself. `generation_and_epoch_of` takes its numbers out."""
+    kind = _STEP if step else ""
+    return f"{attempts_prefix(program, node)}{kind}{epoch:020d}-{incarnation:020d}"
+
+
+def is_attempt_at_step(name: str, program: str, node: str) -> bool:
+    """Whether the name of a mark of a node's attempts is that of a step."""
+    return name.startswith(attempts_prefix(program, node) + _STEP)
 
 
 def voided_name(program: str, place: TransactionPlace) -> str:

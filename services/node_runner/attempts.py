@@ -9,9 +9,9 @@ So whoever begins again counts, and nobody else writes anything:
 - A node that begins where the log has transactions behind the base may be going over them for the first time or not. It
   leaves one mark, under the base's epoch, and takes it away when it is through with what was there when it began.
 - A node that finds a mark of an earlier incarnation knows that one was not through. It goes over the same epochs
-  *carefully*: it leaves a mark under an epoch before each step of it, and takes it away behind the step. On one runner
+  *carefully*: it leaves a mark of the step before each step of an epoch, and takes it away behind the step. On one runner
   one node at a time takes careful steps, so of the marks that a dead process leaves one is of the step that it died in.
-- An epoch with two such marks was tried three times, the first one included. There the node stands still.
+- An epoch with two marks of steps was tried three times, the first one included. There the node stands still.
 
 A process that dies of something else in the midst of a careful step leaves a mark, too; it would have to do so twice at
 the same epoch to be taken for this. Marks from before a transaction was voided are of a computation that there will not
@@ -29,7 +29,12 @@ from dist_zero_common.protocol.stored import (
     LogRecord,
 )
 from dist_zero_common.store.base import Store
-from dist_zero_common.store.layout import attempt_name, attempts_prefix, generation_and_epoch_of
+from dist_zero_common.store.layout import (
+    attempt_name,
+    attempts_prefix,
+    generation_and_epoch_of,
+    is_attempt_at_step,
+)
 from services.node_runner.epoch_log import EpochLog
 
 TRIES_MAX = 3
@@ -51,17 +56,19 @@ NO_TRIAL = Trial()
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """An incarnation of the node was going over this epoch, or over something behind the base of this epoch."""
+    """An incarnation of the node was going over something behind the base of this epoch, or with `step` was in a step of
+    the epoch itself: not the same to whoever begins at an older base, because this one is damaged."""
 
     epoch: int
     incarnation: int
+    step: bool = False
 
 
 def judged(marks: list[Mark], base: int, newest: int) -> Trial:
     """What follows from marks of other incarnations, with this base, where `newest` is the end of the log. Pure."""
     tried: dict[int, int] = {}
     for mark in marks:
-        if mark.epoch > base:
+        if mark.step and mark.epoch > base:
             tried[mark.epoch] = tried.get(mark.epoch, 0) + 1
     refused = [epoch for epoch, count in tried.items() if count >= TRIES_MAX - 1]
     return Trial(newest, careful=any(mark.epoch >= base for mark in marks), refused=min(refused, default=0))
@@ -87,7 +94,7 @@ class Attempts:
     async def _begin(self, base: int) -> Trial:
         log = EpochLog(self._store, self._program, self._log)
         names = await self._store.list(attempts_prefix(self._program, self._node))
-        marks = [Mark(*generation_and_epoch_of(name)) for name in names]
+        marks = [self._mark_of(name) for name in names]
         others = [mark for mark in marks if mark.incarnation != self._incarnation and mark.epoch >= base]
         records = await self._behind(log, base, everything=bool(others))
         voided = max((record.generation for record in records if record.voids), default=-1)
@@ -102,6 +109,13 @@ class Attempts:
             return NO_TRIAL
         await self._create(Mark(base, self._incarnation))
         return Trial(records[-1].epoch)
+
+    def _mark_of(self, name: str) -> Mark:
+        step = is_attempt_at_step(name, self._program, self._node)
+        return Mark(*generation_and_epoch_of(name), step)
+
+    def _name_of(self, mark: Mark) -> str:
+        return attempt_name(self._program, self._node, mark.epoch, mark.incarnation, mark.step)
 
     async def _behind(self, log: EpochLog, base: int, everything: bool) -> list[LogRecord]:
         """The records behind the base; unless everything is asked for, those up to the first one that has transactions,
@@ -121,7 +135,7 @@ class Attempts:
         """Say that the node begins a careful step of this epoch, for as long as it takes."""
         while True:
             try:
-                await self._create(Mark(epoch, self._incarnation))
+                await self._create(Mark(epoch, self._incarnation, step=True))
                 return
             except StoreError as failed:
                 self._log.warning("store_failed", epoch=epoch, reason=str(failed))
@@ -129,7 +143,7 @@ class Attempts:
 
     async def unmark(self, epoch: int) -> None:
         """Say that the step is done."""
-        await self._delete(Mark(epoch, self._incarnation))
+        await self._delete(Mark(epoch, self._incarnation, step=True))
 
     async def clear(self) -> None:
         """The node is through: nothing that was tried before is on its way any more."""
@@ -138,14 +152,12 @@ class Attempts:
             await self._delete(mark)
 
     async def _create(self, mark: Mark) -> None:
-        await self._store.create(
-            attempt_name(self._program, self._node, mark.epoch, mark.incarnation), b"begun"
-        )
+        await self._store.create(self._name_of(mark), b"begun")
         if mark not in self._marks:
             self._marks.append(mark)
 
     async def _delete(self, mark: Mark) -> None:
         try:
-            await self._store.delete(attempt_name(self._program, self._node, mark.epoch, mark.incarnation))
+            await self._store.delete(self._name_of(mark))
         except StoreError as failed:  # it counts too much then, once
             self._log.warning("store_failed", epoch=mark.epoch, reason=str(failed))

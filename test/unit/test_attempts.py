@@ -69,9 +69,13 @@ def marks(objects: MemoryObjects) -> list[str]:
         ([], Trial(9)),
         ([Mark(3, 1)], Trial(9, careful=True)),
         ([Mark(3, 1), Mark(3, 2), Mark(3, 5)], Trial(9, careful=True)),
-        ([Mark(3, 1), Mark(5, 2)], Trial(9, careful=True)),
-        ([Mark(3, 1), Mark(5, 2), Mark(5, 4)], Trial(9, careful=True, refused=5)),
-        ([Mark(6, 3), Mark(6, 2), Mark(5, 6), Mark(5, 4)], Trial(9, careful=True, refused=5)),
+        ([Mark(3, 1), Mark(5, 2, True)], Trial(9, careful=True)),
+        ([Mark(3, 1), Mark(5, 2, True), Mark(5, 4, True)], Trial(9, careful=True, refused=5)),
+        (
+            [Mark(6, 3, True), Mark(6, 2, True), Mark(5, 6, True), Mark(5, 4, True)],
+            Trial(9, careful=True, refused=5),
+        ),
+        ([Mark(5, 2), Mark(5, 4), Mark(5, 6)], Trial(9, careful=True)),  # a later base, which is damaged now
         ([Mark(2, 1), Mark(2, 2)], Trial(9)),
     ],
 )
