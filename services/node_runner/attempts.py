@@ -9,8 +9,8 @@ So whoever begins again counts, and nobody else writes anything:
 - A node that begins where the log has transactions behind the base may be going over them for the first time or not. It
   leaves one mark, under the base's epoch, and takes it away when it is through with what was there when it began.
 - A node that finds a mark of an earlier incarnation knows that one was not through. It goes over the same epochs
-  *carefully*: it leaves a mark of the step before each step of an epoch, and takes it away behind the step. On one runner
-  one node at a time takes careful steps, so of the marks that a dead process leaves one is of the step that it died in.
+  *carefully*: it leaves a mark of the step before each step of an epoch, and takes it away behind it. On one runner one
+  node at a time takes careful steps, so of the marks that a dead process leaves one is of the step that it died in.
 - An epoch with two marks of steps was tried three times, the first one included. There the node stands still.
 
 A process that dies of something else in the midst of a careful step leaves a mark, too; it would have to do so twice at
@@ -56,8 +56,8 @@ NO_TRIAL = Trial()
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """An incarnation of the node was going over something behind the base of this epoch, or with `step` was in a step of
-    the epoch itself: not the same to whoever begins at an older base, because this one is damaged."""
+    """An incarnation of the node was going over something behind the base of this epoch, or with `step` was in a step
+    of the epoch itself: not the same to whoever begins at an older base, because this one is damaged."""
 
     epoch: int
     incarnation: int
