@@ -266,8 +266,9 @@ TABLE = {
         (
             "simulated/test_store_resume_simulated.py::test_another_program_under_the_name_is_refused",
             "simulated/test_control_plane_simulated.py::test_another_program_of_the_same_name_is_refused",
+            "simulated/test_changes_simulated.py::test_oracle_programs_change_under_faults_simulated",
+            "simulated/test_change_steps_simulated.py::test_a_copy_of_a_change_that_comes_late_changes_nothing_simulated",
         ),
-        "a program cannot be changed yet",
     ),
     27: Scenario(
         "a rolling upgrade, and back",
