@@ -60,7 +60,7 @@ def decide(desired: Desired, observed: Observed, now: float) -> Desired:
 
 def forget_silent(desired: Desired, observed: Observed, now: float) -> Desired:
     """Without the machines that nobody has heard of for long and on which no program has a part; one that comes back is
-    a new machine."""
+    a new machine. Of one that was to be given back nothing more is expected: an earlier scheduler has done it."""
     used = {
         part.machine
         for program in desired.programs.values()
@@ -70,7 +70,11 @@ def forget_silent(desired: Desired, observed: Observed, now: float) -> Desired:
     gone = [
         name
         for name, seen in observed.machines.items()
-        if observed.silence(seen, now) >= FORGET_SECONDS and name not in used
+        if name not in used
+        and (
+            observed.silence(seen, now) >= FORGET_SECONDS
+            or (name in desired.leaving and is_silent(seen, desired, observed, now))
+        )
     ]
     if not gone:
         return desired

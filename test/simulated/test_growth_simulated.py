@@ -83,8 +83,8 @@ class Watched:
             self.machines.append(sum(machine.ready for machine in self.newest.machines))
             await asyncio.sleep(1.0)
 
-    async def until(self, what: Callable[[SystemStatus], bool], seconds: float = 900.0) -> SystemStatus:
-        """Until the status is like that. A machine that nobody hears of is remembered for ten minutes."""
+    async def until(self, what: Callable[[SystemStatus], bool], seconds: float = 300.0) -> SystemStatus:
+        """Until the status is like that."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while loop.time() < end:

@@ -151,14 +151,14 @@ SCENARIOS = {
         120.0,
         *(
             fault
-            for number, target in enumerate(("runner", "sequencer", "scheduler", "machine", "agent") * 2)
-            for at in (3.0 + 11.0 * number,)
+            for number, target in enumerate(("runner", "sequencer", "scheduler", "machine", "agent") * 2 + ("runner",))
+            for at in (3.0 + 10.0 * number,)
             for fault in (
                 Fault("reshard", at, duration_seconds=10.0, amount=(5, 2, 6, 1)[number % 4]),
                 Fault("crash", at + 0.01 + 0.25 * (number % 5), target, number, steps=11 * number),
             )
         ),
-        brings={"reshard": 10, "map_changed": 3, "crash": 8},
+        brings={"reshard": 10, "map_changed": 3, "crash": 10},
     ),
     "clocks_jump_by_an_hour_and_back": _plan(
         60.0,
