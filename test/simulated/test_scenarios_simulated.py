@@ -151,7 +151,9 @@ SCENARIOS = {
         120.0,
         *(
             fault
-            for number, target in enumerate(("runner", "sequencer", "scheduler", "machine", "agent") * 2 + ("runner",))
+            for number, target in enumerate(
+                ("runner", "sequencer", "scheduler", "machine", "agent") * 2 + ("runner",)
+            )
             for at in (3.0 + 10.0 * number,)
             for fault in (
                 Fault("reshard", at, duration_seconds=10.0, amount=(5, 2, 6, 1)[number % 4]),
