@@ -37,11 +37,12 @@ MEMBER_TYPES: dict[Kind, str] = {
 }
 """The C type of a column in a struct, as it is written in front of the name; all take eight bytes."""
 
-_RESERVED = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline int long"
-    " register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while"
-    " asm typeof bool true false NULL nulls linux unix stdin stdout stderr errno assert offsetof NAN INFINITY".split()
-)
+_RESERVED_WORDS = """
+    auto break case char const continue default do double else enum extern float for goto if inline int long
+    register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while
+    asm typeof bool true false NULL nulls linux unix stdin stdout stderr errno assert offsetof NAN INFINITY
+"""
+_RESERVED = frozenset(_RESERVED_WORDS.split())
 
 
 def is_text(dtype: DataType) -> bool:
@@ -136,7 +137,7 @@ class Layout:
 
     def _shape_text(self) -> str:
         texts = [self.word(i) for i, dtype in enumerate(self.types) if is_text(dtype)]
-        arrays = {
+        arrays: dict[str, tuple[str, Sequence[object]]] = {
             "kinds": ("uint8_t", [KIND_NAMES[dtype.kind] for dtype in self.types]),
             "nullable": ("uint8_t", [int(dtype.nullable) for dtype in self.types]),
             "members": ("uint32_t", [len(dtype.members) for dtype in self.types]),
