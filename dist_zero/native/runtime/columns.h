@@ -19,19 +19,16 @@ typedef struct {
     const char *const *blobs;
 } dz_reader;
 
-/* One column of a batch; `validity` is NULL if there is no null in it, `offsets` if it is no text. */
+/* One column of a batch; `validity` is NULL if there is no null in it, `offsets` if it is no text. As three `blobs` lie. */
 typedef struct {
-    const uint8_t *validity;
-    const char *offsets, *values;
+    const char *validity, *offsets, *values;
 } dz_column;
-
-#define DZ_COLUMNS_MAX 512u
 
 /* The columns of a batch; `weights` is NULL if all are 1. */
 typedef struct {
     uint32_t count;
     const char *weights;
-    dz_column columns[DZ_COLUMNS_MAX];
+    const dz_column *columns;
 } dz_batch;
 
 /* The next word of the head. */
@@ -40,18 +37,22 @@ static inline int64_t dz_read(dz_reader *reader)
     return *reader->head++;
 }
 
+/* The next words of the head. */
+static inline const int64_t *dz_read_words(dz_reader *reader, int64_t count)
+{
+    const int64_t *words = reader->head;
+    reader->head += count;
+    return words;
+}
+
 /* The next batch, which has so many columns. */
-static void dz_read_batch(dz_base *base, dz_reader *reader, dz_batch *batch, uint32_t columns)
+static dz_batch dz_read_batch(dz_base *base, dz_reader *reader, int64_t columns)
 {
     int64_t count = dz_read(reader);
-    if (count < 0 || count > UINT32_MAX / 2 || columns > DZ_COLUMNS_MAX)
-        dz_raise(base, DZ_MALFORMED, "a batch that is too large");
-    batch->count = (uint32_t)count;
-    batch->weights = *reader->blobs++;
-    for (uint32_t column = 0; column < columns; column++) {
-        batch->columns[column] = (dz_column){(const uint8_t *)reader->blobs[0], reader->blobs[1], reader->blobs[2]};
-        reader->blobs += 3;
-    }
+    if (count < 0 || count > UINT32_MAX / 2) dz_raise(base, DZ_MALFORMED, "a batch that is too large");
+    dz_batch batch = {(uint32_t)count, reader->blobs[0], (const dz_column *)(reader->blobs + 1)};
+    reader->blobs += 1 + 3 * columns;
+    return batch;
 }
 
 /* The weight of a row of a batch. */
