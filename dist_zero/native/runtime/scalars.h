@@ -8,6 +8,10 @@
 #include "core.h"
 #include "digits.h"
 
+/* A program may compare anything with anything; that the outcome is known is no mistake of ours. */
+#pragma GCC diagnostic ignored "-Wtautological-compare"
+#pragma GCC diagnostic ignored "-Wtype-limits"
+
 /* Why an expression has no value for a row; `REASONS` in scalars.py has the texts. */
 enum {
     DZ_INTEGER_OVERFLOW = 1,
@@ -25,6 +29,14 @@ static inline uint64_t dz_word_of_float(double value)
     uint64_t word;
     memcpy(&word, &value, 8);
     return value == value ? word : DZ_NAN_BITS;
+}
+
+/* A float with the one NaN, if it is not -0.0. */
+static inline double dz_canonical(double value)
+{
+    uint64_t word = dz_word_of_float(value);
+    memcpy(&value, &word, 8);
+    return value;
 }
 
 /* The float in a word. */
