@@ -30,8 +30,9 @@ REASONS = ("", "integer overflow", "decimal overflow", "division by zero", "cast
 
 _EAGER_MAX = 8
 """A lazy operation of more arguments is in blocks, even if it could be one expression."""
-_NAME = re.compile(r"[A-Za-z_]\w*")
+_NAME = re.compile(r"(?<![>.])\b[A-Za-z_]\w*")  # no member
 _COMMENT = re.compile(r"/\*.*?\*/")
+_NEGATED = re.compile(r"\(!(\w+)\)")
 _C_TYPES: dict[Kind, str] = {
     Kind.BOOL: "bool ",
     Kind.FLOAT: "double ",
@@ -50,7 +51,7 @@ class Constants:
 
     def text(self, value: str | bytes) -> str:
         """An expression for a text, within a function of this module."""
-        data = value.encode() if isinstance(value, str) else value
+        data = _encoded(value)
         if data not in self._places:
             self._places[data] = len(self._values)
             self._values.append(data)
@@ -58,7 +59,7 @@ class Constants:
 
     def run(self, values: Sequence[str | bytes]) -> str:
         """An expression for a pointer to the first of several texts, which stand one behind the other."""
-        data = tuple(value.encode() if isinstance(value, str) else value for value in values)
+        data = tuple(map(_encoded, values))
         if data not in self._runs:
             self._runs[data] = len(self._values)
             self._values += data
@@ -104,7 +105,7 @@ def predicate_function(name: str, predicate: Scalar, rows: Sequence[Layout], con
     """`static inline int NAME(dz_base *b, const uint64_t *row, bool *out)`: whether the predicate is true, neither
     false nor null. `rows` as for `tuple_function`."""
     body = _Body(rows, constants)
-    body.write(f"*out = {_true(body.value(predicate))};")
+    body.write(f"*out = {_bare(_true(body.value(predicate)))};")
     return body.function(name, "bool *out", [])
 
 
@@ -144,7 +145,9 @@ class _Value:
 
 
 def _not(a: str) -> str:
-    return {"0": "1", "1": "0"}.get(a, f"!{a}")
+    if negated := _NEGATED.fullmatch(a):
+        return negated[1]
+    return {"0": "1", "1": "0"}.get(a, f"(!{a})")
 
 
 def _and(a: str, b: str) -> str:
@@ -158,6 +161,16 @@ def _or(*parts: str) -> str:
     if "1" in distinct:
         return "1"
     return "0" if not distinct else distinct[0] if len(distinct) == 1 else f"({' | '.join(distinct)})"
+
+
+def _bare(text: str) -> str:
+    """Without parentheses around the whole."""
+    depth = 0
+    for place, c in enumerate(text):
+        depth += {"(": 1, ")": -1}.get(c, 0)
+        if depth == 0 and place < len(text) - 1:
+            return text
+    return text[1:-1] if text.startswith("(") else text
 
 
 def _true(value: _Value) -> str:
@@ -299,14 +312,15 @@ class _Body:
 
     def _local(self, name: str, dtype: DataType, text: str, null: str) -> _Value:
         """A variable that has a value from the start, and another for its null."""
-        self.write(f"const {_c_type(dtype)}{name} = {text};", name)
+        c_type = f"{_c_type(dtype)}const " if is_text(dtype) else f"const {_c_type(dtype)}"
+        self.write(f"{c_type}{name} = {_bare(text)};", name)
         return _Value(name, self._null_local(name, null))
 
     def _null_local(self, name: str, null: str) -> str:
         # What is as short as a name needs none.
         if null in ("0", "1") or _NAME.fullmatch(null):
             return null
-        self.write(f"const bool {name}_null = {null};", f"{name}_null")
+        self.write(f"const bool {name}_null = {_bare(null)};", f"{name}_null")
         return f"{name}_null"
 
     def _open(self, head: str) -> None:
@@ -360,7 +374,7 @@ class _Body:
             # Where the left side has decided, this stays.
             self.write(f"bool {name} = {0 if conjunction else 1};", name)
             self.write(f"bool {name}_null = 0;", f"{name}_null")
-            self._open(f"if ({_or(left.null, _not(decided(left.text)))})")
+            self._open(f"if ({_bare(_or(left.null, _not(decided(left.text))))})")
         right = self.value(call.args[1])
         value = _and(left.text, right.text) if conjunction else _or(left.text, right.text)
         null = _or(
@@ -380,7 +394,7 @@ class _Body:
             values = [self.value(argument) for argument in call.args]
             text = values[-1].text
             for value in values[-2::-1]:
-                text = value.text if value.null == "0" else f"!{value.null} ? {value.text} : {text}"
+                text = value.text if value.null == "0" else f"{value.null} ? {text} : {value.text}"
             null = "1"
             for value in values:
                 null = _and(null, value.null)
@@ -415,10 +429,10 @@ class _Body:
         for place, (condition, result) in enumerate(branches):
             last = place == len(branches) - 1
             if condition is not None:
-                self._open(f"if ({_true(self.value(condition))})")
+                self._open(f"if ({_bare(_true(self.value(condition)))})")
             value = self.value(result)
             if condition is None and not last and value.null != "0":
-                self._open(f"if ({_not(value.null)})")
+                self._open(f"if ({_bare(_not(value.null))})")
                 value = _Value(value.text)
                 opened = True
             else:
@@ -456,7 +470,7 @@ class _Body:
             return found
         return _Value(found.text, _or(found.null, _not(found.text)))
 
-    def _text_in(self, argument: _Value, texts: list[bytes]) -> str:
+    def _text_in(self, argument: _Value, texts: list[str | bytes]) -> str:
         if len(texts) <= _EAGER_MAX:
             return " | ".join(f"({argument.text} == {self._constants.text(text)})" for text in texts)
         # Nulls are equal to nothing, and have nothing to compare.
@@ -496,6 +510,10 @@ class _NoTexts:
 
 
 _NO_TEXTS = _NoTexts()
+
+
+def _encoded(value: str | bytes) -> bytes:
+    return value.encode() if isinstance(value, str) else value
 
 
 def _c_type(dtype: DataType) -> str:

@@ -194,7 +194,7 @@ static inline int dz_text_to_decimal(const dz_text *text, int scale, int64_t *va
         end += 1 + part;
     }
     unsigned __int128 size;
-    if (end != text->length || dz_read_digits(text->bytes + from, whole, &size) || size > INT64_MAX)
+    if (end != text->length || dz_read_digits(text->bytes + from, whole, &size) || size >> 64 != 0)
         return DZ_BAD_CAST;
     const char *digits = text->bytes + from + whole + 1;
     uint32_t taken = part < (uint32_t)scale ? part : (uint32_t)scale;
