@@ -74,7 +74,7 @@ typedef struct {
 } dz_gate;
 
 /* The slice of a row whose key has this hash. */
-static inline uint32_t dz_slice(uint64_t hash)
+static inline uint32_t dz_slice_of(uint64_t hash)
 {
     return (uint32_t)(hash % DZ_SLICES);
 }
@@ -100,7 +100,7 @@ static inline void dz_gate_sort(dz_base *base, dz_gate *gate, const dz_shape *sh
 {
     for (uint32_t at = 0; at < rows->count; at++) {
         const uint64_t *row = dz_delta_row(rows, shape, at);
-        uint32_t slice = dz_slice(key_hash(row));
+        uint32_t slice = dz_slice_of(key_hash(row));
         int64_t weight = dz_delta_weight(rows, shape, at);
         if (slice >= filled && wait)
             dz_gate_wait(base, gate, shape, slice, row, weight);
