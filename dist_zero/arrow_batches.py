@@ -8,6 +8,7 @@ a column one by one, and so finds the one to name. On the way out nothing can fa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 from dist_zero.batch import Batch
 from dist_zero.column_data import shifted, word_at
 from dist_zero.text_values import value_from_text
-from dist_zero.types import DATETIME_MAX_US, DATETIME_MIN_US, NAN, DataType, Kind, RowType
+from dist_zero.types import DATETIME_MAX_US, DATETIME_MIN_US, INT, NAN, DataType, Kind, RowType
 from dist_zero_common.errors import InternalError
 from dist_zero_common.protocol.messages import BatchBlob, ColumnBlob
 
@@ -56,15 +57,15 @@ def read_as(dtype: DataType) -> pa.DataType:
 
 
 def _bools(dtype: DataType, array: pa.Array) -> ColumnBlob:  # noqa: ARG001 (same shape as its neighbours)
-    return ColumnBlob(_validity(array), b"", _data(array.fill_null(False).cast(pa.uint8()), 1))
+    return ColumnBlob(_validity(array), b"", _data(_filled(array, False).cast(pa.uint8()), 1))
 
 
 def _words(dtype: DataType, array: pa.Array) -> ColumnBlob:  # noqa: ARG001
-    return ColumnBlob(_validity(array), b"", _data(array.fill_null(0), 8))
+    return ColumnBlob(_validity(array), b"", _data(_filled(array, 0), 8))
 
 
 def _floats(dtype: DataType, array: pa.Array) -> ColumnBlob:  # noqa: ARG001
-    values = pc.add(array.fill_null(0.0), 0.0)  # and no zero is negative
+    values = pc.add(_filled(array, 0.0), 0.0)  # and no zero is negative
     is_nan = pc.is_nan(values)
     if pc.any(is_nan).as_py():
         values = pc.if_else(is_nan, pa.scalar(NAN, pa.float64()), values)
@@ -73,13 +74,13 @@ def _floats(dtype: DataType, array: pa.Array) -> ColumnBlob:  # noqa: ARG001
 
 def _texts(dtype: DataType, array: pa.Array) -> ColumnBlob:  # noqa: ARG001
     array.validate(full=True)  # a Parquet file may hold any bytes
-    return _of_any_length(array, array.fill_null("").cast(pa.large_string()))
+    return _of_any_length(array, _filled(array, "").cast(pa.large_string()))
 
 
 def _bytes(dtype: DataType, array: pa.Array) -> ColumnBlob:
     if pa.types.is_string(array.type):
         array = _by_text(dtype, array, pa.binary())
-    return _of_any_length(array, array.fill_null(b"").cast(pa.large_binary()))
+    return _of_any_length(array, _filled(array, b"").cast(pa.large_binary()))
 
 
 def _datetimes(dtype: DataType, array: pa.Array) -> ColumnBlob:
@@ -95,7 +96,7 @@ def _decimals(dtype: DataType, array: pa.Array) -> ColumnBlob:
     if pa.types.is_string(array.type):
         return _words(dtype, _by_text(dtype, array, pa.int64()))
     zero = pa.scalar(0).cast(array.type)
-    halves = memoryview(_data(array.fill_null(zero), 16)).cast("q")
+    halves = memoryview(_data(_filled(array, zero), 16)).cast("q")
     low, high = halves[::2].tobytes(), halves[1::2].tobytes()
     signs = pc.shift_right(_numbers(pa.int64(), low), 63)
     if not signs.equals(_numbers(pa.int64(), high)):  # it needs more than 64 bits
@@ -127,6 +128,10 @@ def _by_text(dtype: DataType, array: pa.Array, read: pa.DataType) -> pa.Array:
     texts = pc.unique(array).drop_null()
     known = pa.array([value_from_text(dtype, text) for text in texts.to_pylist()], read)
     return known.take(pc.index_in(array, texts))
+
+
+def _filled(array: pa.Array, value: Any) -> pa.Array:
+    return array.fill_null(value) if array.null_count else array
 
 
 def _validity(array: pa.Array) -> bytes:
@@ -169,6 +174,45 @@ def table_of(row_type: RowType, batches: Sequence[Batch]) -> pa.Table:
     return pa.Table.from_batches(chunks, schema=schema).combine_chunks()
 
 
+def sorted_table(
+    row_type: RowType, batches: Sequence[Batch], order: Sequence[tuple[int, bool]], sign: int = 1
+) -> pa.Table:
+    """The rows whose weights have this sign, each as often as its weight says, in the order of a view: by the places in
+    `order`, of which those with true descend, then by all columns; null last, NaN behind all numbers."""
+    if not batches or not row_type.types:
+        return table_of(row_type, batches)
+    blob = Batch.concat(row_type.types, batches).whole_blob()
+    places = _sorted_places(row_type, blob, order)
+    if blob.weights or sign < 0:
+        weights = pc.multiply(_numbers(pa.int64(), blob.weights or _ONE * blob.row_count), sign).take(places)
+        told = pc.greater(weights, 0)
+        places, weights = places.filter(told), weights.filter(told)
+        if len(places) and pc.max(weights).as_py() > 1:
+            ends = pc.cumulative_sum_checked(weights)
+            places = pc.run_end_decode(pa.RunEndEncodedArray.from_arrays(ends, places))
+    return table_of(row_type, [Batch.of_blob(row_type.types, blob)]).take(places)
+
+
+def _sorted_places(row_type: RowType, blob: BatchBlob, order: Sequence[tuple[int, bool]]) -> pa.Array:
+    named = {place for place, _ in order}
+    every = [*order, *((place, False) for place in range(len(row_type)) if place not in named)]
+    keys: dict[str, pa.Array] = {}
+    directions: list[tuple[str, str]] = []
+
+    def by(array: pa.Array, descending: bool) -> None:
+        name = f"k{len(keys)}"
+        keys[name] = array
+        directions.append((name, "descending" if descending else "ascending"))
+
+    for place, descending in every:
+        dtype, column = row_type.types[place], blob.columns[place]
+        array = array_of(_COMPARED_AS.get(dtype.kind, dtype), column, blob.row_count)
+        if dtype.kind is Kind.FLOAT and descending:  # Arrow has NaN last in both directions
+            by(pc.is_nan(array).cast(pa.uint8()), True)
+        by(array.cast(pa.uint8()) if dtype.kind is Kind.BOOL else array, descending)
+    return pc.sort_indices(pa.table(keys), sort_keys=directions)
+
+
 def _arrays(row_type: RowType, blob: BatchBlob) -> list[pa.Array]:
     columns = zip(row_type.types, blob.columns, strict=True)
     return [array_of(dtype, column, blob.row_count) for dtype, column in columns]
@@ -204,3 +248,5 @@ def _numbers(read: pa.DataType, data: bytes) -> pa.Array:
 
 
 _TABLE_BYTES = 2**30
+_ONE = (1).to_bytes(8, "little")
+_COMPARED_AS = {Kind.ENUM: INT, Kind.DECIMAL: INT, Kind.DATETIME: INT}

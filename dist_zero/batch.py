@@ -164,6 +164,19 @@ class Batch:
         weights = self._told_weights()
         return [1] * self._count if weights is None else weights
 
+    @property
+    def is_weighted(self) -> bool:
+        """Whether weights were given: else all are +1."""
+        return self._weights is not None or (self._blob is not None and self._blob.weights != b"")
+
+    @property
+    def has_negative_weight(self) -> bool:
+        """Whether a weight is below zero."""
+        if self._weights is not None:
+            return bool(self._weights) and min(self._weights) < 0
+        # of each weight the byte that has its sign
+        return self._blob is not None and not self._blob.weights[7::8].isascii()
+
     def items(self) -> Iterable[tuple[Row, int]]:
         """The (row, weight) pairs."""
         weights = self._told_weights()
@@ -191,6 +204,10 @@ class Batch:
         """The batch in columns of bytes. Raises `DataError` if a value or weight does not fit 64 bits."""
         if self._count > BATCH_ROWS_MAX:
             raise InternalError(f"a batch of {self._count} rows is too long to encode: split it first")
+        return self.whole_blob()
+
+    def whole_blob(self) -> BatchBlob:
+        """As `to_blob`, however many rows there are: for who computes with columns, not for a message."""
         if self._blob is None:
             self._blob = self._encode()
         return self._blob

@@ -14,7 +14,7 @@ from functools import cache
 
 from dist_zero.native import build
 from dist_zero.types import DataType, Kind
-from dist_zero_common.errors import InternalError
+from dist_zero_common.errors import InternalError, NativeUnavailable
 from dist_zero_common.protocol.messages import BatchBlob, ColumnBlob
 
 ROWS_MIN = 16
@@ -153,8 +153,10 @@ class Columns:
 @cache
 def library() -> Columns | None:
     """The library, compiled when it is first asked for; None where there is none."""
-    found = build.load(_SOURCE)
-    return Columns(found) if found is not None else None
+    try:
+        return Columns(build.compiled(_SOURCE))
+    except NativeUnavailable:
+        return None
 
 
 def _described(
