@@ -190,7 +190,8 @@ typedef struct {
 /* The next writes of the call. */
 static dz_writes dz_read_writes(dz_base *base, dz_reader *reader)
 {
-    dz_writes writes = {.kind = dz_read(reader), .column_count = dz_read(reader)};
+    dz_writes writes = {.kind = dz_read(reader)};
+    writes.column_count = dz_read(reader);
     writes.columns = dz_read_words(reader, writes.column_count);
     writes.transactions = *reader->blobs++;
     writes.rows = *reader->blobs++;
