@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, reject, settings
 
 from dist_zero.compiler import compile
+from dist_zero.compiler.check import JOINS
 from dist_zero.compiler.plan import Plan
 from dist_zero.native.build import available
 from dist_zero.native.render import render
@@ -21,7 +22,7 @@ from dist_zero_common.errors import NativeUnavailable
 from test.contract.executors import ExecutorHarness
 from test.contract.test_executor_state import check_reshards, check_resumes
 from test.oracle.harness import Running
-from test.oracle.random_programs import Case, cases
+from test.oracle.random_programs import Case, cases, join_cases
 from test.oracle.test_oracle_programs import SAME_EACH_TIME, SEARCH, SEEDS
 from test.oracle.twins import Twins
 
@@ -81,3 +82,17 @@ def test_differential_native_long(case: Case, seed: int) -> None:
     """Larger programs, and others each time."""
     check_pipelined(case, seed, 1 + seed % 4)
     check_kept(case, seed)
+
+
+@pytest.mark.parametrize("conditioned", [False, True], ids=["plain", "conditioned"])
+@pytest.mark.parametrize("how", JOINS)
+def test_differential_native_joins(how: str, conditioned: bool) -> None:
+    """Every kind of join."""
+
+    @settings(SAME_EACH_TIME, max_examples=8)
+    @given(join_cases(how, conditioned), SEEDS)
+    def programs(case: Case, seed: int) -> None:
+        check_pipelined(case, seed, 1 + seed % 3)
+        check_kept(case, seed)
+
+    programs()
