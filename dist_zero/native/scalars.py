@@ -459,10 +459,8 @@ class _Body:
         if argument.null == "1" or not present:
             text = "0"
         elif is_text(dtype):
-            texts = sorted(
-                v.encode() if isinstance(v, str) else v for v in present if isinstance(v, str | bytes)
-            )
-            text = self._text_in(argument, texts)
+            texts = [value for value in present if isinstance(value, str | bytes)]
+            text = self._text_in(argument, sorted(texts, key=_encoded))
         else:
             text = self._word_in(name, argument, dtype, [word_constant(value, dtype) for value in present])
         found = self._local(name, call.dtype, text, argument.null)
