@@ -212,12 +212,10 @@ static inline void dz_top_part_differ(dz_base *base, dz_top *top, const dz_top_t
 {
     uint32_t words = dz_top_words(type), extra = DZ_ZSET_EXTRA;
     const dz_shape *shown = type->shown;
-    uint64_t row[shown->words + 1], nothing[1] = {0};
+    uint64_t row[shown->words + 1];
     dz_table fresh = {0};
     top->item_count = 0;
-    const uint64_t *group = dz_table_find(&top->groups, type->per, dz_top_extra(type), nothing,
-                                          dz_row_hash(type->per, nothing));
-    if (group) dz_top_look(base, top, type, 0, true);
+    if (top->groups.count) dz_top_look(base, top, type, 0, true); /* the only one */
     for (uint64_t at = 0; at < top->item_count; at++) {
         const uint64_t *item = top->items + at * ((size_t)words + 1);
         int64_t places = (int64_t)item[words - 1], taken = (int64_t)item[words];
