@@ -33,11 +33,11 @@ _KINDS = {WriteKind.PUT: 0, WriteKind.UPDATE: 1, WriteKind.DELETE: 2, WriteKind.
 
 class NativeExecutor:
     """One node's plan, state and views; see `Executor` for what its methods promise. Raises `NativeUnavailable` where
-    there is no compiler."""
+    there is no compiler. `flags` for the compiler are for tests."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, flags: tuple[str, ...] = ()) -> None:
         self.plan = plan
-        self._library = library = library_of(plan)
+        self._library = library = library_of(plan, flags)
         self._node = Node(library)
         self._sources = [o for o in plan.operators if isinstance(o, plans.Source)]
         self._exchanges = {o.id: o for o in plan.operators if isinstance(o, plans.Exchange)}

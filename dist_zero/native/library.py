@@ -28,9 +28,9 @@ _TEXTS = (Kind.STR, Kind.BYTES)
 class Library:
     """The C of one plan, loaded."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, flags: Sequence[str] = ()) -> None:
         self.rendered: Rendered = render(plan)
-        library = compiled(self.rendered.source)
+        library = compiled(self.rendered.source, extra_flags=flags)
         pointer, word, words = ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p
         blobs = ctypes.POINTER(ctypes.c_char_p)
         self.new = _function(library, "dz_new", pointer)
@@ -60,15 +60,16 @@ def _function(library: ctypes.CDLL, name: str, result: object, *arguments: objec
 _building = threading.Lock()
 
 
-def library_of(plan: Plan) -> Library:
-    """The library of a plan, compiled if need be. Raises `NativeUnavailable` on a machine that cannot compile."""
+def library_of(plan: Plan, flags: tuple[str, ...] = ()) -> Library:
+    """The library of a plan, compiled if need be; `flags`, behind those of `build.py`, are for tests. Raises
+    `NativeUnavailable` on a machine that cannot compile."""
     with _building:
-        return _library_of(plan)
+        return _library_of(plan, flags)
 
 
 @lru_cache(maxsize=_PLANS_MAX)
-def _library_of(plan: Plan) -> Library:
-    return Library(plan)
+def _library_of(plan: Plan, flags: tuple[str, ...]) -> Library:
+    return Library(plan, flags)
 
 
 class Node:

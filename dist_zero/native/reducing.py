@@ -127,26 +127,42 @@ class _Accumulator:
         return [merge]
 
     def result(self, results: Layout) -> list[str]:
-        """Statements that write its result into `result`, or return why there is none."""
-        place, number = results.word(self.number), self.number
-        null = f"{results.null_word('result', number // 64)} |= (uint64_t)1 << {number % 64};" if results.types[number].nullable else ""
-        out = f"&words[{place}]"
+        """Statements that write its result into `result`, whose words are `words`, or return why there is none."""
+        out = f"&words[{results.word(self.number)}]"
         if self.kind == "count":
-            return [f"words[{place}] = (uint64_t)group->{'rows' if self.plain else self.name + '[0]'};"]
+            return [f"*({out}) = (uint64_t)group->{'rows' if self.plain else self.name + '[0]'};"]
         if self.extreme:
             largest = "true" if self.aggregation.function == "max" else "false"
-            call = f"!dz_values_extreme(&group->{self.name}, {largest}, {out})"
-            return [f"if ({call}) {null or ';'}"]
-        if self.aggregation.function == "mean" and self.kind == "int_sum":
-            call = f"dz_int_mean_result(group->{self.name}, 1e{self.dtype.scale}, {out})"
-        else:
-            function = "mean" if self.aggregation.function == "mean" else "sum"
-            call = f"dz_{self.kind.removesuffix('_sum')}_{function}_result(group->{self.name}, {out})"
+            return self._or_null(results, f"!dz_values_extreme(&group->{self.name}, {largest}, {out})")
         if self.aggregation.function == "sum" and self.kind == "int_sum":
-            reason = _FAILURES.index(f"{'decimal' if self.dtype.kind is Kind.DECIMAL else 'integer'} overflow") + 1
-            lines = [f"found = {call};", f"if (DZ_UNLIKELY(found == DZ_SUM_OVERFLOW)) return {reason};"]
-            return ["int found;" if False else "", *lines, *([f"if (found == DZ_SUM_NULL) {null}"] if null else [])]
-        return [f"if ({call} == DZ_SUM_NULL) {null}"] if null else [f"(void){call};"]
+            lines = [
+                f"found = dz_int_sum_result(group->{self.name}, {out});",
+                f"if (DZ_UNLIKELY(found == DZ_SUM_OVERFLOW)) return {self.failure};",
+            ]
+            return [*lines, *(self._or_null(results, "found == DZ_SUM_NULL") if self._nullable(results) else [])]
+        if self.aggregation.function == "mean" and self.kind == "int_sum":
+            return self._or_null(
+                results, f"dz_int_mean_result(group->{self.name}, 1e{self.dtype.scale}, {out}) == DZ_SUM_NULL"
+            )
+        call = f"dz_float_{self.aggregation.function}_result(group->{self.name}, {out})"
+        return self._or_null(results, f"{call} == DZ_SUM_NULL")
+
+    @property
+    def failure(self) -> int:
+        """Why its result may not be there; 0: it always is."""
+        if self.aggregation.function != "sum" or self.kind != "int_sum":
+            return 0
+        return 2 if self.dtype.kind is Kind.DECIMAL else 1
+
+    def _nullable(self, results: Layout) -> bool:
+        return results.types[self.number].nullable
+
+    def _or_null(self, results: Layout, is_null: str) -> list[str]:
+        """Statements that make the result null where it is; they compute it in any case."""
+        if not self._nullable(results):
+            return [f"(void)({is_null});"]
+        null = f"{results.null_word('result', self.number // 64)} |= (uint64_t)1 << {self.number % 64};"
+        return [f"if ({is_null}) {null}"]
 
     def free(self) -> str:
         """The statement that frees it; nothing if there is nothing to free."""
@@ -292,7 +308,6 @@ class _Reduce:
         lines = [
             words(self.row, "row"),
             pointer(self.row, "to", "row", const=False),
-            "(void)group;",
             *assign(self.row, "to", columns),
             f"{self.name}_emit(base, row, weight);",
         ]
@@ -347,7 +362,7 @@ class _Reduce:
             lines = ["node *n = (node *)base;", *lines, f"if (DZ_UNLIKELY({name}_feed(base, row, out))) {{", f"    {report}", "    return false;", "}"]
         else:
             lines = [*lines, f"{name}_feed(base, row, out);"]
-        lines += ["(void)fed, (void)to;", *assign(self.key, "to", [(layout, "fed", i) for i in range(count)])]
+        lines += [*assign(self.key, "to", [(layout, "fed", i) for i in range(count)])]
         lines += [f"*hash = dz_row_hash(&{self.key.shape}, key);", f"dz_table_prefetch(&((node *)base)->{name}_groups.rows, *hash);", "return true;"]
         head = f"static inline bool {name}_key(dz_base *base, {'const uint64_t *row, int64_t weight'}, uint64_t *out,\n    uint64_t *key, uint64_t *hash)"
         self._define(head, lines, "What a row feeds, the key of its group, and the hash of that; false: the row is left out.")
@@ -388,7 +403,7 @@ class _Reduce:
             f"        int64_t weight = (int64_t)row[{source.words}];",
             f"        {self.group} *group = {name}_group(base, keys[at], hashes[at], DZ_GROUP_SEEN, &n->{name}_touched);",
             f"        {pointer(fed, 'fed', 'out')}",
-            "        (void)fed, (void)out;",
+            "        (void)out;",
             *[f"        {line}" for line in adds],
             "    }",
             "}",
@@ -421,7 +436,6 @@ class _Reduce:
                 f"    if ({function_name}(base, row, placed)) dz_raise(base, DZ_BUG, \"the place of a row cannot be told\");",
                 f"    {pointer(places, 'place', 'placed')}",
                 f"    {pointer(table, 'to', 'entry', const=False)}",
-                "    (void)place;",
                 *[f"    {line}" for line in assign(table, "to", [*columns_of(places, "place"), value])],
                 f"    dz_kept_add(base, &n->{self.name}_values{a.number}, &{table.shape}, entry,"
                 f" dz_row_hash(&{table.shape}, entry), weight);",
@@ -452,7 +466,7 @@ class _Reduce:
             if a.extreme:
                 decoded = f"dz_decode_extreme(base, {data}, {KIND_NAMES[a.dtype.kind]}, {len(a.dtype.members)})"
                 lines += [f"    if ({data}->length) {line}" for line in self._note_value(a, decoded)]
-        lines += ["    (void)weight, (void)group;", "}", "dz_delta_clear(input);"]
+        lines += ["}", "dz_delta_clear(input);"]
         self._define(f"static void {name}_accumulate(dz_base *base)", lines, "Takes in what the nodes have of the group.")
 
     def _show(self) -> None:
@@ -461,7 +475,7 @@ class _Reduce:
         reports = [
             f"if (failure == {number}) {self.plan_text.report(LeftOut(self.operator.id, 'group', reason), self.key, '(const uint64_t *)&group->key', 'weight')}"
             for number, reason in enumerate(_FAILURES, 1)
-            if any(line.endswith(f"return {number};") for a in self.accumulators for line in a.result(self.results))
+            if any(a.failure == number for a in self.accumulators)
         ]
         if reports:
             head = f"static void {name}_fail(dz_base *base, const {self.group} *group, int failure, int64_t weight)"
@@ -634,7 +648,6 @@ class _Reduce:
             words(self.key, "key"),
             pointer(table, "from", "entry"),
             pointer(self.key, "to", "key", const=False),
-            "(void)from, (void)to;",
             *assign(self.key, "to", [(table, "from", i) for i in range(width)]),
         ]
         entry_of = [
@@ -644,7 +657,7 @@ class _Reduce:
         entry_of = [line for line in entry_of if not line.startswith(f"to->{table.members[width]} =")]
         compose = [*entry_of, f"{value_column} = value;"]
         head = f"static void {name}_value{a.number}(const {self.group} *group, uint64_t value, uint64_t *words)"
-        self._define(head, ["(void)group;", *compose], "The entry of a value of a group.")
+        self._define(head, compose, "The entry of a value of a group.")
         note = [
             "node *n = (node *)base;",
             f"if (!n->{member}.tracked) return;",
@@ -705,7 +718,7 @@ class _Reduce:
             f"words[{rows}] = (uint64_t)group->rows;",
             *[f"words[{rows + i}] = dz_word_of({a.encoded()});" for i, a in enumerate(self.sums, 1)],
         ]
-        self._define(f"static void {name}_entry(dz_base *base, const {self.group} *group, uint64_t *words)", ["(void)base;", *compose], "A group as it is saved.")
+        self._define(f"static void {name}_entry(dz_base *base, const {self.group} *group, uint64_t *words)", compose, "A group as it is saved.")
         find = [
             f"const {self.group} *group = (const {self.group} *)dz_table_find(&n->{name}_groups.rows, &{self.key.shape}, {self.extra}, key,",
             f"    dz_row_hash(&{self.key.shape}, key));",
@@ -730,7 +743,6 @@ class _Reduce:
             words(self.key, "key"),
             pointer(table, "from", "entry"),
             pointer(self.key, "to", "key", const=False),
-            "(void)from, (void)to;",
             *assign(self.key, "to", [(table, "from", i) for i in range(width)]),
             f"{self.group} *group = {name}_group(base, key, dz_row_hash(&{self.key.shape}, key), DZ_GROUP_LOADED, &n->{name}_loaded);",
             f"group->rows = dz_add_weights(base, group->rows, dz_multiply_weights(base, weight, (int64_t)entry[{rows}]));",

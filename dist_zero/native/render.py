@@ -26,7 +26,7 @@ from dist_zero.native.stateful import (
     source_text,
 )
 from dist_zero.native.stateless import filter_text, flat_map_text, project_text, union_text, window_text
-from dist_zero.native.text import Edge, LeftOut, OperatorText, PlanText, Table, function, in_comment, unused
+from dist_zero.native.text import Edge, LeftOut, OperatorText, PlanText, Table, function, in_comment
 from dist_zero.native.topping import top_text
 from dist_zero.state import state_tables
 from dist_zero_common.errors import NativeUnavailable
@@ -51,7 +51,7 @@ def render(plan: Plan) -> Rendered:
         if write is None:
             raise NativeUnavailable(f"a {type(operator).__name__.lower()} has no C form")
         operators.append(write(text, operator))
-    tables = _tables(text, operators)
+    tables, step = _tables(text, operators), _step(text)
     parts = [
         f"/* The program {in_comment(plan.name)}, fingerprint {plan.fingerprint or 'of a change'}; rendered, not to be edited. */\n",
         '#pragma GCC diagnostic ignored "-Wunused-const-variable" /* not every shape is looked at */\n',
@@ -64,7 +64,7 @@ def render(plan: Plan) -> Rendered:
         _table_list(tables),
         _begin(text),
         *_stages(text, operators),
-        _step(text),
+        step,
         _finish(text),
         _rows(text),
         function("static void node_settle(dz_base *base)", _with_node([s for o in operators for s in o.settle])),
@@ -163,7 +163,7 @@ def _operators(text: PlanText, operators: list[OperatorText]) -> list[str]:
 
 def _body(lines: list[str]) -> list[str]:
     """Statements with the node at hand, if they look at it."""
-    return [*unused(["base", "row", "weight"], lines), *(["node *n = (node *)base;"] if any("n->" in x for x in lines) else []), *lines]
+    return ["node *n = (node *)base;", *lines] if any("n->" in line for line in lines) else lines
 
 
 def _emit(text: PlanText, operator: Operator) -> str:
@@ -206,7 +206,7 @@ def _stage(text: PlanText, operators: list[OperatorText], stage: int) -> str:
             lines.append(f"dz_wait(base, &n->{edge.name}, &{shape}, epoch);")
     lines.append("return parcels;")
     head = f"static uint32_t stage_{stage}(dz_base *base, int64_t epoch)"
-    return function(head, ["(void)epoch;", *_with_node(lines)], f"What runs in stage {stage}; how many parcels it sends.")
+    return function(head, _with_node(lines), f"What runs in stage {stage}; how many parcels it sends.")
 
 
 def _take_waiting(text: PlanText, edge: Edge) -> list[str]:
@@ -260,7 +260,7 @@ def _step(text: PlanText) -> str:
     ]
     head = "static void node_step(dz_base *base, dz_reader *reader, int64_t epoch, int64_t stage)"
     comment = "One stage of one epoch. Says parcels, what missed by source, and by place the rows that are left out."
-    return function(head, ["(void)epoch;", *_with_node(lines)], comment)
+    return function(head, _with_node(lines), comment)
 
 
 def _receive(text: PlanText, exchange: plans.Exchange) -> list[str]:
@@ -296,7 +296,7 @@ def _finish(text: PlanText) -> str:
     lines = ["dz_write(base, &n->out, 0);", "uint32_t views = 0;"]
     lines += [f"views += op{view.sink}_finish(base, epoch);" for view in text.plan.views]
     lines.append("dz_write_at(&n->out, 0, views);")
-    return function("static void node_finish(dz_base *base, int64_t epoch)", ["(void)epoch;", *_with_node(lines)])
+    return function("static void node_finish(dz_base *base, int64_t epoch)", _with_node(lines))
 
 
 def _rows(text: PlanText) -> str:
@@ -342,10 +342,7 @@ def _table_functions(tables: list[Table | None]) -> list[str]:
             continue
         for what, head in _TABLE_FUNCTIONS.items():
             lines = getattr(table, what).split("\n")
-            parameters = ["base", "out", "puts", "gone", "key", "entry", "weight"]
-            named = [p for p in parameters if p in head.replace("dz_base *base", "base")]
-            silent = [f"(void){p};" for p in named if p in head.split("(", 1)[1]]
-            parts.append(function(head.format(f"table{number}_{what}"), [*silent, *_with_node(lines)]))
+            parts.append(function(head.format(f"table{number}_{what}"), _with_node(lines)))
     return parts
 
 

@@ -7,6 +7,7 @@ row comes from one operator to another. Operators write themselves (`stateless.p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -203,7 +204,7 @@ def pointer(layout: Layout, name: str, words: str, const: bool = True) -> str:
 
 def words(layout: Layout, name: str) -> str:
     """The statement that declares room for a row."""
-    return f"uint64_t {name}[{max(1, layout.words)}];"
+    return f"uint64_t {name}[{layout.words}];" if layout.words else f"uint64_t {name}[1] = {{0}};"
 
 
 def copier(name: str, source: Layout, target: Layout) -> str:
@@ -222,14 +223,29 @@ def copier(name: str, source: Layout, target: Layout) -> str:
 
 
 def function(head: str, lines: Sequence[str], comment: str = "") -> str:
-    """A function."""
-    body = "\n".join(f"    {line}" if line else "" for text in lines for line in text.split("\n"))
+    """A function; parameters that its statements do not look at are said to be unused."""
+    written = _needed([line for text in lines for line in text.split("\n")])
+    names = _PARAMETER.findall(head.split("(", 1)[1])
+    silent = [name for name in names if not any(re.search(rf"\b{name}\b", line) for line in written)]
+    if silent:
+        written = [f"(void){', (void)'.join(silent)};", *written]
+    body = "\n".join(f"    {line}" if line else "" for line in written)
     return (f"/* {comment} */\n" if comment else "") + f"{head}\n{{\n{body}\n}}\n"
 
 
-def unused(names: Sequence[str], text: Sequence[str]) -> list[str]:
-    """Statements that say so of the parameters that are not used."""
-    return [f"(void){name};" for name in names if not any(name in line for line in text)]
+_PARAMETER = re.compile(r"(\w+)(?=[,)])")
+_POINTER = re.compile(r" *(?:const )?row_\w+ \*(\w+) = ")
+
+
+def _needed(lines: Sequence[str]) -> list[str]:
+    """Statements without those that give a row the type of its struct where nobody looks at it by that name."""
+    needed = []
+    for place, line in enumerate(lines):
+        named = _POINTER.match(line)
+        name = rf"\b{named[1]}\b" if named else ""
+        if not named or any(re.search(name, other) for at, other in enumerate(lines) if at != place):
+            needed.append(line)
+    return needed
 
 
 def in_comment(text: str) -> str:
@@ -253,7 +269,7 @@ def _reader_text(name: str, layout: Layout) -> str:
             lines.append(f"{layout.null_word('to', place // 64)} |= {null};")
     head = f"static inline void {name}(dz_base *base, const dz_batch *batch, uint32_t at, uint64_t *row)"
     used = lines if any("to->" in line for line in lines) else lines[1:]
-    return function(head, [*unused(["base", "batch", "at", "row"], used), *used], "A row of a batch.")
+    return function(head, used, "A row of a batch.")
 
 
 def _set(layout: Layout, place: int, value: str) -> str:
@@ -295,12 +311,11 @@ def keyed_type(text: PlanText, operator: Operator, key: Sequence[int]) -> KeyedL
         pointer(key_layout, "key", "entry"),
         pointer(rest, "rest", f"entry + {key_layout.words}"),
     ]
-    join = [*parts, "(void)key, (void)rest;", *assign(row, "to", [where[i] for i in range(len(types))])]
+    join = [*parts, *assign(row, "to", [where[i] for i in range(len(types))])]
     split = [
         pointer(row, "from", "row"),
         pointer(key_layout, "key", "entry", const=False),
         pointer(rest, "rest", f"entry + {key_layout.words}", const=False),
-        "(void)key, (void)rest;",
         *assign(key_layout, "key", [(row, "from", i) for i in key]),
         *assign(rest, "rest", [(row, "from", i) for i in others]),
     ]

@@ -1,9 +1,22 @@
-/* Operators over whole rows: distinct, difference, the gate of a changing program, and the exchange. */
+/* Operators over whole rows: distinct, difference, the gate of a changing program, and the exchange; what windows need. */
 
 #ifndef DZ_SETS_H
 #define DZ_SETS_H
 
 #include "ends.h"
+
+/* ---- windows -------------------------------------------------------------------------------------------------- */
+
+/* The columns that a window adds to a row. */
+typedef struct {
+    int64_t start, end;
+} dz_bounds;
+
+/* The quotient, rounded down; the divisor is above 0. */
+static inline __int128 dz_wide_floor_div(__int128 value, int64_t by)
+{
+    return value / by - (value % by < 0);
+}
 
 /* ---- distinct and difference ---------------------------------------------------------------------------------- */
 
