@@ -434,9 +434,9 @@ class _Reduce:
                 f"    {words(places, 'placed')}",
                 f"    {words(table, 'entry')}",
                 f"    if ({function_name}(base, row, placed)) dz_raise(base, DZ_BUG, \"the place of a row cannot be told\");",
-                f"    {pointer(places, 'place', 'placed')}",
+                f"    {pointer(places, 'its_place', 'placed')}",
                 f"    {pointer(table, 'to', 'entry', const=False)}",
-                *[f"    {line}" for line in assign(table, "to", [*columns_of(places, "place"), value])],
+                *[f"    {line}" for line in assign(table, "to", [*columns_of(places, "its_place"), value])],
                 f"    dz_kept_add(base, &n->{self.name}_values{a.number}, &{table.shape}, entry,"
                 f" dz_row_hash(&{table.shape}, entry), weight);",
                 "}",
