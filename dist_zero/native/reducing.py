@@ -605,8 +605,11 @@ class _Reduce:
             "uint32_t gone = 0;",
             f"{name}_accumulate(base);",
             *begins,
-            "for (uint32_t at = 0; at < touched->count; at++)",
+            "for (uint32_t at = 0; at < touched->count; at++) {",
+            "    if (at + DZ_AHEAD < touched->count)",
+            f"        __builtin_prefetch({self._entry('touched->words[at + DZ_AHEAD]')});",
             f"    if ({name}_show(base, touched->words[at])) touched->words[gone++] = touched->words[at];",
+            "}",
             f"{name}_forget(base, touched->words, gone);",
             "touched->count = 0;",
         ]
