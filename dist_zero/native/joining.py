@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dist_zero.compiler import plan as plans
-from dist_zero.native.reducing import zset_table
-from dist_zero.native.text import LeftOut, OperatorText, PlanText, function
+from dist_zero.native.text import LeftOut, OperatorText, PlanText, function, zset_table
 from dist_zero.types import RowType
 
 _SIDES = ("left", "right")

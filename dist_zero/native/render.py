@@ -63,7 +63,7 @@ def render(plan: Plan, labelled: bool = False) -> Rendered:
     tables, step = _tables(text, operators), _step(text)
     keys = _table_keys(text, tables)
     parts = [
-        f"/* The program {in_comment(plan.name)}, fingerprint {plan.fingerprint or 'of a change'}; rendered, not to be edited. */\n",
+        f"/* The program {in_comment(plan.name)}, {plan.fingerprint or 'while it changes'}; not to be edited. */\n",
         '#pragma GCC diagnostic ignored "-Wunused-const-variable" /* not every shape is looked at */\n',
         "".join(f'#include "{header}"\n' for header in _HEADERS),
         *text.declarations,

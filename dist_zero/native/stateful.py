@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dist_zero.compiler import plan as plans
 from dist_zero.expr.functions import may_fail
-from dist_zero.native.reducing import zset_table
 from dist_zero.native.text import (
     KeyedLayouts,
     LeftOut,
@@ -15,6 +14,7 @@ from dist_zero.native.text import (
     function,
     keyed_type,
     words,
+    zset_table,
 )
 
 
@@ -152,7 +152,7 @@ def gate_text(text: PlanText, operator: plans.Gate) -> OperatorText:
         *_key_columns(kept, operator.key),
         f"return dz_key_hash(&{kept.key.shape}, key);",
     ]
-    out = OperatorText(
+    return OperatorText(
         members=[f"dz_delta {name}_input;", f"dz_gate {name}_gate;"],
         inputs={0: [f"dz_delta_add(base, &n->{name}_input, &{row.shape}, row, weight);"]},
         functions=[
@@ -169,7 +169,6 @@ def gate_text(text: PlanText, operator: plans.Gate) -> OperatorText:
             f"dz_gate_free(base, &n->{name}_gate, &{row.shape});",
         ],
     )
-    return out
 
 
 def _key_columns(kept: KeyedLayouts, key: tuple[int, ...]) -> list[str]:

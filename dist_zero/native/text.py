@@ -35,8 +35,8 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """From `source` to input number `place` of `target`. `waits`: what comes in is kept by epoch until `stage`, in which
-    the target takes it; a sink takes it when the epoch is finished."""
+    """From `source` to input number `place` of `target`. `waits`: what comes in is kept by epoch until `stage`, in
+    which the target takes it; a sink takes it when the epoch is finished."""
 
     source: int
     target: int
@@ -61,6 +61,19 @@ class Table:
     get: str
     track: str
     take: str
+
+
+def zset_table(kept: str, layout: Layout, extra: str = "DZ_ZSET_EXTRA") -> Table:
+    """The table of a Z-set, whose rows have `extra` words of payload."""
+    return Table(
+        layout,
+        layout,
+        f"dz_zset_entries(base, &{kept}.rows, &{layout.shape}, {extra}, out);",
+        f"dz_zset_touched(base, &{kept}, &{layout.shape}, {extra}, puts, gone);",
+        f"return dz_zset_get(base, &{kept}, &{layout.shape}, {extra}, key, out);",
+        f"dz_kept_track(base, &{kept}, &{layout.shape});",
+        f"dz_kept_take(base, &{kept}, &{layout.shape}, entry, weight);",
+    )
 
 
 @dataclass(slots=True)
