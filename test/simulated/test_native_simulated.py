@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(build.available() is not None, reason=str(build.
 def test_native_history_is_that_of_the_interpreter(monkeypatch: pytest.MonkeyPatch, profile: str) -> None:
     """The same seed gives the same history, whichever of them runs the plans: the same messages in the same order, the
     same state saved, moved and loaded again."""
-    digests = {}
+    digests: dict[str, str] = {}
     for setting in ("interpreter", "native", "native"):
         monkeypatch.setattr(choice, "setting", lambda setting=setting: setting)
         world = SimWorld(3, profile)
