@@ -48,6 +48,7 @@ FLAGS = (
     "-Wextra",
     "-Werror",
     "-Wno-unused-function",
+    "-Wno-unused-const-variable",
     "-Wno-clobbered",  # no exported function looks at its variables after a jump
 )
 _COMPILERS = ("cc", "gcc", "clang")
