@@ -1,4 +1,4 @@
-"""The native runtime's join does what `reference/join.py` does: rows, failures, what is kept and touched, and loading."""
+"""The native runtime's join does what `reference/join.py` does: rows, failures, what is kept, and loading."""
 
 from __future__ import annotations
 
@@ -331,7 +331,7 @@ def test_a_loaded_join_goes_on(
     assert loaded.native.free() == 0
 
 
-def many(how: str, conditioned: bool) -> bytes:
+def many() -> bytes:
     """A history in which much happens."""
     parts = [b"T"]
     for number in range(120):
@@ -350,7 +350,7 @@ def many(how: str, conditioned: bool) -> bytes:
 def test_every_allocation_of_a_join_may_fail(how: str, conditioned: bool) -> None:
     """That is an error, and all memory is given back."""
     taken = b"m" + row_bytes(LEFT.types, (1, "tag 1", 2)) + word(1) + b"Z"
-    assert harness(how, conditioned).every_failure(taken + many(how, conditioned)) > 30
+    assert harness(how, conditioned).every_failure(taken + many()) > 30
 
 
 def test_saved_rows_without_a_key_are_refused() -> None:
