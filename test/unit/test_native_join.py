@@ -355,7 +355,7 @@ def test_every_allocation_of_a_join_may_fail(how: str, conditioned: bool) -> Non
 
 def test_saved_rows_without_a_key_are_refused() -> None:
     """They never were in a join."""
-    for row, said in (((None, "a", 1), "without a key"), ((0, "a", 1), "whose key fails")):
+    for row, said in (((None, "a", 1), "without a key"), ((0, "a", 1), "its join key fails")):
         with pytest.raises(NativeFailure, match=said):
             harness("inner", False).once(b"m" + row_bytes(LEFT.types, row) + word(1))
 
