@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dist_zero.batch import Batch
+from dist_zero.client.changed import StoredRows
 from dist_zero.compiler.plan import Plan, Sink
 from dist_zero.reference.ordering import sort_key
 from dist_zero.row import ViewRow, row_class_of, row_from_stored
@@ -89,7 +90,7 @@ class Snapshot:
 
     epoch: int
     """The epoch of which this is the state: it includes every write committed before the question."""
-    stored: Mapping[str, list[StoredRow]]
+    stored: StoredRows
     """The rows as stored values (see `dist_zero.types`), by view."""
     row_types: Mapping[str, RowType]
     """The row types, by view."""
@@ -111,15 +112,16 @@ class Snapshot:
         return len(self.stored)
 
     def __repr__(self) -> str:
-        counts = {name: len(rows) for name, rows in self.stored.items()}
+        counts = {name: sum(map(row_count, batches)) for name, batches in self.stored.batches.items()}
         views = ", ".join(f"{name}: {n:,} {'row' if n == 1 else 'rows'}" for name, n in counts.items())
         return f"<snapshot at epoch {self.epoch}: {views}>"
 
     def to_arrow(self, view: str) -> pyarrow.Table:
         """A view as an Arrow table."""
-        from dist_zero.files import arrow_table
+        from dist_zero.arrow_batches import sorted_table
 
-        return arrow_table(self.row_types[self._known(view)], self.stored[view])
+        reader = self._readers[self._known(view)]
+        return sorted_table(reader.row_type, self.stored.batches[view], reader.sink.order)
 
     def to_pandas(self, view: str) -> pandas.DataFrame:
         """A view as a pandas data frame; pandas has to be installed."""
@@ -170,26 +172,30 @@ def snapshot_of(
     plan: Plan, readers: Mapping[int, ViewReader], views: tuple[int, ...], answers: list[SnapshotAnswer]
 ) -> Snapshot:
     """What the answers of all shards say together."""
-    rows: dict[int, list[StoredRow]] = {view: [] for view in views}
+    rows: dict[int, list[Batch]] = {view: [] for view in views}
     for answer in answers:
         for part in answer.views:
             if part.view not in rows:
                 raise MalformedMessage(
                     f"a snapshot's answer with view number {part.view}, which was not asked for"
                 )
-            rows[part.view].extend(_repeated(readers[part.view].batch(part)))
+            batch = readers[part.view].batch(part)
+            if batch.has_negative_weight:
+                raise MalformedMessage("a view with a row of negative weight")
+            rows[part.view].append(batch)
     missed = [0] * len(plan.datasets)
     for answer in answers:
         for number, count in enumerate(answer.missed[: len(missed)]):
             missed[number] += count
     names = {view: plan.views[view].name for view in views}
+    by_name = {names[view]: readers[view] for view in views}
     return Snapshot(
         epoch=answers[0].epoch,
-        stored={names[view]: readers[view].sorted(rows[view]) for view in views},
+        stored=StoredRows({names[view]: rows[view] for view in views}, by_name),
         row_types={names[view]: plan.views[view].row_type for view in views},
         errors={names[view]: merged_errors(view, answers) for view in views},
         missed={d.name: count for d, count in zip(plan.datasets, missed, strict=True) if not d.dropped},
-        _readers={names[view]: readers[view] for view in views},
+        _readers=by_name,
     )
 
 
@@ -213,12 +219,6 @@ def merged_errors(view: int, answers: Iterable[SnapshotAnswer]) -> list[ViewErro
     ]
 
 
-def _repeated(batch: Batch) -> Iterator[StoredRow]:
-    """Every row as often as its weight says."""
-    for row, weight in batch.items():
-        if weight < 0:
-            raise MalformedMessage("a view with a row of negative weight")
-        if weight == 1:
-            yield row
-        else:
-            yield from [row] * weight
+def row_count(batch: Batch) -> int:
+    """How many rows a batch stands for, each as often as its weight says."""
+    return sum(batch.weights()) if batch.is_weighted else len(batch)
