@@ -313,6 +313,25 @@ def test_a_join_is_the_reference(
 
 
 @every_join
+def test_a_weight_that_passes_zero_within_a_step(how: str, conditioned: bool) -> None:
+    """The row was there and is there, so its partners are not counted again: they are gone when the other side is."""
+    left, right = (1, "a", 2), (1, "a", 2)
+    pair = Pair(how, conditioned)
+    pair.track()
+    steps: list[Step] = [
+        ([(left, -1)], [(right, 1)]),
+        ([(left, 1), (left, 1)], []),
+        ([], [(right, -2)]),
+        ([], [(right, 1), (right, 1)]),
+        ([(left, -1)], []),
+        ([(left, 1)], [(right, -1)]),
+    ]
+    for deltas in steps:
+        pair.step(deltas)
+    assert pair.native.free() == 0
+
+
+@every_join
 @settings(max_examples=30)
 @given(given_histories=histories(3))
 def test_a_loaded_join_goes_on(how: str, conditioned: bool, given_histories: list[list[Step]]) -> None:
