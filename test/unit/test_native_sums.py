@@ -104,7 +104,7 @@ def expected(accumulator: Accumulator) -> tuple[int, bytes]:
         return 2, word(0)
     if value is None:
         return 1, word(0)
-    return 0, bits(value) if isinstance(value, float) else word(int(value))  # type: ignore[arg-type]
+    return 0, bits(value) if isinstance(value, float) else word(int(value))
 
 
 def check(found: Answers, summed: Accumulator, mean: Accumulator) -> None:
