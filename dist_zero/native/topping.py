@@ -58,7 +58,7 @@ def top_type(
                 place,
                 "The group of a row, and what it sorts by.",
             ),
-            compare_function(f"{name}_compare", [order], sorted_by),
+            compare_function(f"{name}_compare", order, sorted_by),
             f"static const dz_top_type {name}_type = {{\n"
             f"    .row = &{row.shape}, .per = &{per.shape}, .order = &{order.shape}, .shown = &{shown.shape},\n"
             f"    .count = {operator.count}, .rank = {int(operator.rank)}, .part = {int(part)},\n"
