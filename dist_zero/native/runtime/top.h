@@ -56,6 +56,7 @@ typedef struct {
     uint64_t item_count, item_capacity;
     dz_top_touched *touched;
     uint32_t touched_count, touched_capacity;
+    dz_table fresh; /* within a step of a part: what is to be shown, and how that differs from what is */
     dz_delta changes;
 } dz_top;
 
@@ -269,31 +270,32 @@ static inline void dz_top_part_differ(dz_base *base, dz_top *top, const dz_top_t
     uint32_t order = type->order->words, extra = DZ_ZSET_EXTRA;
     const dz_shape *shown = type->shown;
     uint64_t ranked[shown->words + 1];
-    dz_table fresh = {0};
+    dz_table *fresh = &top->fresh;
+    dz_table_clear(base, fresh, shown, extra);
     top->item_count = 0;
     if (top->groups.count) dz_top_look(base, top, type, 0, true); /* the only one */
     for (uint64_t at = 0; at < top->item_count; at++) {
         const uint64_t *item = top->items + at * dz_item_words(type), *row = dz_top_row(base, top, type, item);
         int64_t places = (int64_t)item[order + DZ_ITEM_PLACES], taken = (int64_t)item[order + DZ_ITEM_TAKEN];
-        if (!type->rank) dz_zset_add(base, &fresh, shown, row, dz_row_hash(shown, row), places);
+        if (!type->rank) dz_zset_add(base, fresh, shown, row, dz_row_hash(shown, row), places);
         for (int64_t before = taken; type->rank && before < taken + places; before++) {
             dz_row_append(type->row, row, shown, (uint64_t)(before + 1), ranked);
-            dz_zset_add(base, &fresh, shown, ranked, dz_row_hash(shown, ranked), 1);
+            dz_zset_add(base, fresh, shown, ranked, dz_row_hash(shown, ranked), 1);
         }
     }
     dz_delta_clear(&top->changes);
     for (uint32_t at = 0; at < top->shown.rows.count; at++) {
         const uint64_t *entry = dz_table_entry(&top->shown.rows, shown, extra, at);
-        if (!dz_table_find(&fresh, shown, extra, entry, dz_row_hash(shown, entry)))
+        if (!dz_table_find(fresh, shown, extra, entry, dz_row_hash(shown, entry)))
             dz_delta_add(base, &top->changes, shown, entry, -(int64_t)entry[shown->words + DZ_ZSET_WEIGHT]);
     }
-    for (uint32_t at = 0; at < fresh.count; at++) {
-        const uint64_t *entry = dz_table_entry(&fresh, shown, extra, at);
+    for (uint32_t at = 0; at < fresh->count; at++) {
+        const uint64_t *entry = dz_table_entry(fresh, shown, extra, at);
         int64_t weight = (int64_t)entry[shown->words + DZ_ZSET_WEIGHT];
         int64_t change = weight - dz_kept_weight(&top->shown, shown, entry);
         if (change) dz_delta_add(base, &top->changes, shown, entry, change);
     }
-    dz_table_free(base, &fresh, shown, extra);
+    dz_table_clear(base, fresh, shown, extra);
 }
 
 /* ---- steps ---------------------------------------------------------------------------------------------------- */
@@ -448,6 +450,7 @@ static inline void dz_top_free(dz_base *base, dz_top *top, const dz_top_type *ty
     dz_kept_free(base, &top->shown, type->shown, DZ_ZSET_EXTRA);
     dz_free_memory(base, top->items, top->item_capacity * dz_item_words(type) * 8);
     dz_free_memory(base, top->touched, top->touched_capacity * sizeof *top->touched);
+    dz_table_free(base, &top->fresh, type->shown, DZ_ZSET_EXTRA);
     dz_delta_free(base, &top->changes, type->shown);
 }
 
