@@ -548,7 +548,7 @@ class _Reduce:
             words(row, "old"),
             f"bool there = groups->count && {name}_part(base, {self._entry('0')}, part), stays = false;",
             "dz_delta showed = {0};",
-            f"dz_zset_entries(base, shown, &{row.shape}, &showed);",
+            f"dz_zset_entries(base, shown, &{row.shape}, DZ_ZSET_EXTRA, &showed);",
             "for (uint32_t at = 0; at < showed.count; at++) {",
             f"    const uint64_t *row = dz_delta_row(&showed, &{row.shape}, at);",
             f"    int64_t weight = dz_delta_weight(&showed, &{row.shape}, at);",
@@ -803,14 +803,14 @@ class _Reduce:
         self.out.settle = [f"{name}_settle(base);"]
 
 
-def zset_table(kept: str, layout: Layout) -> Table:
-    """The table of a Z-set."""
+def zset_table(kept: str, layout: Layout, extra: str = "DZ_ZSET_EXTRA") -> Table:
+    """The table of a Z-set, whose rows have `extra` words of payload."""
     return Table(
         layout,
         layout,
-        f"dz_zset_entries(base, &{kept}.rows, &{layout.shape}, out);",
-        f"dz_zset_touched(base, &{kept}, &{layout.shape}, puts, gone);",
-        f"return dz_zset_get(base, &{kept}, &{layout.shape}, key, out);",
+        f"dz_zset_entries(base, &{kept}.rows, &{layout.shape}, {extra}, out);",
+        f"dz_zset_touched(base, &{kept}, &{layout.shape}, {extra}, puts, gone);",
+        f"return dz_zset_get(base, &{kept}, &{layout.shape}, {extra}, key, out);",
         f"dz_kept_track(base, &{kept}, &{layout.shape});",
         f"dz_kept_take(base, &{kept}, &{layout.shape}, entry, weight);",
     )

@@ -16,6 +16,7 @@ from typing import Any
 from dist_zero.compiler import plan as plans
 from dist_zero.compiler.fingerprint import lineages
 from dist_zero.compiler.plan import Operator, Plan
+from dist_zero.native.joining import join_text
 from dist_zero.native.reducing import reduce_text
 from dist_zero.native.stateful import (
     difference_text,
@@ -74,7 +75,7 @@ def render(plan: Plan) -> Rendered:
     return Rendered("\n".join(parts), tuple(text.left_out), tuple(table is not None for table in tables))
 
 
-_HEADERS = ("sets.h", "reduce.h", "top.h", "saving.h", "scalars.h")
+_HEADERS = ("sets.h", "join.h", "reduce.h", "top.h", "saving.h", "scalars.h")
 
 _OPERATORS: dict[type[Operator], Callable[[PlanText, Any], OperatorText]] = {
     plans.Source: source_text,
@@ -85,6 +86,7 @@ _OPERATORS: dict[type[Operator], Callable[[PlanText, Any], OperatorText]] = {
     plans.Window: window_text,
     plans.Union: union_text,
     plans.Exchange: exchange_text,
+    plans.Join: join_text,
     plans.Reduce: reduce_text,
     plans.Top: top_text,
     plans.Distinct: distinct_text,

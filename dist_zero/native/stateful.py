@@ -177,7 +177,7 @@ def sink_text(text: PlanText, operator: plans.Sink) -> OperatorText:
     out = OperatorText(members=[f"dz_kept {name}_rows;"])
     if operator.key is None:
         change = f"dz_zset_change(base, &n->{name}_rows, &{row.shape}, &n->order);"
-        entries = f"dz_zset_entries(base, &n->{name}_rows.rows, &{row.shape}, &n->scratch);"
+        entries = f"dz_zset_entries(base, &n->{name}_rows.rows, &{row.shape}, DZ_ZSET_EXTRA, &n->scratch);"
         out.free = [f"dz_kept_free(base, &n->{name}_rows, &{row.shape}, DZ_ZSET_EXTRA);"]
         out.tables["view"] = zset_table(f"n->{name}_rows", row)
     else:

@@ -431,32 +431,34 @@ static void dz_zset_change(dz_base *base, dz_kept *kept, const dz_shape *shape, 
 
 /* ---- Z-sets --------------------------------------------------------------------------------------------------- */
 
-/* Adds all rows of a Z-set to a delta. */
-static void dz_zset_entries(dz_base *base, const dz_table *rows, const dz_shape *shape, dz_delta *out)
+/* Adds all rows of a Z-set to a delta; `extra`: how many words of payload they have. */
+static void dz_zset_entries(dz_base *base, const dz_table *rows, const dz_shape *shape, uint32_t extra, dz_delta *out)
 {
     dz_delta_reserve(base, out, shape, (uint64_t)out->count + rows->count);
     for (uint32_t at = 0; at < rows->count; at++) {
-        const uint64_t *entry = dz_table_entry(rows, shape, DZ_ZSET_EXTRA, at);
+        const uint64_t *entry = dz_table_entry(rows, shape, extra, at);
         dz_delta_add(base, out, shape, entry, (int64_t)entry[shape->words + DZ_ZSET_WEIGHT]);
     }
 }
 
+/* Adds a row of a Z-set to a delta, if it is there. */
+static bool dz_zset_get(dz_base *base, const dz_kept *kept, const dz_shape *shape, uint32_t extra, const uint64_t *row,
+                        dz_delta *out)
+{
+    const uint64_t *entry = dz_table_find(&kept->rows, shape, extra, row, dz_row_hash(shape, row));
+    int64_t weight = entry ? (int64_t)entry[shape->words + DZ_ZSET_WEIGHT] : 0;
+    if (weight) dz_delta_add(base, out, shape, row, weight);
+    return weight != 0;
+}
+
 /* Adds what was touched of a Z-set to two deltas: rows that are there, and those that are not. */
-static void dz_zset_touched(dz_base *base, const dz_kept *kept, const dz_shape *shape, dz_delta *puts, dz_delta *gone)
+static void dz_zset_touched(dz_base *base, const dz_kept *kept, const dz_shape *shape, uint32_t extra, dz_delta *puts,
+                            dz_delta *gone)
 {
     for (uint32_t at = 0; at < kept->touched.count; at++) {
         const uint64_t *row = dz_table_entry(&kept->touched, shape, 0, at);
-        int64_t weight = dz_kept_weight(kept, shape, row);
-        dz_delta_add(base, weight ? puts : gone, shape, row, weight ? weight : 1);
+        if (!dz_zset_get(base, kept, shape, extra, row, puts)) dz_delta_add(base, gone, shape, row, 1);
     }
-}
-
-/* Adds a row of a Z-set to a delta, if it is there. */
-static bool dz_zset_get(dz_base *base, const dz_kept *kept, const dz_shape *shape, const uint64_t *row, dz_delta *out)
-{
-    int64_t weight = dz_kept_weight(kept, shape, row);
-    if (weight) dz_delta_add(base, out, shape, row, weight);
-    return weight != 0;
 }
 
 #endif
