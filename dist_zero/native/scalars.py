@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from dist_zero.expr.functions import FUNCTIONS, cast_may_fail
 from dist_zero.expr.ops import Call, ColumnRef, Literal, Scalar
 from dist_zero.native.layout import Layout, is_text
-from dist_zero.native.scalar_forms import Way, comment, constant, form_of, nothing, string, word_constant
+from dist_zero.native.scalar_forms import Way, comment, constant, form_of, nothing, string, word_of
 from dist_zero.reference.functions import value_arguments
 from dist_zero.types import DataType, Kind
 from dist_zero_common.errors import InternalError
@@ -292,13 +292,12 @@ class _Body:
         return number
 
     def _own_lazy(self, call: Call) -> bool:
-        if call.name == "cast" and cast_may_fail(call.args[0].dtype, call.dtype):
-            return True
-        if call.name != "cast" and FUNCTIONS[call.name].fallible(call.args):
-            return True
         if call.name in _LAZY:
             return len(call.args) > _EAGER_MAX
-        return form_of(call, _NO_TEXTS).heavy
+        heavy = form_of(call, _NO_TEXTS).heavy
+        if call.name == "cast":
+            return heavy or cast_may_fail(call.args[0].dtype, call.dtype)
+        return heavy or FUNCTIONS[call.name].fallible(call.args)
 
     def _is_lazy(self, scalar: Scalar) -> bool:
         """Whether `scalar` should be evaluated only where it is needed: it can fail, or takes time."""
@@ -462,7 +461,7 @@ class _Body:
             texts = [value for value in present if isinstance(value, str | bytes)]
             text = self._text_in(argument, sorted(texts, key=_encoded))
         else:
-            text = self._word_in(name, argument, dtype, [word_constant(value, dtype) for value in present])
+            text = self._word_in(name, argument, dtype, sorted(map(word_of, present)))
         found = self._local(name, call.dtype, text, argument.null)
         if None not in constants:
             return found
@@ -475,14 +474,14 @@ class _Body:
         look = f"dz_in_texts({argument.text}, {self._constants.run(texts)}, {len(texts)})"
         return look if argument.null == "0" else f"{argument.null} ? 0 : {look}"
 
-    def _word_in(self, name: str, argument: _Value, dtype: DataType, words: list[str]) -> str:
-        is_float, word = dtype.kind is Kind.FLOAT, f"(uint64_t){argument.text}"
-        if is_float:
+    def _word_in(self, name: str, argument: _Value, dtype: DataType, words: list[int]) -> str:
+        word = f"(uint64_t){argument.text}"
+        if dtype.kind is Kind.FLOAT:
             word = f"{name}_word"
             self.write(f"const uint64_t {word} = dz_word_of_float({argument.text});", word)
-        if len(words) <= _EAGER_MAX or is_float:
-            return " | ".join(f"({word} == {other})" for other in words)
-        listed = ", ".join(sorted(words, key=lambda w: int(w[:-1])))
+        if len(words) <= _EAGER_MAX:
+            return " | ".join(f"({word} == {other}u)" for other in words)
+        listed = ", ".join(f"{other}u" for other in words)
         self.write(f"static const uint64_t {name}_words[] = {{{listed}}};", f"{name}_words")
         return f"dz_in_words({word}, {name}_words, {len(words)})"
 
