@@ -189,6 +189,8 @@ class Batch:
     def take(self, indices: Sequence[int]) -> Batch:
         """The batch of the rows at these places, in this order."""
         native = columns.library()
+        if indices == range(self._count):
+            return self
         if self._is_packed and isinstance(indices, range) and indices.step == 1:
             assert self._blob is not None
             return Batch.of_blob(self.types, cut_blob(self._blob, indices.start, indices.stop))

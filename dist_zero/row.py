@@ -284,7 +284,7 @@ def row_from_stored(row_class: type[_R], stored: StoredRow) -> _R:
 
 def rows_from_stored(row_class: type[_R], rows: Iterable[StoredRow]) -> list[_R]:
     """`row_from_stored` of many."""
-    names, new, set_stored = row_class._row_type.names, row_class.__new__, Row._stored.__set__
+    names, new, set_stored = row_class._row_type.names, row_class.__new__, vars(Row)["_stored"].__set__
     made = []
     for stored in rows:
         row = new(row_class)
