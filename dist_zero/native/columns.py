@@ -124,8 +124,10 @@ class Columns:
 
     def take(self, types: Sequence[DataType], blob: BatchBlob, indices: Sequence[int]) -> BatchBlob:
         """The rows at these places, in this order, to the byte as encoding them would have given."""
-        usable = isinstance(indices, memoryview) and not indices.readonly
-        places = indices if usable else memoryview(array("q", indices))
+        if isinstance(indices, memoryview) and not indices.readonly:
+            places = indices
+        else:
+            places = memoryview(array("q", indices))
         head, blobs = _described(types, blob)
         block = _POINTER()
         _check(
