@@ -1,8 +1,8 @@
 """What can be done with batches as bytes in C: checks, hashes, routing, gathering rows. No row becomes a Python object.
 
 The C is `runtime/batches.h`, one library for all programs. `library()` is it, or None on a machine that has no C
-compiler, or is big-endian; then whoever asks does the same in Python. Both say the same of every batch: the C side
-only ever says that something is wrong with one, and what it is, the Python side finds out.
+compiler, or is big-endian, or is told to interpret; then whoever asks does the same in Python. Both say the same of
+every batch: the C side only ever says that something is wrong with one, and what it is, the Python side finds out.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dist_zero.native import build
 from dist_zero.types import DataType, Kind
 from dist_zero_common.errors import InternalError, NativeUnavailable
 from dist_zero_common.protocol.messages import BatchBlob, ColumnBlob
+from dist_zero_common.settings import load_settings
 
 ROWS_MIN = 16
 """A batch of fewer rows is not worth a call."""
@@ -155,7 +156,10 @@ class Columns:
 
 @cache
 def library() -> Columns | None:
-    """The library, compiled when it is first asked for; None where there is none."""
+    """The library, compiled when it is first asked for; None where there is none, or the settings say that everything
+    is to be interpreted."""
+    if load_settings().executor == "interpreter":
+        return None
     try:
         return Columns(build.compiled(_SOURCE))
     except NativeUnavailable:
