@@ -158,7 +158,8 @@ class Columns:
 def library() -> Columns | None:
     """The library, compiled when it is first asked for; None where there is none, or the settings say that everything
     is to be interpreted."""
-    if load_settings().executor == "interpreter":
+    settings = load_settings()
+    if settings.executor == "interpreter":
         return None
     try:
         return Columns(build.compiled(_SOURCE))
