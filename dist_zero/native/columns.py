@@ -21,7 +21,9 @@ from dist_zero_common.settings import load_settings
 ROWS_MIN = 16
 """A batch of fewer rows is not worth a call."""
 
-_SOURCE = '#include "batches.h"\n'
+SOURCE = '#include "batches.h"\n'
+"""All that there is to compile."""
+
 _KINDS = {kind: number for number, kind in enumerate(Kind)}  # as in core.h
 _WORD = ctypes.c_int64
 _POINTER = ctypes.c_void_p
@@ -162,7 +164,7 @@ def library() -> Columns | None:
     if settings.executor == "interpreter":
         return None
     try:
-        return Columns(build.compiled(_SOURCE))
+        return Columns(build.compiled(SOURCE))
     except NativeUnavailable:
         return None
 
