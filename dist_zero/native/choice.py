@@ -9,8 +9,6 @@ import warnings
 from dist_zero.compiler.plan import Plan
 from dist_zero.executor import Executor
 from dist_zero.native import build, columns
-from dist_zero.native.executor import NativeExecutor
-from dist_zero.native.library import library_of
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero_common.errors import NativeUnavailable
 from dist_zero_common.settings import load_settings
@@ -22,6 +20,8 @@ def make_executor(plan: Plan) -> Executor:
     chosen = setting()
     if chosen == "interpreter":
         return Interpreter(plan)
+    from dist_zero.native.executor import NativeExecutor  # for who uses it: there is much behind it
+
     if chosen == "native":
         return NativeExecutor(plan)
     problem = build.available()
@@ -38,6 +38,8 @@ async def prepare(plan: Plan) -> None:
     """Let the plan be compiled beside the event loop, so that `make_executor` need not wait for the compiler. Not for a
     simulation, in which there are no threads."""
     if setting() != "interpreter" and build.available() is None:
+        from dist_zero.native.library import library_of
+
         try:
             await asyncio.to_thread(columns.library)
             await asyncio.to_thread(library_of, plan)

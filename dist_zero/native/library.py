@@ -1,5 +1,5 @@
-"""The compiled library of a plan, and calls into it: batches go in as pointers to the bytes of their columns, and what is
-said comes back as one piece of bytes, of which batches are made without a look at their rows.
+"""The compiled library of a plan, and calls into it: batches go in as pointers to the bytes of their columns, and what
+is said comes back as one piece of bytes, of which batches are made without a look at their rows.
 """
 
 from __future__ import annotations
@@ -7,8 +7,9 @@ from __future__ import annotations
 import ctypes
 import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 from dist_zero.batch import Batch
 from dist_zero.compiler.plan import Plan
@@ -48,13 +49,27 @@ class Library:
         self.thaw = _function(library, "dz_thaw", word, pointer, word)
         self.track = _function(library, "dz_track", word, pointer)
         self.take = _function(library, "dz_take", word, pointer, word, words, blobs)
-        self.settle = _function(library, "dz_settle", word, pointer)
+        self.settle = _function(library, "dz_settle", word, pointer, word)
+        self.load_begin = _function(library, "dz_load_begin", word, pointer, word)
+        self.load_change = _function(library, "dz_load_change", word, pointer, word, words, blobs)
+        self.load_missing = _function(library, "dz_load_missing", word, pointer, word, word)
+        self.load_hashes = _function(library, "dz_load_hashes", word, pointer, word)
+        self.load_keep = _function(library, "dz_load_keep", word, pointer, word, ctypes.c_char_p, word)
+        self.load_interval = _function(library, "dz_load_interval", word, pointer, word, word, word, word)
+        self.load_take = _function(library, "dz_load_take", word, pointer, word, word)
+        self.load_replace = _function(library, "dz_load_replace", word, pointer, word, word, word)
+        self.load_end = _function(library, "dz_load_end", word, pointer, word)
 
 
-def _function(library: ctypes.CDLL, name: str, result: object, *arguments: object) -> ctypes._FuncPointer:  # type: ignore[name-defined]
+_Function = Callable[..., Any]
+"""A function of a library."""
+
+
+def _function(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> _Function:
     function = getattr(library, name)
     function.restype, function.argtypes = result, arguments
-    return function
+    found: _Function = function
+    return found
 
 
 _building = threading.Lock()
@@ -86,14 +101,14 @@ class Node:
         if pointer:
             self.library.delete(pointer)
 
-    def call(self, function: object, *arguments: object) -> int:
+    def call(self, function: _Function, *arguments: object) -> int:
         """What a function of the library answers. Raises if the call has failed."""
-        answer: int = function(self._pointer, *arguments)  # type: ignore[operator]
+        answer: int = function(self._pointer, *arguments)
         if answer < 0:
             self._fail()
         return answer
 
-    def ask(self, function: object, *arguments: object) -> bytes:
+    def ask(self, function: _Function, *arguments: object) -> bytes:
         """What a function of the library says."""
         length = self.call(function, *arguments)
         return ctypes.string_at(self.library.said(self._pointer), length) if length else b""

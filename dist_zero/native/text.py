@@ -35,8 +35,8 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """From `source` to input number `place` of `target`. `waits`: what comes in is kept by epoch until `stage`, in which
-    the target takes it; a sink takes it when the epoch is finished."""
+    """From `source` to input number `place` of `target`. `waits`: what comes in is kept by epoch until `stage`, in
+    which the target takes it; a sink takes it when the epoch is finished."""
 
     source: int
     target: int
@@ -63,6 +63,19 @@ class Table:
     take: str
 
 
+def zset_table(kept: str, layout: Layout, extra: str = "DZ_ZSET_EXTRA") -> Table:
+    """The table of a Z-set, whose rows have `extra` words of payload."""
+    return Table(
+        layout,
+        layout,
+        f"dz_zset_entries(base, &{kept}.rows, &{layout.shape}, {extra}, out);",
+        f"dz_zset_touched(base, &{kept}, &{layout.shape}, {extra}, puts, gone);",
+        f"return dz_zset_get(base, &{kept}, &{layout.shape}, {extra}, key, out);",
+        f"dz_kept_track(base, &{kept}, &{layout.shape});",
+        f"dz_kept_take(base, &{kept}, &{layout.shape}, entry, weight);",
+    )
+
+
 @dataclass(slots=True)
 class OperatorText:
     """What one operator becomes. `inputs`: by input, the statements that take a row of it (`row`, `weight`)."""
@@ -82,8 +95,8 @@ class OperatorText:
 class PlanText:
     """The text of a plan, piece by piece."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, plan: Plan, labelled: bool) -> None:
+        self.plan, self._labelled = plan, labelled
         self.declarations: list[str] = []
         self.left_out: list[LeftOut] = []
         self.left_out_layouts: list[Layout] = []
@@ -96,6 +109,13 @@ class PlanText:
         self.helpers: list[str] = []
         """Functions in front of those of the operators."""
         self.edges = [edge for operator in plan.operators for edge in _edges_into(plan, operator)]
+
+    def title(self, operator: Operator) -> str:
+        """What an operator is called in comments."""
+        kind = type(operator).__name__.lower()
+        phase = f" ({operator.phase.value})" if isinstance(operator, plans.Reduce) else ""
+        label = f": {operator.label}" if self._labelled and operator.label else ""
+        return in_comment(f"#{operator.id} {kind}{phase}{label}")
 
     def row(self, operator: Operator) -> Layout:
         """The layout of an operator's rows. Operators with equal row types share it."""
@@ -260,7 +280,9 @@ def _reader_text(name: str, layout: Layout) -> str:
         column = f"&batch->columns[{place}]"
         if is_text(dtype):
             value = f"dz_text_of(dz_column_text(base, {column}, at))"
-            lines += _read_text(layout, place, column, value) if dtype.nullable else [_set(layout, place, value)]
+            lines += (
+                _read_text(layout, place, column, value) if dtype.nullable else [_set(layout, place, value)]
+            )
             continue
         word = f"{'dz_column_bool' if dtype.kind is Kind.BOOL else 'dz_column_word'}({column}, at)"
         lines.append(f"row[{layout.word(place)}] = {word};")

@@ -8,9 +8,8 @@ from dist_zero.compiler import plan as plans
 from dist_zero.expr.functions import may_fail
 from dist_zero.expr.ops import ColumnRef
 from dist_zero.native.layout import Layout, tuple_layout
-from dist_zero.native.reducing import zset_table
 from dist_zero.native.scalars import Constants, compare_function, tuple_function
-from dist_zero.native.text import LeftOut, OperatorText, PlanText, Table, function
+from dist_zero.native.text import LeftOut, OperatorText, PlanText, Table, function, zset_table
 from dist_zero.state import shows_a_part
 from dist_zero_common.errors import InternalError
 

@@ -4,7 +4,7 @@ that takes one. What one of them saves, the other loads."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TypeVar
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Plan
@@ -14,6 +14,9 @@ from dist_zero.state import TableChange
 from dist_zero.types import Row
 from dist_zero_common.protocol.messages import BatchBlob, ShardMap
 from test.contract.executors import native
+
+_T = TypeVar("_T")
+
 
 class Twins:
     """Both, which have to say the same."""
@@ -140,6 +143,6 @@ def _exact(batch: Batch) -> list[tuple[str, int]]:
     return sorted((repr(row), weight) for row, weight in batch.to_zset().items())
 
 
-def _same(wanted: Any, found: Any, what: str) -> Any:
+def _same(wanted: _T, found: _T, what: str) -> _T:
     assert repr(found) == repr(wanted), what
     return found
