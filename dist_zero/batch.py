@@ -38,7 +38,9 @@ from dist_zero_common.protocol.messages import (
 
 CONTENT_MODULUS = 2**64 - 59
 """The largest prime of 64 bits: no weight but its multiples makes a row vanish from a sum of hashes."""
+
 _MANY = 1_000
+"""So many rows are made without the garbage collector."""
 
 
 class Batch:
