@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.json as pa_json
 
 from dist_zero.batch import Batch
 from dist_zero.column_data import shifted, word_at
@@ -56,6 +57,30 @@ def read_as(dtype: DataType) -> pa.DataType:
     raise InternalError(f"no Arrow type for {dtype}")
 
 
+def json_batch(row_type: RowType, lines: bytes) -> Batch:
+    """The rows of some lines of JSON Lines. Raises `Unfit`, `DataError`, or what pyarrow raises, where they have to be
+    looked at line by line: pyarrow is stricter than we are with values, but not with lines."""
+    if lines.count(b"\n{") + lines.startswith(b"{") != lines.count(b"\n") + (not lines.endswith(b"\n")):
+        raise Unfit  # not every line is an object
+    schema = pa.schema(
+        [(name, _in_json(dtype)) for name, dtype in zip(row_type.names, row_type.types, strict=True)]
+    )
+    table = pa_json.read_json(
+        pa.BufferReader(lines),
+        pa_json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
+        pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+    ).combine_chunks()
+    if table.num_rows != lines.count(b"\n{") + 1:
+        raise Unfit  # not every line is one
+    arrays = [column.chunk(0) if column.num_chunks else pa.array([], column.type) for column in table.columns]
+    columns = [column_of(dtype, array) for dtype, array in zip(row_type.types, arrays, strict=True)]
+    return Batch.of_blob(row_type.types, BatchBlob(table.num_rows, b"", tuple(columns)))
+
+
+def _in_json(dtype: DataType) -> pa.DataType:
+    return pa.string() if dtype.kind in (Kind.BYTES, Kind.DATETIME) else read_as(dtype)
+
+
 def _bools(dtype: DataType, array: pa.Array) -> ColumnBlob:  # noqa: ARG001 (same shape as its neighbours)
     return ColumnBlob(_validity(array), b"", _data(_filled(array, False).cast(pa.uint8()), 1))
 
@@ -84,12 +109,27 @@ def _bytes(dtype: DataType, array: pa.Array) -> ColumnBlob:
 
 
 def _datetimes(dtype: DataType, array: pa.Array) -> ColumnBlob:
-    values = array.cast(pa.timestamp("us")).cast(pa.int64())
+    if pa.types.is_string(array.type):
+        return _words(dtype, _datetimes_of_text(dtype, array))
+    return _words(dtype, _in_years(array.cast(pa.timestamp("us")).cast(pa.int64())))
+
+
+def _datetimes_of_text(dtype: DataType, array: pa.Array) -> pa.Array:
+    for read in (pa.timestamp("us", "UTC"), pa.timestamp("us")):  # all with a zone, or none
+        try:
+            return _in_years(array.cast(read).cast(pa.timestamp("us")).cast(pa.int64()))
+        except pa.ArrowException:
+            pass
+    return _by_text(dtype, array, pa.int64())
+
+
+def _in_years(values: pa.Array) -> pa.Array:
+    """Microseconds, if all are of years that a datetime can have."""
     ends = pc.min_max(values)
-    some = len(array) > array.null_count
+    some = len(values) > values.null_count
     if some and not DATETIME_MIN_US <= ends["min"].as_py() <= ends["max"].as_py() <= DATETIME_MAX_US:
         raise Unfit
-    return _words(dtype, values)
+    return values
 
 
 def _decimals(dtype: DataType, array: pa.Array) -> ColumnBlob:

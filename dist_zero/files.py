@@ -12,13 +12,14 @@ text column that allows no null is the empty text. `text_values.py` says how eac
 
 from __future__ import annotations
 
+import codecs
 import csv
 import importlib.util
 import io
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -28,13 +29,12 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from dist_zero.arrow_batches import Unfit, column_of, read_as, table_of
+from dist_zero.arrow_batches import Unfit, column_of, json_batch, read_as, table_of
 from dist_zero.batch import Batch
 from dist_zero.column_data import encode_column
 from dist_zero.row import Row, row_from_stored, row_type_of
 from dist_zero.text_rows import (
     BLOCK_ROWS,
-    RowsOfLines,
     check_columns,
     column_places,
     csv_rows,
@@ -111,7 +111,7 @@ class RowFile:
             elif self.format == "parquet":
                 yield from self._parquet()
             else:
-                yield from self._by_line(json_rows, 0)
+                yield from self._json()
 
     @contextmanager
     def _read_errors(self) -> Iterator[None]:
@@ -137,7 +137,7 @@ class RowFile:
                     yield Batch.of_blob(types, BatchBlob(batch.num_rows, b"", stored))
                     read += batch.num_rows
         except (pa.ArrowException, Unfit, DataError):
-            yield from self._by_line(csv_rows, read)
+            yield from self._csv_by_line(read)
 
     def _csv_options(self, columns: dict[str, pa.DataType]) -> tuple[Any, Any, Any]:
         return (
@@ -214,13 +214,31 @@ class RowFile:
                 raise DataError(f"{self.path}, row {row:,}, column {name!r}: {error}") from None
         return encode_column(dtype, column)
 
-    # -- lines of text ---------------------------------------------------------------------------------------
-
-    def _by_line(self, rows_of: RowsOfLines, skip: int) -> Iterator[Batch]:
+    def _csv_by_line(self, skip: int) -> Iterator[Batch]:
         self._blocks_used = None
         with self._opened_text() as text:
-            for rows in in_blocks(rows_of(self.path, text, self._row_type, self._nulls, skip)):
-                yield Batch.from_rows(self._row_type.types, rows)
+            yield from self._batches(csv_rows(self.path, text, self._row_type, self._nulls, skip))
+
+    # -- JSON Lines ------------------------------------------------------------------------------------------
+
+    def _json(self) -> Iterator[Batch]:
+        before = 0
+        with self._opened() as stream:
+            for block in _lines(stream):
+                try:
+                    block.decode()
+                    batch = json_batch(self._row_type, block)
+                except (pa.ArrowException, UnicodeDecodeError, Unfit, DataError):
+                    with io.TextIOWrapper(io.BytesIO(block), encoding="utf-8", newline="") as text:
+                        counted = _CountedLines(text)
+                        yield from self._batches(json_rows(self.path, counted, self._row_type, before))
+                    before += counted.count
+                else:
+                    yield batch
+                    before += len(batch)
+
+    def _batches(self, rows: Iterable[StoredRow]) -> Iterator[Batch]:
+        return (Batch.from_rows(self._row_type.types, block) for block in in_blocks(rows))
 
     # -- opening ---------------------------------------------------------------------------------------------
 
@@ -247,6 +265,34 @@ class RowFile:
         if len(names) != 1:
             raise DataError(f"{self.path} holds {len(names)} .{self.format} files; it has to hold one")
         return names[0]
+
+
+class _CountedLines:
+    """Lines of text, and how many were given out."""
+
+    def __init__(self, text: Iterable[str]) -> None:
+        self._text, self.count = text, 0
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._text:
+            self.count += 1
+            yield line
+
+
+def _lines(stream: Any) -> Iterator[bytes]:
+    """A file in pieces of whole lines, each of a block's size or of one line."""
+    waiting: list[bytes] = []
+    is_first = True
+    while data := stream.read(BLOCK_BYTES):
+        if is_first:
+            data, is_first = data.removeprefix(codecs.BOM_UTF8), False
+        end = data.rfind(b"\n") + 1
+        if end:
+            yield b"".join((*waiting, data[:end]))
+            waiting = []
+        waiting.append(data[end:])
+    if any(waiting):
+        yield b"".join(waiting)
 
 
 class _Counted(io.RawIOBase):

@@ -129,6 +129,9 @@ class StoredRows(Mapping[str, list[StoredRow]]):
             rows = self._rows[view] = self._readers[view].sorted(repeated)
         return rows
 
+    def __contains__(self, view: object) -> bool:
+        return view in self.batches
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.batches)
 

@@ -6,18 +6,21 @@ of two epochs. The first epoch of which everything is here is the snapshot.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from dist_zero.batch import Batch
 from dist_zero.client.changed import StoredRows
 from dist_zero.compiler.plan import Plan, Sink
 from dist_zero.reference.ordering import sort_key
-from dist_zero.row import ViewRow, row_class_of, row_from_stored
+from dist_zero.row import ViewRow, row_class_of, rows_from_stored
 from dist_zero.shards import SHARDS_MAX
+from dist_zero.types import DataType, Kind, RowType
 from dist_zero.types import Row as StoredRow
-from dist_zero.types import RowType
 from dist_zero_common.errors import MalformedMessage, RequestError
 from dist_zero_common.protocol.messages import (
     ErrorEntry,
@@ -60,28 +63,53 @@ class ViewReader:
         assert isinstance(sink, Sink)
         self.sink = sink
         self.row_class = row_class_of(self.name, self.row_type)
-        self._order = self._order_of(sink)
+        self._passes = sorting_passes(self.row_type, sink.order)
 
     def batch(self, rows: ViewRows) -> Batch:
         """The rows or changes that a node sent, checked."""
         return Batch.from_blob(self.row_type.types, rows.batch, self.row_type.names)
 
     def sorted(self, rows: Iterable[StoredRow]) -> list[StoredRow]:
-        """The rows in the view's order."""
-        return sorted(rows, key=self._order)
+        """The rows in the view's order, then by all columns, so that equal content is in one order whoever sent it."""
+        ordered = list(rows)
+        for key, reverse in self._passes:
+            ordered.sort(key=key, reverse=reverse)
+        return ordered
 
     def user_rows(self, rows: Iterable[StoredRow]) -> list[ViewRow]:
         """The rows as people read them: attributes, datetimes as datetimes."""
-        return [row_from_stored(self.row_class, row) for row in rows]
+        return rows_from_stored(self.row_class, rows)
 
-    def _order_of(self, sink: Sink) -> Callable[[StoredRow], Any]:
-        """By the view's order, then by all columns, so that equal content is in one order whoever sent it."""
-        named = [(place, descending) for place, descending in sink.order]
-        rest = [(place, False) for place in range(len(self.row_type)) if place not in {p for p, _ in named}]
-        keys = [
-            (place, sort_key(self.row_type.types[place], descending)) for place, descending in named + rest
-        ]
-        return lambda row: [key(row[place]) for place, key in keys]
+
+_Pass = tuple[Callable[[StoredRow], Any] | None, bool]
+
+
+def sorting_passes(row_type: RowType, order: Sequence[tuple[int, bool]]) -> list[_Pass]:
+    """Keys to sort rows by, one after the other, and which of them go the other way round: by the places in `order`, of
+    which those with true descend, then by all columns. Plain columns that go one way are one key without a call."""
+    named = {place for place, _ in order}
+    every = [*order, *((place, False) for place in range(len(row_type)) if place not in named)]
+    passes: list[_Pass] = []
+    for (is_plain, descending), run in groupby(
+        every, lambda each: (_is_plain(row_type.types[each[0]]), each[1])
+    ):
+        places = [place for place, _ in run]
+        if is_plain:
+            whole = places == list(range(len(row_type)))
+            passes.append((None if whole else itemgetter(*places), descending))
+        else:
+            keys = [(place, sort_key(row_type.types[place], descending)) for place in places]
+            passes.append((partial(_keys_of, keys), False))
+    return passes[::-1]
+
+
+def _is_plain(dtype: DataType) -> bool:
+    """Whether Python compares the values of this type as we do."""
+    return not dtype.nullable and dtype.kind is not Kind.FLOAT
+
+
+def _keys_of(keys: Sequence[tuple[int, Callable[[Any], Any]]], row: StoredRow) -> list[Any]:
+    return [key(row[place]) for place, key in keys]
 
 
 @dataclass(frozen=True, repr=False)

@@ -8,7 +8,7 @@ import warnings
 
 from dist_zero.compiler.plan import Plan
 from dist_zero.executor import Executor
-from dist_zero.native import build
+from dist_zero.native import build, columns
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero_common.errors import NativeUnavailable
 from dist_zero_common.settings import load_settings
@@ -41,6 +41,7 @@ async def prepare(plan: Plan) -> None:
         from dist_zero.native.library import library_of
 
         try:
+            await asyncio.to_thread(columns.library)
             await asyncio.to_thread(library_of, plan)
         except NativeUnavailable:  # `make_executor` says so
             return
