@@ -9,6 +9,7 @@ and functions are constants where they are called, and the compiler makes specia
 `stateful.py`, `joining.py`, `reducing.py` with `groups.py` and `accumulating.py`, and `topping.py` the operators,
 `scalars.py` their expressions, `layout.py` how rows lie in memory. `build.py` compiles, keeps what it compiled, and
 loads it; `library.py` calls it, and `executor.py` is the executor, with `kept.py`, `loading.py` and `failing.py`: its
-state, and the rows that it leaves out. `choice.py` says who runs plans. Where there is no compiler, the interpreter does.
+state, and the rows that it leaves out. `choice.py` says who runs plans. Where there is no compiler, the interpreter
+does.
 `columns.py` is another library, of what batches need on their way, whatever the plan.
 """
