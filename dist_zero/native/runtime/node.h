@@ -64,6 +64,17 @@ DZ_EXPORT void dz_fail_after(void *pointer, int64_t allocations)
     ((dz_base *)pointer)->fail_after = allocations;
 }
 
+#define DZ_SAID_MAX ((uint64_t)1 << 24)
+
+/* The beginning of a call that says something: the memory of the last one is used again, unless it is much. */
+static void node_say(node *n)
+{
+    n->out.length = 0;
+    if (n->out.capacity <= DZ_SAID_MAX) return;
+    dz_free_memory(&n->base, n->out.bytes, n->out.capacity);
+    n->out = (dz_output){0};
+}
+
 /* The end of a call that went well. */
 static int64_t node_end(dz_base *base)
 {
@@ -77,7 +88,7 @@ DZ_EXPORT int64_t dz_step(void *pointer, const int64_t *head, const char *const 
     dz_base *base = pointer;
     if (dz_enter(base)) return -1;
     dz_reader reader = {head, blobs};
-    ((node *)pointer)->out.length = 0;
+    node_say(pointer);
     int64_t epoch = dz_read(&reader), stage = dz_read(&reader);
     node_step(base, &reader, epoch, stage);
     return node_end(base);
@@ -88,7 +99,7 @@ DZ_EXPORT int64_t dz_finish(void *pointer, int64_t epoch)
 {
     dz_base *base = pointer;
     if (dz_enter(base)) return -1;
-    ((node *)pointer)->out.length = 0;
+    node_say(pointer);
     node_finish(base, epoch);
     return node_end(base);
 }
@@ -98,8 +109,9 @@ DZ_EXPORT int64_t dz_rows(void *pointer, int64_t view)
 {
     dz_base *base = pointer;
     if (dz_enter(base)) return -1;
-    ((node *)pointer)->out.length = 0;
+    node_say(pointer);
     node_rows(base, view);
+    dz_order_free(base, &((node *)pointer)->order); /* a view may be large */
     return node_end(base);
 }
 
@@ -111,7 +123,7 @@ DZ_EXPORT int64_t dz_get(void *pointer, int64_t number, const int64_t *head, con
     const dz_state_table *table = &state_tables[number];
     if (dz_enter(base)) return -1;
     dz_reader reader = {head, blobs};
-    n->out.length = 0;
+    node_say(n);
     dz_table_get(base, table, &reader, &n->out, &n->order);
     return node_end(base);
 }
@@ -135,7 +147,7 @@ DZ_EXPORT int64_t dz_next(void *pointer, int64_t frozen)
     dz_base *base = pointer;
     node *n = pointer;
     if (dz_enter(base)) return -1;
-    n->out.length = 0;
+    node_say(n);
     dz_frozen_next(base, &n->frozen, frozen, &n->out);
     return node_end(base);
 }
@@ -223,7 +235,7 @@ DZ_EXPORT int64_t dz_load_hashes(void *pointer, int64_t number)
     dz_base *base = pointer;
     node *n = pointer;
     if (dz_enter(base)) return -1;
-    n->out.length = 0;
+    node_say(n);
     dz_fold_hashes(base, dz_fold_find(base, &n->folds, number), &n->out);
     return node_end(base);
 }
