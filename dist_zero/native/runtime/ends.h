@@ -14,6 +14,9 @@ goes when the step is through; so entries can be told by their places meanwhile.
 /* The bits of the word of marks; above them, the stamp with which it was noted that the entry was touched. */
 enum { DZ_PRESENT = 1, DZ_SEEN = 2, DZ_STAMP = 4 };
 
+/* So many rows are looked at together, so that memory is on its way while the first of them are worked on. */
+#define DZ_TOGETHER 32u
+
 /* Rows of one type by their key. `split` writes key and rest behind each other. */
 typedef struct {
     const dz_shape *row, *key, *rest;
@@ -264,11 +267,11 @@ static void dz_update_row(dz_base *base, const dz_shape *shape, const dz_writes 
 }
 
 /* The entry of a key, remembered as it is before the step changes it. */
-static inline uint64_t *dz_source_look(dz_base *base, dz_source *source, const dz_keyed_type *type, const uint64_t *key)
+static inline uint64_t *dz_source_look(dz_base *base, dz_source *source, const dz_keyed_type *type, const uint64_t *key,
+                                       uint64_t hash)
 {
     bool is_new;
-    uint64_t *entry = dz_table_put(base, &source->kept.rows, type->key, dz_keyed_extra(type), key,
-                                   dz_row_hash(type->key, key), &is_new);
+    uint64_t *entry = dz_table_put(base, &source->kept.rows, type->key, dz_keyed_extra(type), key, hash, &is_new);
     uint64_t *marks = dz_keyed_marks(type, entry);
     if (*marks & DZ_SEEN) return entry;
     uint64_t *before = dz_words_add(base, &source->before, 2 + type->rest->words);
@@ -279,18 +282,11 @@ static inline uint64_t *dz_source_look(dz_base *base, dz_source *source, const d
     return entry;
 }
 
-/* Applies one write. `row_of` and `key_of` make a row or a key of columns. */
+/* Applies one write, of whose row or key the words are split. */
 static inline void dz_source_write(dz_base *base, dz_source *source, const dz_keyed_type *type, const dz_writes *writes,
-                                   uint32_t at, void (*row_of)(dz_base *, const dz_batch *, uint32_t, uint64_t *),
-                                   void (*key_of)(dz_base *, const dz_batch *, uint32_t, uint64_t *))
+                                   uint32_t at, uint64_t *split, uint64_t hash)
 {
-    uint64_t row[type->row->words + 1], split[type->key->words + type->rest->words + 1];
-    if (writes->kind == DZ_PUT) {
-        row_of(base, &writes->batch, at, row);
-        type->split(row, split);
-    } else
-        key_of(base, &writes->batch, at, split);
-    uint64_t *entry = dz_source_look(base, source, type, split), *marks = dz_keyed_marks(type, entry);
+    uint64_t *entry = dz_source_look(base, source, type, split, hash), *marks = dz_keyed_marks(type, entry);
     if (writes->kind == DZ_PUT) {
         dz_keyed_set(base, type, entry, dz_keyed_rest(type, split));
         *marks |= DZ_PRESENT;
@@ -299,6 +295,7 @@ static inline void dz_source_write(dz_base *base, dz_source *source, const dz_ke
     } else if (writes->kind == DZ_DELETE) {
         *marks &= ~(uint64_t)DZ_PRESENT;
     } else {
+        uint64_t row[type->row->words + 1];
         type->join(entry, row);
         dz_update_row(base, type->row, writes, at, type->key->columns, row);
         type->split(row, split);
@@ -358,17 +355,34 @@ static inline void dz_source_changes(dz_base *base, dz_source *source, const dz_
     source->before.count = 0;
 }
 
-/* Applies the writes of the step. */
+/* Applies the writes of the step. `row_of` and `key_of` make a row or a key of columns. */
 static inline void dz_source_apply(dz_base *base, dz_source *source, const dz_keyed_type *type,
                                    void (*row_of)(dz_base *, const dz_batch *, uint32_t, uint64_t *),
                                    void (*key_of)(dz_base *, const dz_batch *, uint32_t, uint64_t *),
                                    void (*emit)(dz_base *, const uint64_t *, int64_t))
 {
     if (!source->writes_count) return;
-    uint32_t count = dz_source_order(base, source);
-    for (uint32_t at = 0; at < count; at++) {
-        const dz_write_place *place = &source->places[at];
-        dz_source_write(base, source, type, &source->writes[place->writes], place->at, row_of, key_of);
+    uint32_t count = dz_source_order(base, source), words = type->key->words + type->rest->words + 1;
+    uint64_t row[type->row->words + 1], splits[DZ_TOGETHER * words], hashes[DZ_TOGETHER];
+    for (uint32_t start = 0; start < count; start += DZ_TOGETHER) {
+        const dz_write_place *places = source->places + start;
+        uint32_t some = count - start < DZ_TOGETHER ? count - start : DZ_TOGETHER;
+        for (uint32_t at = 0; at < some; at++) {
+            const dz_writes *writes = &source->writes[places[at].writes];
+            uint64_t *split = splits + at * words;
+            if (writes->kind == DZ_PUT) {
+                row_of(base, &writes->batch, places[at].at, row);
+                type->split(row, split);
+            } else
+                key_of(base, &writes->batch, places[at].at, split);
+            hashes[at] = dz_row_hash(type->key, split);
+            dz_table_prefetch(&source->kept.rows, hashes[at]);
+        }
+        for (uint32_t at = 0; at < some; at++)
+            dz_table_prefetch_entry(&source->kept.rows, type->key, dz_keyed_extra(type), hashes[at]);
+        for (uint32_t at = 0; at < some; at++)
+            dz_source_write(base, source, type, &source->writes[places[at].writes], places[at].at, splits + at * words,
+                            hashes[at]);
     }
     dz_source_changes(base, source, type, emit);
     source->writes_count = 0;
@@ -384,9 +398,6 @@ static void dz_source_free(dz_base *base, dz_source *source, const dz_keyed_type
 }
 
 /* ---- views ---------------------------------------------------------------------------------------------------- */
-
-/* So many rows are looked at together, so that memory is on its way while the first of them are worked on. */
-#define DZ_TOGETHER 32u
 
 /* One change of a view with a key, whose row is split into key and rest; how many more entries are gone. A row that is
    taken back is the one that is there, unless the one that takes its place has come already. */
