@@ -6,9 +6,12 @@ A test that says how many examples it wants itself has that many in both.
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from dist_zero.native import choice
 
 pytest_plugins = ("test.virtual.fixtures",)  # Docker and RabbitMQ, for whoever asks
 
@@ -28,8 +31,12 @@ settings.register_profile(
 
 
 def pytest_configure() -> None:
-    """A script that runs tests in its background has Ctrl-C ignored, by them and by all that they start; but it is
+    """Systems in this process interpret their plans, because there are thousands of plans, and to compile one takes a
+    second; tests of native executors say so.
+
+    A script that runs tests in its background has Ctrl-C ignored, by them and by all that they start; but it is
     sent on purpose here."""
+    choice.setting = lambda: "interpreter"
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -39,3 +46,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("long") is not None:
             item.add_marker(pytest.mark.timeout(6_000))
+
+
+@pytest.fixture(scope="module", params=["in C", "in Python"])
+def both_ways(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Batches as on a machine that has a C compiler, and as on one that has none."""
+    from dist_zero.native import columns
+
+    if request.param == "in C" and columns.library() is None:
+        pytest.skip("there is no C compiler")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "in Python":
+            patch.setattr(columns, "library", lambda: None)
+        yield

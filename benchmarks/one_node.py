@@ -1,10 +1,10 @@
-"""An interpreter on one node, an epoch at a time, with no system around it."""
+"""An executor on one node, an epoch at a time, with no system around it."""
 
 from __future__ import annotations
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Plan
-from dist_zero.reference.interpreter import Interpreter
+from dist_zero.native.choice import make_executor
 from dist_zero.shards import even_map
 from dist_zero.types import Row
 from dist_zero_common.protocol.messages import (
@@ -16,7 +16,7 @@ class OneNode:
     """Runs a plan on stored rows."""
 
     def __init__(self, plan: Plan) -> None:
-        self._plan, self.executor, self._shards = plan, Interpreter(plan), even_map(1, ("n1",))
+        self._plan, self.executor, self._shards = plan, make_executor(plan), even_map(1, ("n1",))
         self.epoch = 0
 
     def write(self, dataset: int, rows: list[Row]) -> None:

@@ -10,14 +10,14 @@ Reading and decoding takes turns with whatever else the process does: after some
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from dist_zero.batch import Batch
 from dist_zero.compiler.plan import Plan
 from dist_zero.executor import Executor
-from dist_zero.shards import interval
+from dist_zero.shards import Interval, interval
 from dist_zero.state import TableChange, state_tables
 from dist_zero.types import RowType
 from dist_zero_common.allocation import overlook_what_stays
@@ -37,6 +37,8 @@ from dist_zero_common.store.base import Store
 from services.node_runner.checkpoints import Checkpoint, read_checkpoint, table_bytes, table_entries
 
 MakeExecutor = Callable[[Plan], Executor]
+Prepare = Callable[[Plan], Awaitable[None]]
+"""Does what takes long of the making of an executor, beside the event loop."""
 """Makes the executor of a node."""
 
 _Slice = TypeVar("_Slice")
@@ -73,6 +75,13 @@ class NodeKeeper:
     make_executor: MakeExecutor
     clock: Clock
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    prepare: Prepare | None = None
+
+    async def executor(self, plan: Plan) -> Executor:
+        """An executor of this plan."""
+        if self.prepare is not None:
+            await self.prepare(plan)
+        return self.make_executor(plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +111,8 @@ def predecessors(base: Base, shard_map: ShardMap, shard: int) -> list[Predecesso
         found.append(
             Predecessor(
                 checkpoint,
-                None if whole else _within(first, last),
-                _within(its_first, its_last),
+                None if whole else Interval(first, last),
+                Interval(its_first, its_last),
                 loose=first <= its_first <= last,
                 is_same=(its_first, its_last) == (first, last)
                 and checkpoint.node == shard_map.nodes[shard]
@@ -111,10 +120,6 @@ def predecessors(base: Base, shard_map: ShardMap, shard: int) -> list[Predecesso
             )
         )
     return found
-
-
-def _within(first: int, last: int) -> Callable[[int], bool]:
-    return lambda key_hash: first <= key_hash <= last
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +148,7 @@ class Loader:
 
     async def load(self, base: Base) -> LoadedState:
         """The state as of a base. Raises `LogDamaged`, or `MalformedMessage`."""
-        executor = self._keeper.make_executor(self._plan)
+        executor = await self._keeper.executor(self._plan)
         entries = size = links = 0
         found = self._predecessors(base)
         for source in found:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Plan
 from dist_zero.executor import ErrorCount, Executor
 from dist_zero.hashing import hasher
+from dist_zero.native.build import STRICT, available
+from dist_zero.native.executor import NativeExecutor
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.reference.scalar import compile_tuple
-from dist_zero.shards import HASH_MAX, interval, owner
+from dist_zero.shards import HASH_MAX, Interval, interval, owner
 from dist_zero.state import Division, StateTable, TableChange, state_tables
 from dist_zero.types import Row, picker
 from dist_zero.writes import route
@@ -36,10 +39,12 @@ Said = list[tuple[object, ...]]
 
 @dataclass(frozen=True)
 class ExecutorHarness:
-    """Makes the executor of a plan."""
+    """Makes the executor of a plan. `rarely`: one in so many random programs is enough, because each has to be
+    compiled, and `test_differential_native.py` tries others."""
 
     name: str
     make: Callable[[Plan], Executor]
+    rarely: int = 1
 
 
 @dataclass
@@ -200,11 +205,19 @@ def reshard(run: Run, chains: Sequence[Sequence[Save]], shards: ShardMap) -> Non
         heirs[old] = run.chance.randint(owner(shards, first), owner(shards, last))
     for new, executor in enumerate(successors):
         low, high = interval(shards, new)
+        keeps = (
+            Interval(low, high),
+            partial(_is_within, low, high),
+        )  # of which an executor may know the first
         olds = range(owner(run.shards, low), owner(run.shards, high) + 1)
         for old in run.chance.sample(list(olds), len(olds)):
             saves = [stored(run.plan, save) for save in chains[old]]
-            executor.load(run.epoch, saves, lambda h: low <= h <= high, heirs[old] == new)  # noqa: B023
+            executor.load(run.epoch, saves, run.chance.choice(keeps), heirs[old] == new)
     run.nodes, run.shards = successors, shards
+
+
+def _is_within(low: int, high: int, key_hash: int) -> bool:
+    return low <= key_hash <= high
 
 
 def totals(errors: Sequence[ErrorCount]) -> list[tuple[str, str, int]]:
@@ -212,4 +225,11 @@ def totals(errors: Sequence[ErrorCount]) -> list[tuple[str, str, int]]:
     return [(e.label, e.reason, e.count) for e in summed(errors) if e.count]
 
 
+def native(plan: Plan) -> Executor:
+    """A native executor that is quickly there: without optimisation, compiling takes a third of the time."""
+    return NativeExecutor(plan, ("-O0", *STRICT))
+
+
 EXECUTORS = [ExecutorHarness("reference", Interpreter)]
+if available() is None:
+    EXECUTORS.append(ExecutorHarness("native", native, rarely=12))
