@@ -547,10 +547,9 @@ def float_functions() -> Functions:
     texts = RowType(("t",), (STR,))
     back = made("cast", ColumnRef(0, STR), target=FLOAT)
     nearest = [made("cast", value, target=decimal_type(scale)) for scale in (0, 2, 18)]
-    return Functions(
-        [(RowType(("a",), (FLOAT,)), [there, *rounded]), (texts, [back])]
-        + [(RowType(("a",), (FLOAT,)), [cast]) for cast in nearest]
-    )
+    numbers = RowType(("a",), (FLOAT,))
+    given: list[tuple[RowType, Sequence[Scalar]]] = [(numbers, [there, *rounded]), (texts, [back])]
+    return Functions(given + [(numbers, [cast]) for cast in nearest])
 
 
 def hold_float(functions: Functions, value: float) -> None:

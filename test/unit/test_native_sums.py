@@ -104,7 +104,7 @@ def expected(accumulator: Accumulator) -> tuple[int, bytes]:
         return 2, word(0)
     if value is None:
         return 1, word(0)
-    return 0, bits(value) if isinstance(value, float) else word(int(value))  # type: ignore[arg-type]
+    return 0, bits(value) if isinstance(value, float) else word(int(value))
 
 
 def check(found: Answers, summed: Accumulator, mean: Accumulator) -> None:
@@ -112,7 +112,7 @@ def check(found: Answers, summed: Accumulator, mean: Accumulator) -> None:
     assert encoded == summed.encode() == mean.encode()
     assert bool(found.word()) == (not any(encoded))
     for accumulator in (summed, mean):
-        assert (found.word(), found.bytes(8)) == expected(accumulator)
+        assert (found.word(), found.raw(8)) == expected(accumulator)
 
 
 weights = st.one_of(
