@@ -47,6 +47,7 @@ FLAGS = (
     "-Wall",
     "-Wextra",
     "-Wno-unused-function",
+    "-Wno-unused-const-variable",
     "-Wno-clobbered",  # no exported function looks at its variables after a jump
 )
 STRICT = ("-Werror",)

@@ -176,6 +176,15 @@ class NativeExecutor:
         """Updates and deletes of keys that were not there, on this node, up to the newest finished epoch."""
         return self._missed.get(dataset, 0)
 
+    @property
+    def bytes_used(self) -> int:
+        """Memory that is in use in C."""
+        return self._node.bytes_used
+
+    def fail_after(self, allocations: int) -> None:
+        """For tests: the so many-th allocation from now on fails."""
+        self._node.fail_after(allocations)
+
     # ---- state --------------------------------------------------------------------------------------------
 
     def save(self, everything: bool) -> list[TableChange]:

@@ -92,6 +92,7 @@ class GroupText:
         return f"group_{self.name}"
 
     def declare_group(self) -> None:
+        """The struct of a group."""
         lines = [
             f"    {self.key.struct} key;",
             "    int64_t rows;",
@@ -107,9 +108,11 @@ class GroupText:
         )
 
     def define(self, head: str, lines: Sequence[str], comment: str) -> None:
+        """Adds a function."""
         self.out.functions.append(function(head, lines, comment))
 
     def free_group(self) -> None:
+        """The function that gives back what a group holds."""
         frees = [a.free() for a in self.fed if a.free()]
         lines = [*frees, f"dz_row_drop(base, &{self.results.shape}, (uint64_t *)&group->shown);"]
         self.define(
@@ -134,6 +137,7 @@ class GroupText:
         self.define(head, lines, "The results of a group, or why it has none.")
 
     def emit_group(self) -> None:
+        """The function that emits the row that a group shows."""
         columns = [*columns_of(self.key, "(&group->key)"), *columns_of(self.results, "(&group->shown)")]
         lines = [
             words(self.row, "row"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import math
 import re
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +17,8 @@ from typing import Protocol
 from dist_zero.expr.ops import Call, Literal
 from dist_zero.types import INT_MIN, DataType, Kind, Stored
 from dist_zero_common.errors import InternalError
+
+_NAN_WORD = 0x7FF8_0000_0000_0000
 
 
 class Way(enum.Enum):
@@ -67,11 +70,11 @@ def constant(value: Stored, dtype: DataType) -> str:
     return _int(_whole(value))
 
 
-def word_constant(value: Stored, dtype: DataType) -> str:
+def word_of(value: Stored) -> int:
     """The same as a word."""
-    if dtype.kind is Kind.FLOAT:
-        return f"dz_word_of_float({_float_constant(value)})"
-    return str(int(_whole(value)) & (2**64 - 1)) + "u"
+    if isinstance(value, float):
+        return _NAN_WORD if value != value else int.from_bytes(struct.pack("<d", value), "little")
+    return int(_whole(value)) & (2**64 - 1)
 
 
 def nothing(dtype: DataType) -> str:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from dist_zero.expr.functions import FUNCTIONS, cast_may_fail
 from dist_zero.expr.ops import Call, ColumnRef, Literal, Scalar
 from dist_zero.native.layout import Layout, is_text
-from dist_zero.native.scalar_forms import Way, comment, constant, form_of, nothing, string, word_constant
+from dist_zero.native.scalar_forms import Way, comment, constant, form_of, nothing, string, word_of
 from dist_zero.reference.functions import value_arguments
 from dist_zero.types import DataType, Kind
 from dist_zero_common.errors import InternalError
@@ -109,37 +109,27 @@ def predicate_function(name: str, predicate: Scalar, rows: Sequence[Layout], con
     return body.function(name, "bool *out", [])
 
 
-def compare_function(name: str, rows: Sequence[Layout], order: Sequence[tuple[int, bool]]) -> str:
+def compare_function(name: str, rows: Layout, order: Sequence[tuple[int, bool]]) -> str:
     """`static inline int NAME(const uint64_t *left, const uint64_t *right)`: below 0, 0 or above 0, by (column,
-    descending), one behind the other. Nulls are last in both directions, NaN is above all numbers. Several `rows` lie
-    one behind the other, and their columns are numbered through."""
-    places = [(number, column) for number, row in enumerate(rows) for column in range(len(row.types))]
+    descending), one behind the other. Nulls are last in both directions, NaN is above all numbers."""
     lines = []
-    for place, descending in order:
-        number, column = places[place]
-        row = rows[number]
-        one, two = (f"left{number + 1}", f"right{number + 1}") if len(rows) > 1 else ("a", "b")
-        a, b, dtype = row.value(one, column), row.value(two, column), row.types[column]
+    for column, descending in order:
+        a, b, dtype = rows.value("a", column), rows.value("b", column), rows.types[column]
         if dtype.nullable:
-            is_null, other = row.null(one, column), row.null(two, column)
-            lines.append(f"if ({is_null} != {other}) return {is_null} ? 1 : -1;")
+            is_null, other = rows.null("a", column), rows.null("b", column)
+            lines.append(f"    if ({is_null} != {other}) return {is_null} ? 1 : -1;")
         less, differ = f"{a} < {b}", f"{a} != {b}"
         if dtype.kind is Kind.FLOAT:
             less, differ = f"dz_float_lt({a}, {b})", f"!dz_float_eq({a}, {b})"
         elif is_text(dtype):
             less = f"dz_text_compare({a}, {b}) < 0"
-        lines.append(f"if ({differ}) return {less} ? {'1 : -1' if descending else '-1 : 1'};")
-    used, offset = {places[place][0] for place, _ in order}, 0
-    casts = [] if used else ["(void)left, (void)right;"]
-    for number, row in enumerate(rows):
-        if number in used:
-            one, two = (f"left{number + 1}", f"right{number + 1}") if len(rows) > 1 else ("a", "b")
-            at = f" + {offset}" if offset else ""
-            pair = ((one, f"(left{at})"), (two, f"(right{at})")) if at else ((one, "left"), (two, "right"))
-            casts += [f"const {row.struct} *{what} = (const {row.struct} *){words};" for what, words in pair]
-        offset += row.words
+        lines.append(f"    if ({differ}) return {less} ? {'1 : -1' if descending else '-1 : 1'};")
     head = f"static inline int {name}(const uint64_t *left, const uint64_t *right)"
-    return "\n".join([head, "{", *(f"    {line}" for line in (*casts, *lines, "return 0;")), "}", ""])
+    if lines:
+        casts = f"const {rows.struct} *a = (const {rows.struct} *)left, *b = (const {rows.struct} *)right;"
+    else:
+        casts = "(void)left, (void)right;"
+    return "\n".join([head, "{", f"    {casts}", *lines, "    return 0;", "}", ""])
 
 
 # ---- values and nulls as C ---------------------------------------------------------------------------------
@@ -302,13 +292,12 @@ class _Body:
         return number
 
     def _own_lazy(self, call: Call) -> bool:
-        if call.name == "cast" and cast_may_fail(call.args[0].dtype, call.dtype):
-            return True
-        if call.name != "cast" and FUNCTIONS[call.name].fallible(call.args):
-            return True
         if call.name in _LAZY:
             return len(call.args) > _EAGER_MAX
-        return form_of(call, _NO_TEXTS).heavy
+        heavy = form_of(call, _NO_TEXTS).heavy
+        if call.name == "cast":
+            return heavy or cast_may_fail(call.args[0].dtype, call.dtype)
+        return heavy or FUNCTIONS[call.name].fallible(call.args)
 
     def _is_lazy(self, scalar: Scalar) -> bool:
         """Whether `scalar` should be evaluated only where it is needed: it can fail, or takes time."""
@@ -472,7 +461,7 @@ class _Body:
             texts = [value for value in present if isinstance(value, str | bytes)]
             text = self._text_in(argument, sorted(texts, key=_encoded))
         else:
-            text = self._word_in(name, argument, dtype, [word_constant(value, dtype) for value in present])
+            text = self._word_in(name, argument, dtype, sorted(map(word_of, present)))
         found = self._local(name, call.dtype, text, argument.null)
         if None not in constants:
             return found
@@ -485,12 +474,14 @@ class _Body:
         look = f"dz_in_texts({argument.text}, {self._constants.run(texts)}, {len(texts)})"
         return look if argument.null == "0" else f"{argument.null} ? 0 : {look}"
 
-    def _word_in(self, name: str, argument: _Value, dtype: DataType, words: list[str]) -> str:
-        is_float = dtype.kind is Kind.FLOAT
-        word = f"dz_word_of_float({argument.text})" if is_float else f"(uint64_t){argument.text}"
-        if len(words) <= _EAGER_MAX or is_float:
-            return " | ".join(f"({word} == {other})" for other in words)
-        listed = ", ".join(sorted(words, key=lambda w: int(w[:-1])))
+    def _word_in(self, name: str, argument: _Value, dtype: DataType, words: list[int]) -> str:
+        word = f"(uint64_t){argument.text}"
+        if dtype.kind is Kind.FLOAT:
+            word = f"{name}_word"
+            self.write(f"const uint64_t {word} = dz_word_of_float({argument.text});", word)
+        if len(words) <= _EAGER_MAX:
+            return " | ".join(f"({word} == {other}u)" for other in words)
+        listed = ", ".join(f"{other}u" for other in words)
         self.write(f"static const uint64_t {name}_words[] = {{{listed}}};", f"{name}_words")
         return f"dz_in_words({word}, {name}_words, {len(words)})"
 

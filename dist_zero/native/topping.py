@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from dist_zero.compiler import plan as plans
 from dist_zero.expr.functions import may_fail
-from dist_zero.expr.ops import ColumnRef
+from dist_zero.expr.ops import ColumnRef, Literal, Scalar
 from dist_zero.native.layout import Layout, tuple_layout
 from dist_zero.native.scalars import Constants, compare_function, tuple_function
 from dist_zero.native.text import LeftOut, OperatorText, PlanText, Table, function, zset_table
 from dist_zero.state import shows_a_part
+from dist_zero.types import INT
 from dist_zero_common.errors import InternalError
 
 
@@ -26,24 +27,21 @@ class TopType:
 def top_type(
     name: str, operator: plans.Top, row: Layout, shown: Layout, part: bool, constants: Constants
 ) -> TopType:
-    """Renders the constants of a top over rows of one layout, which shows rows of another. What it sorts by and is no
-    column of the row is kept with the row."""
+    """Renders the constants of a top over rows of one layout, which shows rows of another."""
     if part and operator.per:
         raise InternalError(f"operator #{operator.id}: a top of a part has one group")
-    computed = [key.value for key in operator.order if not isinstance(key.value, ColumnRef)]
+    keys: list[tuple[Scalar, bool]] = []
+    for scalar, descending in [(key.value, key.descending) for key in operator.order]:
+        if all(scalar != other for other, _ in keys):  # what decides a second time decides nothing
+            keys.append((scalar, descending))
+    columns = {scalar.index for scalar, _ in keys if isinstance(scalar, ColumnRef)}
+    keys += [(ColumnRef(i, row.types[i]), False) for i in operator.tie if i not in columns]
+    # Behind them the row's hash, so that whatever comes, different rows have different places.
+    keys.append((Literal(0, INT), False))
+    values = [scalar for scalar, _ in keys]
     per = tuple_layout(f"{name}_per", [scalar.dtype for scalar in operator.per])
-    order = tuple_layout(f"{name}_order", [scalar.dtype for scalar in computed])
-    width, done = len(computed), 0
-    sorted_by: list[tuple[int, bool]] = []
-    for key in operator.order:
-        if isinstance(key.value, ColumnRef):
-            sorted_by.append((width + key.value.index, key.descending))
-        else:
-            sorted_by.append((done, key.descending))
-            done += 1
-    # Behind the tie all other columns, so that whatever comes, only equal rows are equal.
-    others = [place for place in range(len(row.types)) if place not in operator.tie]
-    sorted_by += [(width + place, False) for place in (*operator.tie, *others)]
+    order = tuple_layout(f"{name}_order", [scalar.dtype for scalar in values])
+    sorted_by = [(place, descending) for place, (_, descending) in enumerate(keys)]
     place = [
         f"int failure = {name}_per(base, row, per);",
         f"return failure ? failure : {name}_order(base, row, order);",
@@ -53,13 +51,13 @@ def top_type(
         (per.declaration(), order.declaration()),
         (
             tuple_function(f"{name}_per", operator.per, [row], per, constants),
-            tuple_function(f"{name}_order", computed, [row], order, constants),
+            tuple_function(f"{name}_order", values, [row], order, constants),
             function(
                 f"static int {name}_place(dz_base *base, const uint64_t *row, uint64_t *per, uint64_t *order)",
                 place,
                 "The group of a row, and what it sorts by.",
             ),
-            compare_function(f"{name}_compare", [order, row], sorted_by),
+            compare_function(f"{name}_compare", order, sorted_by),
             f"static const dz_top_type {name}_type = {{\n"
             f"    .row = &{row.shape}, .per = &{per.shape}, .order = &{order.shape}, .shown = &{shown.shape},\n"
             f"    .count = {operator.count}, .rank = {int(operator.rank)}, .part = {int(part)},\n"

@@ -82,7 +82,7 @@ class Library:
             return 0
         if dtype.kind in (Kind.STR, Kind.BYTES):
             data = value.encode() if isinstance(value, str) else value
-            return int(self.c.t_intern(self.node, data, len(data)))
+            return int(self.c.t_intern(self.node, data, len(data)) or 0)  # none: there is no memory
         if dtype.kind is Kind.FLOAT:
             return (
                 0x7FF8000000000000

@@ -1,5 +1,4 @@
-"""The native runtime's structures do what Python's do: hashes, tables, deltas, what is kept, ordered indexes; all
-memory is given back, and where there is none, that is an error."""
+"""The native runtime's structures do what Python's do, give back all memory, and without memory there is an error."""
 
 from __future__ import annotations
 

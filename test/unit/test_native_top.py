@@ -95,6 +95,15 @@ DZ_EXPORT const uint64_t *t_at(node *n, int which, uint32_t at, int64_t *weight)
     *weight = (int64_t)entry[shape->words + DZ_ZSET_WEIGHT];
     return entry;
 }
+DZ_EXPORT void t_fail_after(node *n, int64_t allocations) { n->base.fail_after = allocations; }
+DZ_EXPORT uint64_t t_end(node *n)
+{
+    dz_base_clear(&n->base);
+    uint64_t left = n->base.bytes;
+    free(n);
+    return left;
+}
+DZ_EXPORT int t_error(const node *n) { return n->base.error; }
 DZ_EXPORT void t_clear(node *n)
 {
     dz_top_free(&n->base, &n->top, TYPE);
@@ -167,6 +176,7 @@ class InC:
         ]
         self.library = Library("\n".join(source))
         self.c, self.node = self.library.c, self.library.node
+        self.c.t_end.restype = ctypes.c_uint64
         self.c.t_at.restype = ctypes.POINTER(ctypes.c_uint64)
         self.c.t_at.argtypes = [
             ctypes.c_void_p,
@@ -174,6 +184,10 @@ class InC:
             ctypes.c_uint32,
             ctypes.POINTER(ctypes.c_int64),
         ]
+
+    def renew(self) -> None:
+        """Another node."""
+        self.node = self.library.node = ctypes.c_void_p(self.c.t_new())
 
     def _give(self, name: str, layout: Layout, row: Row, weight: int) -> None:
         given = packed(self.library.words(layout, row))
@@ -426,3 +440,29 @@ def test_large_groups() -> None:
         (2996, "a", 1.0, "x", 1): 1,
     }
     both.apply([(row, -1) for row in rows if row[0] not in (5, 2999)])
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_without_memory(part: bool) -> None:
+    """Whichever allocation fails, the step ends with an error, and all memory is given back."""
+    operator = TOPS["global" if part else "computed"]
+    c = InC(operator, part)
+    rng = random.Random(2)
+    rows = [random_row(rng) for _ in range(40)]
+    failed, allocation = True, 0
+    while failed:
+        allocation += 1
+        c.c.t_fail_after(c.node, ctypes.c_int64(allocation))
+        failed = False
+        for place, row in enumerate(rows):
+            # Half of them come, then they go again and the others come.
+            words = packed(c.library.words(c.row, row) if not c.c.t_error(c.node) else [0] * c.row.words)
+            failed = failed or c.c.t_add(c.node, words, ctypes.c_int64(1)) != 0
+            if place % 2:
+                failed = failed or c.c.t_run(c.node) != 0
+        assert failed == (c.c.t_error(c.node) != 0)
+        c.c.t_fail_after(c.node, ctypes.c_int64(0))
+        c.c.t_clear(c.node)
+        assert c.c.t_end(c.node) == 0, f"memory that is left when allocation {allocation} fails"
+        c.renew()
+    assert allocation > 30

@@ -1,13 +1,14 @@
 /* Words, rows, shapes, errors, memory, texts, deltas: what all of the runtime stands on.
 
-A row is an array of 8-byte words. If any column of its type is nullable, null words come first (bit i of word i / 64 is
-set where column i is null); then one word per column: bool 0 or 1; int, datetime, decimal and enum as int64; float as
-IEEE bits with one NaN and no -0.0; str and bytes as a pointer to a text of the node's pool. The word of a null is 0. So
-two rows of a type are equal if their words are. Shapes are constants where generic functions are called, so that the
-compiler makes special code of them.
+A row is an array of 8-byte words. If any column of its type is nullable, null words come first (bit i of word i / 64
+is set where column i is null); then one word per column: bool 0 or 1; int, datetime, decimal and enum as int64; float
+as IEEE bits with one NaN and no -0.0; str and bytes as a pointer to a text of the node's pool. The word of a null is
+0. So two rows of a type are equal if their words are. Shapes are constants where generic functions are called, so
+that the compiler makes special code of them.
 
-Errors. Every function may fail by `dz_raise`, which jumps to where the exported function was entered (`dz_enter`); the
-node is broken from then on, but everything it has can still be freed. So an allocation comes before what depends on it.
+Errors. Every function may fail by `dz_raise`, which jumps to where the exported function was entered (`dz_enter`);
+the node is broken from then on, but everything it has can still be freed. So an allocation comes before what depends
+on it.
 
 Texts are interned: equal contents are equal pointers, given one pool. What outlives a call holds its texts; nothing
 else has to, because texts that nobody holds go at the end of a call only (`dz_sweep`). */
@@ -72,7 +73,8 @@ typedef struct dz_base {
     uint64_t scratch_words;
 } dz_base;
 
-/* What a row type looks like in words. `words` counts the null words too; `text_words`: the places of str and bytes. */
+/* What a row type looks like in words. `words` counts the null words too; `text_words`: the places of str and bytes.
+   */
 typedef struct {
     uint32_t words;
     uint32_t columns, null_words;
@@ -101,8 +103,8 @@ __attribute__((noreturn, cold, noinline)) static void dz_raise(dz_base *base, in
 }
 
 /* At the head of each exported function that can fail: `if (dz_enter(base)) return -1;`. False at first; true when
-   something in the call fails, and for a node that has failed before. It has to be a macro, as setjmp has to be called
-   by the function that is returned to. */
+   something in the call fails, and for a node that has failed before. It has to be a macro, as setjmp has to be
+   called by the function that is returned to. */
 #define dz_enter(base) ((base)->error != 0 || setjmp((base)->failed) != 0)
 
 /* ---- memory --------------------------------------------------------------------------------------------------- */
@@ -515,8 +517,8 @@ static inline void dz_delta_drop(dz_base *base, const dz_delta *delta, const dz_
 
 #define DZ_AHEAD 8u
 
-/* Adds up the weights of equal rows, in place; those of weight 0 go. Rows stay in the order of their first appearance.
-   A slot is the upper half of a row's hash and the number of the item from 1 on. */
+/* Adds up the weights of equal rows, in place; those of weight 0 go. Rows stay in the order of their first
+   appearance. A slot is the upper half of a row's hash and the number of the item from 1 on. */
 static inline void dz_consolidate(dz_base *base, dz_delta *delta, const dz_shape *shape)
 {
     uint32_t given = delta->count, kept = 0;

@@ -1,13 +1,14 @@
-/* The join operator, as reference/join.py defines it: both sides' rows are kept by key, and a change meets only the rows
-that share its key; first the left's changes the right's old rows, then the right's changes the left's new rows.
+/* The join operator, as reference/join.py defines it: both sides' rows are kept by key, and a change meets only the
+rows that share its key; first the left's changes the right's old rows, then the right's changes the left's new rows.
 
-A side's rows are the entries of a table (weight and stamp as in a Z-set, so that it is saved like one), and those of a
-key are a chain through them. One table of keys has the heads of both sides' chains, so that a change is looked up once.
+A side's rows are the entries of a table (weight and stamp as in a Z-set, so that it is saved like one), and those of
+a key are a chain through them. One table of keys has the heads of both sides' chains, so that a change is looked up
+once.
 
-Rows may be shown alone: those without partners (outer, anti) or those with some (semi). Without a condition all rows of
-a key have the same partners; a key's entry notes in the first change of a step whether either side had rows. With a
-condition each row counts its partners, the sum of their weights; rows that a step touches are written down with what was
-shown of them before, and those of weight 0 stay until the step's end.
+Rows may be shown alone: those without partners (outer, anti) or those with some (semi). Without a condition all rows
+of a key have the same partners; a key's entry notes in the first change of a step whether either side had rows. With
+a condition each row counts its partners, the sum of their weights; rows that a step touches are written down with
+what was shown of them before, and those of weight 0 stay until the step's end.
 
 What is rendered for a join is a constant `dz_join_spec`, so that everything here is made special for it. */
 
@@ -27,29 +28,32 @@ typedef int dz_join_condition(dz_base *base, const uint64_t *both);
 typedef void dz_join_emit(dz_base *base, const uint64_t *row, int64_t weight);
 typedef void dz_join_report(dz_base *base, int what, const uint64_t *row, int64_t weight);
 
+/* What is rendered. The words of `key` are the same for both sides: where a column is nullable on one side only, the
+   key has null words, and both functions write them. */
 typedef struct {
     const dz_shape *sides[2];
     const dz_shape *key;
-    const dz_shape *both;     /* of a pair, as the inputs are; for the condition and its reports */
-    const dz_shape *output;   /* of what is emitted; of semi and anti joins, the left side's */
-    dz_join_key *keys[2];     /* writes the key of a row; not 0 if it fails */
-    dz_join_condition *condition; /* 1 for a match, 0 for none, below 0 if it fails; NULL: every pair of a key matches */
-    bool pairs;               /* whether pairs are emitted: not of semi and anti joins */
-    int shown[2];             /* which rows of a side are shown alone */
+    const dz_shape *both;         /* of a pair, as the inputs are; for the condition and its reports */
+    const dz_shape *output;       /* of what is emitted; of semi and anti joins, the left side's */
+    dz_join_key *keys[2];         /* writes the key of a row; not 0 if it fails */
+    dz_join_condition *condition; /* 1: a match, 0: none, below 0: it fails; NULL: every pair of a key matches */
+    bool pairs;                   /* whether pairs are emitted: not of semi and anti joins */
+    int shown[2];                 /* which rows of a side are shown alone */
     dz_join_emit *emit;
-    dz_join_report *report;   /* of a side's row whose key fails, and of a pair (as `both`) whose condition does */
+    dz_join_report *report;       /* of a side's row whose key fails, and of a pair whose condition does */
 } dz_join_spec;
 
-/* The payload of a key: of each side the first row of the chain (its number from 1 on) and how many there are; and the
-   last step that changed it, doubled twice, with whether the sides had rows before. */
+/* The payload of a key: of each side the first row of the chain (its number from 1 on) and how many there are; and
+   the last step that changed it, doubled twice, with whether the sides had rows before. */
 enum { DZ_JOIN_CHAINS, DZ_JOIN_COUNTS = DZ_JOIN_CHAINS + 2, DZ_JOIN_MARK = DZ_JOIN_COUNTS + 2, DZ_JOIN_KEY_EXTRA };
 
-/* The payload of a row: as of a Z-set; the numbers of the rows before and behind it in its chain, 0 for none; and, where
-   partners are counted, their number and the last step that touched the row. */
+/* The payload of a row: as of a Z-set; the numbers of the rows before and behind it in its chain, 0 for none; and,
+   where partners are counted, their number and the last step that touched the row. */
 enum { DZ_JOIN_LINKS = DZ_ZSET_EXTRA, DZ_JOIN_PARTNERS, DZ_JOIN_TOUCHED };
 
-/* All zero is a join of nothing. `sides` are what is saved. `changed`: keys of this step. `touched`: rows of this step,
-   each with what was shown of it before, as its weight. `loaded`: keys whose rows count their partners when settled. */
+/* All zero is a join of nothing. `sides` are what is saved. `changed`: keys of this step. `touched`: rows of this
+   step, each with what was shown of it before, as its weight. `loaded`: keys whose rows count their partners when
+   settled. */
 typedef struct {
     dz_kept sides[2];
     dz_table keys;
@@ -80,7 +84,8 @@ static inline bool dz_join_is_shown(const dz_join_spec *spec, int side, bool mat
 }
 
 /* Puts the null bits of a row behind the first columns of another. */
-static inline void dz_join_put_nulls(uint64_t *out, uint32_t behind, const dz_shape *shape, const uint64_t *row)
+__attribute__((always_inline)) static inline void dz_join_put_nulls(uint64_t *out, uint32_t behind,
+                                                                    const dz_shape *shape, const uint64_t *row)
 {
     if (row && !shape->null_words) return;
     uint32_t shift = behind % 64;
@@ -93,8 +98,9 @@ static inline void dz_join_put_nulls(uint64_t *out, uint32_t behind, const dz_sh
 }
 
 /* A left and a right row as one row of this shape; NULL for a side is nulls. */
-static inline void dz_join_concatenate(const dz_join_spec *spec, const dz_shape *shape, const uint64_t *left,
-                                       const uint64_t *right, uint64_t *out)
+__attribute__((always_inline)) static inline void dz_join_concatenate(const dz_join_spec *spec, const dz_shape *shape,
+                                                                      const uint64_t *left, const uint64_t *right,
+                                                                      uint64_t *out)
 {
     const dz_shape *one = spec->sides[DZ_JOIN_LEFT], *other = spec->sides[DZ_JOIN_RIGHT];
     for (uint32_t word = 0; word < shape->null_words; word++) out[word] = 0;
@@ -161,13 +167,20 @@ static inline uint64_t *dz_join_put(dz_base *base, dz_join *join, const dz_join_
     return payload;
 }
 
+/* The entry of a key; NULL: there is none. */
+static inline uint64_t *dz_join_find_key(const dz_join *join, const dz_join_spec *spec, const uint64_t *key)
+{
+    return dz_table_find(&join->keys, spec->key, DZ_JOIN_KEY_EXTRA, key, dz_row_hash(spec->key, key));
+}
+
 /* The entry of the key of a row that is kept: its payload. */
 static inline uint64_t *dz_join_chains_of(dz_base *base, const dz_join *join, const dz_join_spec *spec, int side,
                                           const uint64_t *row)
 {
     uint64_t key[spec->key->words + 1];
-    if (spec->keys[side](base, row, key)) dz_raise(base, DZ_BUG, "the key of a kept row fails");
-    uint64_t *entry = dz_table_find(&join->keys, spec->key, DZ_JOIN_KEY_EXTRA, key, dz_row_hash(spec->key, key));
+    if (spec->keys[side](base, row, key))
+        dz_raise(base, DZ_BUG, "the key of a kept row fails");
+    uint64_t *entry = dz_join_find_key(join, spec, key);
     if (!entry) dz_raise(base, DZ_BUG, "a kept row has no key");
     return entry + spec->key->words;
 }
@@ -251,7 +264,8 @@ static inline void dz_join_count(dz_base *base, dz_join *join, const dz_join_spe
     payload[DZ_JOIN_PARTNERS] = (uint64_t)dz_add_weights(base, (int64_t)payload[DZ_JOIN_PARTNERS], weight);
 }
 
-/* Whether the condition holds for a pair; one on which it fails is reported, unless it is there 0 times, and no match. */
+/* Whether the condition holds for a pair; one on which it fails is reported, unless it is there 0 times, and no
+   match. */
 static inline bool dz_join_matches(dz_base *base, const dz_join_spec *spec, const uint64_t *left, const uint64_t *right,
                                    int64_t weight, int64_t times)
 {
@@ -265,8 +279,9 @@ static inline bool dz_join_matches(dz_base *base, const dz_join_spec *spec, cons
 }
 
 /* A changed row of one side meets all rows of its key on the other. `is_new`: its partners are not counted yet. */
-static inline void dz_join_meet(dz_base *base, dz_join *join, const dz_join_spec *spec, int side, const uint64_t *chains,
-                                const uint64_t *row, uint64_t *payload, int64_t weight, bool is_new)
+static inline void dz_join_meet(dz_base *base, dz_join *join, const dz_join_spec *spec, int side,
+                                const uint64_t *chains, const uint64_t *row, uint64_t *payload, int64_t weight,
+                                bool is_new)
 {
     int other_side = 1 - side;
     if (!spec->pairs && !spec->condition) return;
@@ -313,6 +328,17 @@ static inline void dz_join_change(dz_base *base, dz_join *join, const dz_join_sp
     dz_join_remove(base, join, spec, side, chains, payload);
 }
 
+/* Has the first rows of a key's chains be read into the cache: one is met, the other gets a row before it. */
+static inline void dz_join_prefetch_heads(const dz_join *join, const dz_join_spec *spec, const uint64_t *key,
+                                          uint64_t key_hash)
+{
+    const uint64_t *entry = dz_table_find(&join->keys, spec->key, DZ_JOIN_KEY_EXTRA, key, key_hash);
+    for (int side = 0; entry && side < 2; side++) {
+        uint32_t head = (uint32_t)entry[spec->key->words + DZ_JOIN_CHAINS + side];
+        if (head) __builtin_prefetch(dz_join_payload(join, spec, side, head));
+    }
+}
+
 /* All changes of a side: first the keys of some, so that what they lead to is there when it is looked at. */
 static inline void dz_join_changes(dz_base *base, dz_join *join, const dz_join_spec *spec, int side, dz_delta *delta)
 {
@@ -347,6 +373,8 @@ static inline void dz_join_changes(dz_base *base, dz_join *join, const dz_join_s
             dz_table_prefetch_entry(&join->sides[side].rows, shape, dz_join_extra(spec, side), hashes[at]);
         }
         for (uint32_t at = 0; at < some; at++)
+            if (known[at]) dz_join_prefetch_heads(join, spec, keys + at * key_words, key_hashes[at]);
+        for (uint32_t at = 0; at < some; at++)
             if (known[at])
                 dz_join_change(base, join, spec, side, keys + at * key_words, key_hashes[at],
                                dz_delta_row(delta, shape, start + at), hashes[at],
@@ -369,8 +397,8 @@ static inline void dz_join_show_touched(dz_base *base, dz_join *join, const dz_j
         uint64_t *payload = entry + shape->words;
         int64_t weight = (int64_t)payload[DZ_ZSET_WEIGHT], after = 0;
         if (dz_join_is_shown(spec, side, (int64_t)payload[DZ_JOIN_PARTNERS] > 0)) after = weight;
-        if (after != before)
-            dz_join_emit_alone(base, spec, side, row, dz_add_weights(base, after, dz_multiply_weights(base, before, -1)));
+        int64_t change = dz_add_weights(base, after, dz_multiply_weights(base, before, -1));
+        if (change) dz_join_emit_alone(base, spec, side, row, change);
         if (weight) continue;
         uint64_t key[spec->key->words + 1];
         uint64_t *chains = dz_join_chains_of(base, join, spec, side, row);
@@ -402,7 +430,7 @@ static inline void dz_join_forget_keys(dz_base *base, dz_join *join, const dz_jo
 {
     for (uint32_t at = 0; at < join->changed.count; at++) {
         const uint64_t *key = dz_delta_row(&join->changed, spec->key, at);
-        uint64_t *entry = dz_table_find(&join->keys, spec->key, DZ_JOIN_KEY_EXTRA, key, dz_row_hash(spec->key, key));
+        uint64_t *entry = dz_join_find_key(join, spec, key);
         const uint64_t *chains = entry + spec->key->words;
         if (entry && !chains[DZ_JOIN_COUNTS] && !chains[DZ_JOIN_COUNTS + 1])
             dz_table_remove(base, &join->keys, spec->key, DZ_JOIN_KEY_EXTRA, entry);
@@ -422,7 +450,7 @@ static inline void dz_join_step(dz_base *base, dz_join *join, const dz_join_spec
     }
     for (uint32_t at = 0; !spec->condition && at < join->changed.count; at++) {
         const uint64_t *key = dz_delta_row(&join->changed, spec->key, at);
-        const uint64_t *entry = dz_table_find(&join->keys, spec->key, DZ_JOIN_KEY_EXTRA, key, dz_row_hash(spec->key, key));
+        const uint64_t *entry = dz_join_find_key(join, spec, key);
         for (int side = 0; entry && side < 2; side++)
             dz_join_show_key(base, join, spec, side, entry + spec->key->words);
     }
@@ -436,7 +464,8 @@ static inline void dz_join_take(dz_base *base, dz_join *join, const dz_join_spec
                                 int64_t weight)
 {
     uint64_t key[spec->key->words + 1];
-    if (spec->keys[side](base, row, key)) dz_raise(base, DZ_MALFORMED, "saved state has a row that is left out: its join key fails");
+    if (spec->keys[side](base, row, key))
+        dz_raise(base, DZ_MALFORMED, "saved state has a row that is left out: its join key fails");
     if (dz_any_null(spec->key, key)) dz_raise(base, DZ_MALFORMED, "the saved state of a join has a row without a key");
     if (weight == 0) return;
     bool is_new;
@@ -468,8 +497,8 @@ static inline void dz_join_count_key(dz_base *base, dz_join *join, const dz_join
         for (uint32_t right = (uint32_t)chains[DZ_JOIN_CHAINS + 1]; right;) {
             uint64_t *other = dz_join_payload(join, spec, DZ_JOIN_RIGHT, right);
             right = dz_join_behind(other);
-            if (!dz_join_matches(base, spec, dz_join_row(spec, DZ_JOIN_LEFT, one), dz_join_row(spec, DZ_JOIN_RIGHT, other), 0, 0))
-                continue;
+            const uint64_t *one_row = dz_join_row(spec, DZ_JOIN_LEFT, one);
+            if (!dz_join_matches(base, spec, one_row, dz_join_row(spec, DZ_JOIN_RIGHT, other), 0, 0)) continue;
             for (int side = 0; side < 2; side++) {
                 if (!dz_join_counts(spec, side)) continue;
                 uint64_t *partners = (side == DZ_JOIN_LEFT ? one : other) + DZ_JOIN_PARTNERS;
@@ -485,7 +514,7 @@ static inline bool dz_join_settle(dz_base *base, dz_join *join, const dz_join_sp
 {
     for (; count && join->loaded.count; count--) {
         uint64_t *key = dz_table_entry(&join->loaded, spec->key, 0, join->loaded.count - 1);
-        const uint64_t *entry = dz_table_find(&join->keys, spec->key, DZ_JOIN_KEY_EXTRA, key, dz_row_hash(spec->key, key));
+        const uint64_t *entry = dz_join_find_key(join, spec, key);
         if (entry) dz_join_count_key(base, join, spec, entry + spec->key->words);
         dz_table_remove(base, &join->loaded, spec->key, 0, key);
     }

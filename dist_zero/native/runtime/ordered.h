@@ -1,14 +1,15 @@
-/* Distinct entries in order, for minimum, maximum and the first of a group: a B+tree whose nodes grow with what is in them.
+/* Distinct entries in order, for minimum, maximum and the first of a group: a B+tree whose nodes grow with what is in
+them.
 
-An entry is a fixed number of words; `compare` says how two stand (below 0, 0, above 0), and may look at some of the words
-only: what it does not look at is payload, which the owner may write through the pointers it gets. Everything is a generic
-function to which the number of words and `compare` are constants, so that the compiler makes special code.
+An entry is a fixed number of words; `compare` says how two stand (below 0, 0, above 0), and may look at some of the
+words only: what it does not look at is payload, which the owner may write through the pointers it gets. Everything is
+a generic function to which the number of words and `compare` are constants, so that the compiler makes special code.
 
-A leaf has entries; an inner node has items of a child's last entry and a pointer to the child. The copy of the last entry
-is always exact, since texts of entries that are gone may be gone too. Nodes begin small and grow by doubling, so that a
-group of four costs what it needs; beyond `DZ_ORDERED_FULL` items they are split. An ascending or descending series leaves
-full nodes behind it. On the way down, a full node is split before it is entered, so that whatever allocation fails, the
-tree is as it was. The index holds no texts: that is the business of whoever owns the entries.
+A leaf has entries; an inner node has items of a child's last entry and a pointer to the child. The copy of the last
+entry is always exact, since texts of entries that are gone may be gone too. Nodes begin small and grow by doubling,
+so that a group of four costs what it needs; beyond `DZ_ORDERED_FULL` items they are split. An ascending or descending
+series leaves full nodes behind it. On the way down, a full node is split before it is entered, so that whatever
+allocation fails, the tree is as it was. The index holds no texts: that is the business of whoever owns the entries.
 
 Pointers to entries, and cursors, are good until the next insertion or removal. */
 
@@ -65,7 +66,8 @@ static inline dz_ordered_node *dz_ordered_child(const dz_ordered_node *node, uin
 }
 
 /* Makes item number `at` of an inner node that of this child. */
-static inline void dz_ordered_set_child(dz_ordered_node *node, uint32_t words, uint32_t at, const dz_ordered_node *child)
+static inline void dz_ordered_set_child(dz_ordered_node *node, uint32_t words, uint32_t at,
+                                        const dz_ordered_node *child)
 {
     uint64_t *item = dz_ordered_item(node, words, at);
     memcpy(item, dz_ordered_item(child, words, (uint32_t)child->count - 1), (size_t)words * 8);
@@ -95,7 +97,8 @@ static inline void dz_ordered_drop(dz_base *base, dz_ordered_node *node, uint32_
 }
 
 /* The node with room for so many items, which may be elsewhere now. */
-static inline dz_ordered_node *dz_ordered_with_room(dz_base *base, dz_ordered_node *node, uint32_t words, uint32_t count)
+static inline dz_ordered_node *dz_ordered_with_room(dz_base *base, dz_ordered_node *node, uint32_t words,
+                                                    uint32_t count)
 {
     if (count <= node->capacity) return node;
     uint32_t capacity = node->capacity;
@@ -193,8 +196,8 @@ static inline uint64_t *dz_cursor_last(dz_cursor *cursor, const dz_ordered *orde
 }
 
 /* Goes to the first entry that is not below one, which it gives; NULL: all are below. */
-static inline uint64_t *dz_cursor_seek(dz_cursor *cursor, const dz_ordered *ordered, uint32_t words, dz_compare *compare,
-                                       const uint64_t *entry)
+static inline uint64_t *dz_cursor_seek(dz_cursor *cursor, const dz_ordered *ordered, uint32_t words,
+                                       dz_compare *compare, const uint64_t *entry)
 {
     cursor->depth = -1;
     const dz_ordered_node *node = ordered->root;
@@ -263,7 +266,8 @@ static inline void dz_ordered_split(dz_base *base, dz_ordered_node *node, uint32
 {
     dz_ordered_node *child = dz_ordered_child(node, words, at);
     uint32_t right = child->count - left;
-    dz_ordered_node *fresh = dz_ordered_make(base, child->level, words, (uint32_t)dz_power_of_two(right < 4 ? 4 : right));
+    uint32_t capacity = (uint32_t)dz_power_of_two(right < 4 ? 4 : right);
+    dz_ordered_node *fresh = dz_ordered_make(base, child->level, words, capacity);
     memcpy(fresh->items, dz_ordered_item(child, words, left), (size_t)right * dz_ordered_stride(child, words) * 8);
     fresh->count = (uint16_t)right;
     child->count = (uint16_t)left;
@@ -336,8 +340,8 @@ static inline uint64_t *dz_ordered_insert(dz_base *base, dz_ordered *ordered, ui
 
 /* ---- removing ------------------------------------------------------------------------------------------------- */
 
-/* Makes child number `at` and the one behind it one, if they have few items. It needs memory perhaps; without, they stay
-   two. */
+/* Makes child number `at` and the one behind it one, if they have few items. It needs memory perhaps; without, they
+   stay two. */
 static inline void dz_ordered_merge(dz_base *base, dz_ordered_node *node, uint32_t words, uint32_t at)
 {
     dz_ordered_node *left = dz_ordered_child(node, words, at), *right = dz_ordered_child(node, words, at + 1);

@@ -57,6 +57,7 @@ typedef struct {
     dz_sorted *sorted, *room;
     uint32_t sorted_count, piece_count, heap_count, given;
     uint32_t *heap, *places;
+    bool held; /* whether the texts of the rows are; not if something failed while they were collected */
 } dz_merging;
 
 /* Room for the order of what is there. */
@@ -79,7 +80,7 @@ static void dz_merging_free(dz_base *base, dz_merging *merging, const dz_shape *
     dz_free_memory(base, merging->room, (size_t)DZ_PIECE_ROWS * sizeof *merging->room);
     dz_free_memory(base, merging->heap, merging->piece_count * sizeof *merging->heap);
     dz_free_memory(base, merging->places, merging->piece_count * sizeof *merging->places);
-    dz_delta_drop(base, &merging->rows, shape);
+    if (merging->held) dz_delta_drop(base, &merging->rows, shape);
     dz_delta_free(base, &merging->rows, shape);
     *merging = (dz_merging){0};
 }
@@ -179,6 +180,7 @@ static int64_t dz_frozen_make(dz_base *base, dz_all_frozen *all, const dz_state_
         table->entries(base, &frozen->puts.rows);
     dz_delta_hold(base, &frozen->puts.rows, table->entry);
     dz_delta_hold(base, &frozen->gone.rows, table->key);
+    frozen->puts.held = frozen->gone.held = true;
     return frozen->number;
 }
 

@@ -1,13 +1,13 @@
-/* Sums and means: what an aggregation remembers of a group, as reference/accumulators.py defines it, with the same bytes
-where it is encoded. An accumulator is some words of a payload; all zero is the one of nothing.
+/* Sums and means: what an aggregation remembers of a group, as reference/accumulators.py defines it, with the same
+bytes where it is encoded. An accumulator is some words of a payload; all zero is the one of nothing.
 
 Sums of integers: how many values, and a total of 128 bits in two words.
 
 Sums of floats are exact. A float is an integer times 2^-1074, and so is the total, with at most about 2,200 bits, in
-limbs of 64 bits (two's complement). Most groups need three limbs next to one another (values from some 2^-60 to 2^70), so
-an accumulator has a window: three limbs, and which limb of the whole the first of them is. A total that does not fit, and
-infinities and NaN, which are counted and no part of the total, move to memory of their own with all limbs (spilt). The
-total is rounded once, when it is read: half to even. */
+limbs of 64 bits (two's complement). Most groups need three limbs next to one another (values from some 2^-60 to
+2^70), so an accumulator has a window: three limbs, and which limb of the whole the first of them is. A total that
+does not fit, and infinities and NaN, which are counted and no part of the total, move to memory of their own with all
+limbs (spilt). The total is rounded once, when it is read: half to even. */
 
 #ifndef DZ_SUMS_H
 #define DZ_SUMS_H
@@ -168,8 +168,8 @@ static inline int dz_int_mean_result(const uint64_t *sum, double unit, uint64_t 
 
 /* ---- sums of floats ------------------------------------------------------------------------------------------- */
 
-/* The words of a sum of floats. The second: where its window begins, if below DZ_LIMBS; else it points to what is spilt,
-   and the window is not used. */
+/* The words of a sum of floats. The second: where its window begins, if below DZ_LIMBS; else it points to what is
+   spilt, and the window is not used. */
 enum { DZ_FLOAT_SUM_COUNT, DZ_FLOAT_SUM_WHERE, DZ_FLOAT_SUM_LIMBS, DZ_FLOAT_SUM_WORDS = DZ_FLOAT_SUM_LIMBS + 3 };
 
 /* A sum that does not fit the window. */
@@ -229,7 +229,8 @@ static inline void dz_float_sum_free(dz_base *base, uint64_t *sum)
     memset(sum, 0, DZ_FLOAT_SUM_WORDS * 8);
 }
 
-/* Makes these limbs the total: in the window if it can be, which then begins at limb `wish` or below if that can be. */
+/* Makes these limbs the total: in the window if it can be, which then begins at limb `wish` or below if that can be.
+   */
 static void dz_float_sum_store(dz_base *base, uint64_t *sum, const uint64_t *limbs, uint32_t wish)
 {
     dz_spilt *spilt = dz_float_sum_spilt(sum);
@@ -267,7 +268,8 @@ __attribute__((noinline)) static void dz_float_sum_add_slowly(dz_base *base, uin
 }
 
 /* Counts an infinity or a NaN. */
-__attribute__((noinline)) static void dz_float_sum_add_special(dz_base *base, uint64_t *sum, uint64_t word, int64_t weight)
+__attribute__((noinline)) static void dz_float_sum_add_special(dz_base *base, uint64_t *sum, uint64_t word,
+                                                               int64_t weight)
 {
     dz_spilt *spilt = dz_float_sum_spill(base, sum);
     int64_t *count = word << 12 ? &spilt->nan : word >> 63 ? &spilt->negative_infinity : &spilt->positive_infinity;

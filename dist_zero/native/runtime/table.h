@@ -1,15 +1,16 @@
 /* A hash table of dense entries, and with it what is kept of a Z-set or by key.
 
-An entry is the words of a key and `extra` words of payload. Entries lie one behind the other in the order in which they
-came; where one is removed, the last takes its place. So going through them is fast, and the same in every process. Beside
-them is an index by open addressing: a slot has the upper half of a key's hash and the number of its entry from 1 on, 0
-where it is free. With the half hash, a slot knows where it would like to be, so the index grows without a look at keys.
+An entry is the words of a key and `extra` words of payload. Entries lie one behind the other in the order in which
+they came; where one is removed, the last takes its place. So going through them is fast, and the same in every
+process. Beside them is an index by open addressing: a slot has the upper half of a key's hash and the number of its
+entry from 1 on, 0 where it is free. With the half hash, a slot knows where it would like to be, so the index grows
+without a look at keys.
 
-Pointers to entries are good until the next put or removal. A table holds the texts of its keys; those in a payload are
-the owner's business.
+Pointers to entries are good until the next put or removal. A table holds the texts of its keys; those in a payload
+are the owner's business.
 
-Looking up many: hashes first, then `dz_table_prefetch` some keys ahead and `dz_table_prefetch_entry` fewer ahead, then
-the lookup, whose memory is there by now. */
+Looking up many: hashes first, then `dz_table_prefetch` some keys ahead and `dz_table_prefetch_entry` fewer ahead,
+then the lookup, whose memory is there by now. */
 
 #ifndef DZ_TABLE_H
 #define DZ_TABLE_H
@@ -191,8 +192,9 @@ static inline void dz_table_clear(dz_base *base, dz_table *table, const dz_shape
 
 /* ---- what is kept --------------------------------------------------------------------------------------------- */
 
-/* One table of the state: entries, and the keys that were touched since the last `dz_kept_track`, also of entries that
-   are gone. `stamp`: an entry that carries it is noted already. Nothing is noted before the first `dz_kept_track`. */
+/* One table of the state: entries, and the keys that were touched since the last `dz_kept_track`, also of entries
+   that are gone. `stamp`: an entry that carries it is noted already. Nothing is noted before the first
+   `dz_kept_track`. */
 typedef struct {
     dz_table rows;
     dz_table touched;
@@ -208,7 +210,8 @@ typedef struct {
     int64_t before, after;
 } dz_weights;
 
-/* Notes that a key is touched. `stamp`: where its entry has the stamp; NULL if it has none, or the entry is not there. */
+/* Notes that a key is touched. `stamp`: where its entry has the stamp; NULL if it has none, or the entry is not
+   there. */
 static inline void dz_kept_note(dz_base *base, dz_kept *kept, const dz_shape *shape, const uint64_t *key, uint64_t hash,
                                 uint64_t *stamp)
 {
@@ -244,8 +247,8 @@ static inline dz_weights dz_zset_add(dz_base *base, dz_table *rows, const dz_sha
     return (dz_weights){before, after};
 }
 
-/* Adds to the weight of a row of a kept Z-set, and notes the row. The hash is `dz_row_hash` of the row; the change, of a
-   consolidated delta, is not 0. */
+/* Adds to the weight of a row of a kept Z-set, and notes the row. The hash is `dz_row_hash` of the row; the change,
+   of a consolidated delta, is not 0. */
 static inline dz_weights dz_kept_add(dz_base *base, dz_kept *kept, const dz_shape *shape, const uint64_t *row,
                                      uint64_t hash, int64_t weight)
 {
@@ -267,7 +270,8 @@ static inline dz_weights dz_kept_add(dz_base *base, dz_kept *kept, const dz_shap
 }
 
 /* Adds to the weight of a row that is taken in from a save: no note. */
-static inline void dz_kept_take(dz_base *base, dz_kept *kept, const dz_shape *shape, const uint64_t *row, int64_t weight)
+static inline void dz_kept_take(dz_base *base, dz_kept *kept, const dz_shape *shape, const uint64_t *row,
+                                int64_t weight)
 {
     dz_zset_add(base, &kept->rows, shape, row, dz_row_hash(shape, row), weight);
 }

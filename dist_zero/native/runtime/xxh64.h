@@ -142,7 +142,8 @@ static inline uint64_t dz_xxh64_end(const dz_xxh64_state *state)
     return dz_xxh64_rest(hash + state->length, state->waiting, state->waiting_count);
 }
 
-/* The hash of a key of one value of 8 bytes: int, datetime, decimal, enum, float. Its encoding is 0x01 and the value. */
+/* The hash of a key of one value of 8 bytes: int, datetime, decimal, enum, float. Its encoding is 0x01 and the value.
+   */
 static inline uint64_t dz_key_hash_word(uint64_t word)
 {
     uint64_t hash = dz_xxh64_step_8(DZ_PRIME_5 + 9, word << 8 | 1);
@@ -191,7 +192,8 @@ static inline uint64_t dz_key_hash(const dz_shape *shape, const uint64_t *row)
     if (shape->columns == 1 && !dz_is_null(shape, row, 0)) {
         uint64_t word = row[shape->null_words];
         uint8_t kind = shape->kinds[0];
-        if (kind == DZ_STR || kind == DZ_BYTES) return dz_key_hash_bytes(dz_text_of(word)->bytes, dz_text_of(word)->length);
+        if (kind == DZ_STR || kind == DZ_BYTES)
+            return dz_key_hash_bytes(dz_text_of(word)->bytes, dz_text_of(word)->length);
         if (kind != DZ_BOOL) return dz_key_hash_word(word);
     }
     dz_xxh64_state state;

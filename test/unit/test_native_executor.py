@@ -1,0 +1,157 @@
+"""The native executor beyond what it computes: memory, failures of the machine, and who chooses it.
+
+What it computes is held against the interpreter in `test/oracle/test_differential_native.py`, and its contract in
+`test/contract`.
+"""
+
+from __future__ import annotations
+
+import gc
+import warnings
+
+import pytest
+
+import dist_zero as dz
+from dist_zero.compiler import compile
+from dist_zero.compiler.plan import Plan
+from dist_zero.native import build, choice
+from dist_zero.native.executor import NativeExecutor
+from dist_zero.reference.interpreter import Interpreter
+from dist_zero.types import Row
+from dist_zero_common.errors import InternalError, NativeUnavailable
+from test.contract.executors import native
+from test.oracle.nodes import Nodes, delete, put
+
+pytestmark = pytest.mark.skipif(build.available() is not None, reason=str(build.available()))
+
+
+class Order(dz.Row):
+    order: int
+    customer: str
+    amount: float | None
+
+
+class Customer(dz.Row):
+    customer: str
+    city: str | None
+
+
+def _plan() -> Plan:
+    app = dz.Program("shop")
+    orders = app.dataset("orders", Order, key="order")
+    customers = app.dataset("customers", Customer, key="customer")
+    totals = orders.group_by("customer").agg(
+        n=dz.count(), total=dz.sum("amount"), most=dz.max("amount"), first=dz.min("customer")
+    )
+    app.view("totals", totals)
+    app.view("cities", orders.join(customers, on="customer", how="left").select("city").distinct())
+    app.view("best", totals.top(3, by=[dz.desc("total")]))
+    app.view("all", orders.group_by().agg(n=dz.count(), most=dz.max("amount")))
+    app.view("unknown", orders.select("customer").difference(customers.select("customer")))
+    return compile(app.graph())
+
+
+def _orders(first: int) -> list[Row]:
+    return [
+        (n, f"customer {n % 7}", None if n % 5 == 0 else 1.5 * 10.0 ** (n % 40))
+        for n in range(first, first + 300)
+    ]
+
+
+def _customers() -> list[Row]:
+    return [(f"customer {n}", f"city {n % 3}" if n else None) for n in range(5)]
+
+
+def test_what_is_gone_takes_no_memory() -> None:
+    """Rows with texts, sums that take memory of their own, indexes: when all rows are gone again, so is what they
+    took, however often."""
+    nodes = Nodes(_plan(), 2, native)
+    executors = [executor for executor in nodes.executors if isinstance(executor, NativeExecutor)]
+    used: list[list[int]] = []
+    for time in range(6):
+        orders, customers = _orders(0), _customers()
+        nodes.run([put(nodes.plan, "orders", *orders), put(nodes.plan, "customers", *customers)])
+        assert len(nodes.rows("totals")) == 7
+        for executor in executors:
+            executor.save(time % 2 == 0)
+        nodes.run(
+            [
+                delete(nodes.plan, "orders", *((order,) for order, *_ in orders)),
+                delete(nodes.plan, "customers", *((customer,) for customer, _ in customers)),
+            ]
+        )
+        assert nodes.rows("totals") == {} and nodes.rows("all") == {(0, None): 1}
+        for executor in executors:
+            executor.save(everything=True)
+        used.append([executor.bytes_used for executor in executors])
+    assert used[2] == used[3] == used[4] == used[5], used
+
+
+def test_without_memory_a_node_fails_and_nothing_else() -> None:
+    """Whichever allocation fails: the call raises, and so do those behind it; what there is can still be given back."""
+    plan = _plan()
+    failed = 0
+    for allocation in (*range(1, 60), *range(60, 400, 17)):
+        nodes = Nodes(plan, 1, native)
+        (executor,) = nodes.executors
+        assert isinstance(executor, NativeExecutor)
+        nodes.run([put(plan, "orders", *_orders(0))])
+        executor.fail_after(allocation)
+        try:
+            nodes.run([put(plan, "orders", *_orders(250)), put(plan, "customers", *_customers())])
+            executor.save(everything=True)
+        except InternalError as error:
+            assert "out of memory" in str(error)
+            failed += 1
+            with pytest.raises(InternalError):
+                executor.rows(0)
+        del nodes, executor
+        gc.collect()
+    assert failed > 50
+
+
+def test_rows_of_other_columns_are_refused() -> None:
+    """Columns are read by their types, so a peer's have to be those of the exchange."""
+    from dist_zero.batch import Batch
+    from dist_zero.compiler.plan import Exchange
+    from dist_zero.shards import even_map
+    from dist_zero.types import INT
+    from dist_zero_common.errors import MalformedMessage
+
+    plan = _plan()
+    exchange = next(operator for operator in plan.operators if isinstance(operator, Exchange))
+    wrong = Batch.from_rows((INT,), [(1,)])
+    with pytest.raises(MalformedMessage, match="that are not"):
+        native(plan).step(1, exchange.stage, [], [(exchange.id, wrong)], even_map(1, ["only"]), 0)
+
+
+def test_the_setting_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """auto takes C where there is a compiler, else the interpreter, and says so once."""
+    app = dz.Program("small")
+    app.view("v", app.dataset("d", Order, key="order"))
+    plan = compile(app.graph())
+    monkeypatch.setattr(choice, "setting", lambda: "auto")
+    assert isinstance(choice.make_executor(plan), NativeExecutor)
+    monkeypatch.setattr(choice, "setting", lambda: "interpreter")
+    assert isinstance(choice.make_executor(plan), Interpreter)
+    monkeypatch.setattr(build, "available", lambda: "there is no C compiler")
+    monkeypatch.setattr(choice, "setting", lambda: "auto")
+    with pytest.warns(RuntimeWarning, match="there is no C compiler; so plans are interpreted"):
+        assert isinstance(choice.make_executor(plan), Interpreter)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert isinstance(choice.make_executor(plan), Interpreter)
+
+
+def test_who_wants_native_code_and_has_no_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """native never means the interpreter."""
+
+    def unavailable(*_: object, **__: object) -> None:
+        raise NativeUnavailable("there is no C compiler")
+
+    monkeypatch.setattr(choice, "setting", lambda: "native")
+    monkeypatch.setattr("dist_zero.native.library.compiled", unavailable)
+    app = dz.Program("another")
+    app.view("v", app.dataset("d", Customer, key="customer"))
+    with pytest.raises(NativeUnavailable):
+        choice.make_executor(compile(app.graph()))
