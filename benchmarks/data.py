@@ -34,7 +34,17 @@ FIRST_ID, FIRST_CATEGORY, CATEGORIES = 1_000, 10, 5
 HOT_EVERY, ACTIVE_PEOPLE, AUCTIONS_IN_FLIGHT = 100, 1_000, 100
 FIRST_TIME_MS, EVENTS_PER_MS = 1_700_000_000_000, 10
 STATES = ("AZ", "CA", "ID", "OR", "WA", "WY")
-CITIES = ("Phoenix", "Los Angeles", "San Francisco", "Boise", "Portland", "Bend", "Redmond", "Seattle", "Kent")
+CITIES = (
+    "Phoenix",
+    "Los Angeles",
+    "San Francisco",
+    "Boise",
+    "Portland",
+    "Bend",
+    "Redmond",
+    "Seattle",
+    "Kent",
+)
 FIRST_NAMES = ("Peter", "Paul", "Luke", "John", "Saul", "Vicky", "Kate", "Julie", "Sarah", "Deiter", "Walter")
 LAST_NAMES = ("Shultz", "Abrams", "Spencer", "White", "Bartels", "Walton", "Smith", "Jones", "Noris")
 REGIONS = 20

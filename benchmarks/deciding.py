@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from benchmarks.measure import Measurement, peak_rss_mb
-from benchmarks.state import app
+from benchmarks.growth import app
 from dist_zero.expr.graph import encode_graph
 from dist_zero.shards import even_map
 from dist_zero_common.broker.topology import agent_inbox, runner_inbox
@@ -91,7 +91,7 @@ def measure(engine: str, nodes: int) -> list[Measurement]:
     figures = {"us_per_node": 1e6 * seconds / nodes}
     return [
         Measurement(
-            "growth", f"{engine}, {nodes:,}", nodes, seconds, 0.0, peak_rss_mb(), right, note, figures
+            "deciding", f"{engine}, {nodes:,}", nodes, seconds, 0.0, peak_rss_mb(), right, note, figures
         )
     ]
 

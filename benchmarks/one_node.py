@@ -1,9 +1,12 @@
-"""An interpreter on one node, an epoch at a time, with no system around it."""
+"""An executor on one node, an epoch at a time, with no system around it."""
 
 from __future__ import annotations
 
+import importlib
+
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Plan
+from dist_zero.executor import Executor
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.shards import even_map
 from dist_zero.types import Row
@@ -12,11 +15,20 @@ from dist_zero_common.protocol.messages import (
 )
 
 
+def new_executor(plan: Plan, name: str) -> Executor:
+    """The executor of this name, `interpreter` or `native`."""
+    if name == "interpreter":
+        return Interpreter(plan)
+    executor: Executor = importlib.import_module("dist_zero.native.executor").NativeExecutor(plan)
+    return executor
+
+
 class OneNode:
     """Runs a plan on stored rows."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan, self.executor, self._shards = plan, Interpreter(plan), even_map(1, ("n1",))
+    def __init__(self, plan: Plan, executor: str = "interpreter") -> None:
+        self._plan, self._shards = plan, even_map(1, ("n1",))
+        self.executor = new_executor(plan, executor)
         self.epoch = 0
 
     def write(self, dataset: int, rows: list[Row]) -> None:

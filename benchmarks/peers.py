@@ -23,7 +23,7 @@ import duckdb
 
 from benchmarks import data
 from benchmarks.measure import Measurement
-from benchmarks.workloads import LATENCY, LATENCY_RATE, WORKLOADS, Workload
+from benchmarks.workloads import LATENCY, LATENCY_RATE, LATENCY_SECONDS, WORKLOADS, Workload
 
 PEERS = data.ROOT / ".tmp/peers"
 CORE = 1
@@ -184,25 +184,22 @@ def processing_seconds(m: Measurement) -> float:
 
 
 def measured(
-    names: Sequence[str], engines: Sequence[str], size: int | None, divisor: int, repeats: int
+    name: str, engines: Sequence[str], size: int | None, divisor: int, repeats: int
 ) -> tuple[list[Measurement], dict[str, str]]:
-    """One workload after the other, on every engine; and why some are not there."""
+    """One workload on every engine; and why some are not there."""
     found: list[Measurement] = []
     unable: dict[str, str] = {}
-    for name in names:
-        for engine in (ENGINES[each] for each in engines):
-            if name == LATENCY and not engine.streams:
-                continue
-            try:
-                if name == LATENCY:
-                    writes = (size or 10_000) // divisor
-                    found.append(measure_latency(engine, writes))
-                else:
-                    workload = WORKLOADS[name]
-                    found.append(measure(workload, engine, (size or workload.size) // divisor, repeats))
-            except Unable as error:
-                unable[f"{name} on {engine.name}"] = str(error)
-            print(".", end="", file=sys.stderr, flush=True)
+    for engine in (ENGINES[each] for each in engines):
+        try:
+            if name != LATENCY:
+                workload = WORKLOADS[name]
+                found.append(measure(workload, engine, (size or workload.size) // divisor, repeats))
+            elif engine.streams:
+                writes = (size or LATENCY_RATE * LATENCY_SECONDS) // divisor
+                found.append(measure_latency(engine, writes))
+        except Unable as error:
+            unable[f"{name} on {engine.name}"] = str(error)
+        print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return found, unable
 

@@ -13,7 +13,6 @@ import random
 import time
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 import dist_zero as dz
@@ -60,13 +59,19 @@ async def _load(db: Client, workload: Workload, paths: dict[str, Path]) -> None:
         if each.name == "updates":
             await _load_as(db, "orders", paths[each.name])
         elif each.name == "deletes":
-            ids = pq.read_table(paths[each.name])["id"].to_pylist()
+            ids = _ids(paths[each.name])
             for first in range(0, len(ids), DELETES_PER_TRANSACTION):
                 transaction = db.new_transaction()
                 transaction.delete("orders", *ids[first : first + DELETES_PER_TRANSACTION])
                 await db.write_soon(transaction)
         else:
             await _load_as(db, each.name, paths[each.name])
+
+
+def _ids(path: Path) -> list[int]:
+    with pq.ParquetFile(path) as file:
+        ids: list[int] = file.read(["id"])["id"].to_pylist()
+    return ids
 
 
 async def _load_as(db: Client, dataset: str, path: Path) -> None:
@@ -109,7 +114,7 @@ def read(task: Task) -> Done:
     start = time.perf_counter()
     for each in task.workload.inputs:
         if each.name == "deletes":
-            pq.read_table(task.paths[each.name])["id"].to_pylist()
+            _ids(task.paths[each.name])
         else:
             row_type = row_types["orders" if each.name == "updates" else each.name]
             for _ in RowFile(task.paths[each.name], row_type).blocks():

@@ -33,7 +33,9 @@ def _q3(frames: Frames) -> pl.LazyFrame:
 
 
 def _q4(frames: Frames) -> pl.LazyFrame:
-    auctions = frames["auction"].rename({"time_ms": "opened_ms"}).select("id", "category", "opened_ms", "expires_ms")
+    auctions = (
+        frames["auction"].rename({"time_ms": "opened_ms"}).select("id", "category", "opened_ms", "expires_ms")
+    )
     joined = frames["bid"].join(auctions, left_on="auction", right_on="id")
     valid = joined.filter(pl.col("time_ms").is_between(pl.col("opened_ms"), pl.col("expires_ms")))
     final = valid.group_by("auction", "category").agg(final=pl.col("price").max())
