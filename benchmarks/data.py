@@ -141,7 +141,7 @@ def _people(rng: Rng, at: Any) -> Table:
     first, last = _drawn(rng, FIRST_NAMES, count), _drawn(rng, LAST_NAMES, count)
     names = [f"{a} {b}" for a, b in zip(first, last, strict=True)]
     return {
-        "id": FIRST_ID + np.arange(count),
+        "person_id": FIRST_ID + np.arange(count),
         "name": names,
         "email": [f"{name.replace(' ', '.').lower()}@example.com" for name in names],
         "credit_card": [f"{n:016d}" for n in rng.integers(0, 10**16, count).tolist()],
@@ -157,7 +157,7 @@ def _auctions(rng: Rng, at: Any, newest_person: Any) -> Table:
     # events until as many auctions more have been opened, as milliseconds, twice: the mean is once
     longest = 2 * AUCTIONS_IN_FLIGHT * SHARES // AUCTION_SHARE // EVENTS_PER_MS
     return {
-        "id": FIRST_ID + np.arange(count),
+        "auction_id": FIRST_ID + np.arange(count),
         "item": [f"item {n}" for n in rng.integers(0, 10**6, count).tolist()],
         "first_bid": first,
         "reserve": first + _prices(rng, count),

@@ -39,9 +39,9 @@ class Workload:
         return {each.name: directory / f"{each.name}.{suffix}" for each in self.inputs}
 
 
-_PERSON = Input("person", {"id": int, "name": str, "city": str, "state": str})
-_SELLING = Input("auction", {"id": int, "seller": int, "category": int})
-_AUCTION = Input("auction", {"id": int, "category": int, "time_ms": int, "expires_ms": int})
+_PERSON = Input("person", {"person_id": int, "name": str, "city": str, "state": str})
+_SELLING = Input("auction", {"auction_id": int, "seller": int, "category": int})
+_AUCTION = Input("auction", {"auction_id": int, "category": int, "time_ms": int, "expires_ms": int})
 _OFFER = Input("bid", {"auction": int, "price": int, "time_ms": int})
 _CUSTOMERS = Input("customers", {"customer": int, "region": str})
 _ORDER = {"id": int, "customer": int, "amount": int}
@@ -94,7 +94,7 @@ WORKLOADS = {
             1_000_000,
             (_PERSON, _SELLING),
             ("name", "city", "state", "auction"),
-            """select name, city, state, auction.id as auction from auction join person on seller = person.id
+            """select name, city, state, auction_id as auction from auction join person on seller = person_id
             where category = 10 and state in ('OR', 'ID', 'CA')""",
         ),
         Workload(
@@ -105,8 +105,8 @@ WORKLOADS = {
             (_AUCTION, _OFFER),
             ("category", "average"),
             """select category, avg(final) as average from (
-                select category, max(price) as final from auction join bid on auction.id = bid.auction
-                where bid.time_ms between auction.time_ms and expires_ms group by auction.id, category
+                select category, max(price) as final from auction join bid on auction_id = bid.auction
+                where bid.time_ms between auction.time_ms and expires_ms group by auction_id, category
             ) group by category""",
         ),
         Workload(

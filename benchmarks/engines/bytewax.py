@@ -140,7 +140,8 @@ def _converted(item: Batch) -> Any:
     batch = item[1]
     prices = pc.multiply(pc.cast(batch["price"], pa.float64()), 0.908)
     return pa.record_batch(
-        [batch["auction"], batch["bidder"], prices, batch["time_ms"]], ["auction", "bidder", "price", "time_ms"]
+        [batch["auction"], batch["bidder"], prices, batch["time_ms"]],
+        ["auction", "bidder", "price", "time_ms"],
     )
 
 
@@ -346,7 +347,9 @@ FLOWS: dict[str, Callable[[Stream], Any]] = {
 }
 
 
-def _flow(items: Iterator[Any], build: Callable[[Stream], Any], take: Callable[[list[Any]], None]) -> Dataflow:
+def _flow(
+    items: Iterator[Any], build: Callable[[Stream], Any], take: Callable[[list[Any]], None]
+) -> Dataflow:
     flow = Dataflow("bench")
     op.output("out", build(op.input("in", flow, _Source(items))), _Sink(take))
     return flow

@@ -27,16 +27,18 @@ def _q2(frames: Frames) -> pl.LazyFrame:
 
 def _q3(frames: Frames) -> pl.LazyFrame:
     people = frames["person"].filter(pl.col("state").is_in(["OR", "ID", "CA"]))
-    auctions = frames["auction"].filter(pl.col("category") == 10).select("seller", auction="id")
-    joined = auctions.join(people, left_on="seller", right_on="id")
+    auctions = frames["auction"].filter(pl.col("category") == 10).select("seller", auction="auction_id")
+    joined = auctions.join(people, left_on="seller", right_on="person_id")
     return joined.select("name", "city", "state", "auction")
 
 
 def _q4(frames: Frames) -> pl.LazyFrame:
     auctions = (
-        frames["auction"].rename({"time_ms": "opened_ms"}).select("id", "category", "opened_ms", "expires_ms")
+        frames["auction"]
+        .rename({"time_ms": "opened_ms"})
+        .select("auction_id", "category", "opened_ms", "expires_ms")
     )
-    joined = frames["bid"].join(auctions, left_on="auction", right_on="id")
+    joined = frames["bid"].join(auctions, left_on="auction", right_on="auction_id")
     valid = joined.filter(pl.col("time_ms").is_between(pl.col("opened_ms"), pl.col("expires_ms")))
     final = valid.group_by("auction", "category").agg(final=pl.col("price").max())
     return final.group_by("category").agg(average=pl.col("final").mean())

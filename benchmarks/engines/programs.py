@@ -49,7 +49,7 @@ class Offer(dz.Row):
 class Person(dz.Row):
     """Who sells and bids."""
 
-    id: int
+    person_id: int
     name: str
     city: str
     state: str
@@ -58,7 +58,7 @@ class Person(dz.Row):
 class Selling(dz.Row):
     """Of an auction what q3 reads."""
 
-    id: int
+    auction_id: int
     seller: int
     category: int
 
@@ -66,7 +66,7 @@ class Selling(dz.Row):
 class Auction(dz.Row):
     """Of an auction what q4 reads."""
 
-    id: int
+    auction_id: int
     category: int
     time_ms: int
     expires_ms: int
@@ -91,10 +91,12 @@ def q2() -> dz.Program:
 def q3() -> dz.Program:
     """Who sells what of a category in three states."""
     app = dz.Program("q3")
-    person = app.dataset("person", Person, key="id")
-    auction = app.dataset("auction", Selling, key="id")
-    people = person.where(person.state.is_in("OR", "ID", "CA")).select("name", "city", "state", seller="id")
-    auctions = auction.where(auction.category == 10).select("seller", auction="id")
+    person = app.dataset("person", Person, key="person_id")
+    auction = app.dataset("auction", Selling, key="auction_id")
+    people = person.where(person.state.is_in("OR", "ID", "CA")).select(
+        "name", "city", "state", seller="person_id"
+    )
+    auctions = auction.where(auction.category == 10).select("seller", auction="auction_id")
     joined = auctions.join(people, on="seller")
     app.view("answer", joined.select("name", "city", "state", "auction"))
     return app
@@ -103,9 +105,9 @@ def q3() -> dz.Program:
 def q4() -> dz.Program:
     """The average of the winning price per category."""
     app = dz.Program("q4")
-    auction = app.dataset("auction", Auction, key="id")
+    auction = app.dataset("auction", Auction, key="auction_id")
     bid = app.dataset("bid", Offer)
-    opened = auction.select("category", "expires_ms", auction="id", opened_ms="time_ms")
+    opened = auction.select("category", "expires_ms", auction="auction_id", opened_ms="time_ms")
     valid = bid.join(opened, on="auction")
     valid = valid.where(valid.time_ms.between(valid.opened_ms, valid.expires_ms))
     final = valid.group_by("auction", "category").agg(final=dz.max("price"))
