@@ -65,14 +65,17 @@ def files(workload: Workload, size: int, directory: Path = DIRECTORY) -> Path:
 
 
 def csv_files(workload: Workload, size: int, directory: Path = DIRECTORY) -> Path:
-    """A directory with the same as CSV, of the columns that the workload reads; for W3 also `changes.json`."""
+    """A directory with the same as CSV, of the columns that the workload reads, with names in the first line and
+    without; for W3 also `changes.json`."""
     parquet = files(workload, size, directory)
     there = parquet / f"csv-{workload.name}"
     if not (there / "made").exists():
         there.mkdir(exist_ok=True)
         for each in workload.inputs:
             table = pq.read_table(parquet / f"{each.name}.parquet", columns=list(each.columns))
-            pa_csv.write_csv(table, there / f"{each.name}.csv", pa_csv.WriteOptions(quoting_style="none"))
+            for suffix, header in (("csv", True), ("bare.csv", False)):
+                options = pa_csv.WriteOptions(include_header=header, quoting_style="none")
+                pa_csv.write_csv(table, there / f"{each.name}.{suffix}", options)
         if workload.data == "orders":
             _write_changes(parquet, there / "changes.json")
         (there / "made").touch()

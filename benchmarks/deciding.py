@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from benchmarks.measure import Measurement, peak_rss_mb
 from benchmarks.growth import app
+from benchmarks.measure import Measurement, peak_rss_mb
 from dist_zero.expr.graph import encode_graph
 from dist_zero.shards import even_map
 from dist_zero_common.broker.topology import agent_inbox, runner_inbox

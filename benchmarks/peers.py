@@ -208,8 +208,7 @@ def table(found: Sequence[Measurement], unable: dict[str, str]) -> str:
     """Each measurement in a line; how many times as long the others take as the first engine of ours, whole and
     processing alone; and what is not there."""
     head = ("workload", "engine", "rows", "seconds", "reading", "rows/s", "processing/s", "MB", "right")
-    head = (*head, "x whole", "x processing", "")
-    lines = [head]
+    lines: list[tuple[str, ...]] = [(*head, "x whole", "x processing", "")]
     ours: dict[str, Measurement] = {}
     for m in found:
         base = ours.setdefault(m.workload, m)
@@ -229,10 +228,10 @@ def table(found: Sequence[Measurement], unable: dict[str, str]) -> str:
                 m.note,
             )
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     shown = [
         "  ".join(
-            cell.ljust(w) if i in (0, 1, len(head) - 1) else cell.rjust(w)
+            cell.ljust(w) if i in (0, 1, len(lines[0]) - 1) else cell.rjust(w)
             for i, (cell, w) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines

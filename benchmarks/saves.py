@@ -12,9 +12,9 @@ from __future__ import annotations
 import random
 import time
 
+from benchmarks.growth import TEAMS_PER_ROWS, UPDATES, UPDATES_PER_EPOCH, app, best
 from benchmarks.measure import Measurement, peak_rss_mb
 from benchmarks.one_node import OneNode, new_executor
-from benchmarks.growth import TEAMS_PER_ROWS, UPDATES, UPDATES_PER_EPOCH, app, best
 from dist_zero.blobs import blob_bytes
 from dist_zero.compiler import compile
 from dist_zero.state import TableChange

@@ -44,7 +44,7 @@ _SELLING = Input("auction", {"auction_id": int, "seller": int, "category": int})
 _AUCTION = Input("auction", {"auction_id": int, "category": int, "time_ms": int, "expires_ms": int})
 _OFFER = Input("bid", {"auction": int, "price": int, "time_ms": int})
 _CUSTOMERS = Input("customers", {"customer": int, "region": str})
-_ORDER = {"id": int, "customer": int, "amount": int}
+_ORDER: dict[str, type] = {"id": int, "customer": int, "amount": int}
 
 WORKLOADS = {
     workload.name: workload

@@ -2,8 +2,8 @@
 
 The files are loaded as `load_file` loads them, through session, codec, log, sequencer and executor, and a watcher
 follows the view from the beginning. Time runs from when the system takes writes until the watcher has the last change;
-how long the system takes to start is `start_seconds`, and `benchmarks deploy` measures it by itself. Which executor runs
-is the setting EXECUTOR's.
+how long the system takes to start is `start_seconds`, and `benchmarks deploy` measures it by itself. Which executor
+runs is the setting EXECUTOR's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from benchmarks.workloads import LATENCY_KEYS, LATENCY_RATE, LATENCY_WARM_UP, Wo
 from dist_zero.client.client import Client
 from dist_zero.client.watch import change_for_people
 from dist_zero.files import RowFile
-from dist_zero.row import row_type_of
 
 DELETES_PER_TRANSACTION = 1_000
 
@@ -135,8 +134,9 @@ def latency(writes: int) -> Done:
                 async for change in db.watch("answer"):
                     began.set()
                     now = time.perf_counter()
-                    if any([watch.see(row.key, row.n, now) for row in change.inserted]):
-                        break
+                    for row in change.inserted:
+                        if watch.see(row.key, row.n, now):
+                            return
 
             seeing = asyncio.create_task(see())
             await began.wait()
