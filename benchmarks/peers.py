@@ -179,8 +179,12 @@ def is_right(workload: Workload, directory: Path, out: Path) -> bool:
 
 
 def processing_seconds(m: Measurement) -> float:
-    """The whole time less that of reading the files alone. Never less than a microsecond, for ratios."""
-    return max(1e-6, m.seconds - m.reading_seconds)
+    """The whole time less that of reading the files alone; nothing where that is lost in the noise."""
+    return max(0.0, m.seconds - m.reading_seconds)
+
+
+def _shown(number: float, divisor: float, form: str) -> str:
+    return format(number / divisor, form) if number and divisor else ""
 
 
 def measured(
@@ -220,11 +224,11 @@ def table(found: Sequence[Measurement], unable: dict[str, str]) -> str:
                 f"{m.seconds:.2f}",
                 f"{m.reading_seconds:.2f}",
                 f"{m.rate():,.0f}",
-                f"{m.rows / processing_seconds(m):,.0f}" if m.reading_seconds else "",
+                _shown(m.rows, processing_seconds(m), ",.0f"),
                 f"{m.rss_mb:.0f}",
                 "yes" if m.right else "NO",
                 f"{m.seconds / base.seconds:.2f}",
-                f"{processing_seconds(m) / processing_seconds(base):.2f}" if m.reading_seconds else "",
+                _shown(processing_seconds(m), processing_seconds(base), ".2f"),
                 m.note,
             )
         )
