@@ -6,6 +6,7 @@ A test that says how many examples it wants itself has that many in both.
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -39,3 +40,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("long") is not None:
             item.add_marker(pytest.mark.timeout(6_000))
+
+
+@pytest.fixture(scope="module", params=["in C", "in Python"])
+def both_ways(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Batches as on a machine that has a C compiler, and as on one that has none."""
+    from dist_zero.native import columns
+
+    if request.param == "in C" and columns.library() is None:
+        pytest.skip("there is no C compiler")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "in Python":
+            patch.setattr(columns, "library", lambda: None)
+        yield

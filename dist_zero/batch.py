@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, repeat
 from operator import add, itemgetter, mul
 
 from dist_zero import zset
-from dist_zero.column_data import check_length, column_size, decode_column, encode_column, pack, unpack
+from dist_zero.blobs import BATCH_ROWS_MAX, COLUMN_OVERHEAD, cut_blob, join_blobs
+from dist_zero.column_data import check_length, decode_column, encode_column, pack, unpack, word_at
 from dist_zero.compiler.plan import DatasetPlan
 from dist_zero.hashing import hasher
-from dist_zero.types import DataType, Kind, Row
+from dist_zero.native import columns
+from dist_zero.places import Places, checked_places, packed_places, taken_places
+from dist_zero.types import DataType, Kind, Row, picker
 from dist_zero.zset import ZSet
 from dist_zero_common.checksum import xxh64
 from dist_zero_common.errors import DataError, InternalError, MalformedMessage
@@ -31,15 +34,8 @@ from dist_zero_common.protocol.messages import (
     WritesBlob,
 )
 
-BATCH_ROWS_MAX = 2**21
-"""Most rows of a batch on the wire: what a message full of 8-byte values holds. Bounds what a few bytes, such
-as a megabyte of bools, can make a receiver allocate."""
-
 CONTENT_MODULUS = 2**64 - 59
 """The largest prime of 64 bits: no weight but its multiples makes a row vanish from a sum of hashes."""
-
-_COLUMN_OVERHEAD = 64
-"""Bytes that a column takes in a message beside its data: three pointers, alignment, one offset."""
 
 
 class Batch:
@@ -51,12 +47,12 @@ class Batch:
     _count: int
     _rows: list[Row] | None
     _columns: list[Sequence[object]] | None
-    _weights: list[int] | None
+    _weights: list[int] | None  # None where all are +1, or nobody has asked for those of the blob yet
     _blob: BatchBlob | None
     _hash: int | None
 
     def __init__(self, types: tuple[DataType, ...], count: int) -> None:
-        """For `from_rows` and `from_blob` alone."""
+        """For the functions below alone."""
         self.types = types
         self._count = count
         self._rows = self._columns = self._weights = self._blob = self._hash = None
@@ -86,6 +82,9 @@ class Batch:
         """A batch that somebody sent, wholly checked. Raises `MalformedMessage` naming the column (by `names`
         if they are given, else by place)."""
         count = _checked_count(types, blob)
+        native = columns.library()
+        if native is not None and native.is_good(types, blob):
+            return cls.of_blob(types, blob)
         batch = cls(types, count)
         if blob.weights:
             check_length("weights", blob.weights, 8 * count)
@@ -100,12 +99,22 @@ class Batch:
         return batch
 
     @classmethod
+    def of_blob(cls, types: tuple[DataType, ...], blob: BatchBlob) -> Batch:
+        """A batch around columns of bytes that are trusted: they were checked, or made by us."""
+        batch = cls(types, blob.row_count)
+        batch._blob = blob
+        return batch
+
+    @classmethod
     def concat(cls, types: tuple[DataType, ...], batches: Sequence[Batch]) -> Batch:
         """One batch of the rows of all `batches`, which are of these types, in order."""
         if len(batches) == 1:
             return batches[0]
+        blobs = [batch._blob for batch in batches if batch._blob is not None]
+        if len(blobs) == len(batches) and any(batch._is_packed for batch in batches):
+            return cls.of_blob(types, join_blobs(blobs))
         rows = [row for batch in batches for row in batch.rows()]
-        if all(batch._weights is None for batch in batches):
+        if all(batch._told_weights() is None for batch in batches):
             return cls.from_rows(types, rows)
         return cls.from_rows(types, rows, [weight for batch in batches for weight in batch.weights()])
 
@@ -116,21 +125,62 @@ class Batch:
     def __repr__(self) -> str:
         return f"Batch({self._count} rows of ({', '.join(map(str, self.types))}))"
 
+    @property
+    def is_encoded(self) -> bool:
+        """Whether its bytes are there."""
+        return self._blob is not None
+
+    @property
+    def _is_packed(self) -> bool:
+        """Whether there is nothing but bytes."""
+        return self._rows is None and self._columns is None
+
     def rows(self) -> list[Row]:
         """The rows; not to be changed."""
         if self._rows is None:
-            assert self._columns is not None
-            self._rows = list(zip(*self._columns, strict=True)) if self.types else [()] * self._count
+            if not self.types:
+                self._rows = [()] * self._count
+            else:
+                self._rows = list(zip(*(self._columns or self._decoded()), strict=True))
             self._columns = None
         return self._rows
 
+    def _decoded(self) -> list[Sequence[object]]:
+        assert self._blob is not None
+        blobs = zip(self.types, self._blob.columns, strict=True)
+        return [
+            decode_column(f"column {place}", dtype, column, self._count)
+            for place, (dtype, column) in enumerate(blobs)
+        ]
+
+    def _told_weights(self) -> list[int] | None:
+        """The weights, or None where all are +1."""
+        if self._weights is None and self._blob is not None and self._blob.weights:
+            self._weights = unpack("q", self._blob.weights)
+        return self._weights
+
     def weights(self) -> list[int]:
         """The weights, one per row; not to be changed."""
-        return [1] * self._count if self._weights is None else self._weights
+        weights = self._told_weights()
+        return [1] * self._count if weights is None else weights
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether weights were given: else all are +1."""
+        return self._weights is not None or (self._blob is not None and self._blob.weights != b"")
+
+    @property
+    def has_negative_weight(self) -> bool:
+        """Whether a weight is below zero."""
+        if self._weights is not None:
+            return bool(self._weights) and min(self._weights) < 0
+        # of each weight the byte that has its sign
+        return self._blob is not None and not self._blob.weights[7::8].isascii()
 
     def items(self) -> Iterable[tuple[Row, int]]:
         """The (row, weight) pairs."""
-        return zip(self.rows(), repeat(1) if self._weights is None else self._weights, strict=False)
+        weights = self._told_weights()
+        return zip(self.rows(), repeat(1) if weights is None else weights, strict=False)
 
     def to_zset(self) -> ZSet:
         """The rows consolidated."""
@@ -138,68 +188,89 @@ class Batch:
 
     def take(self, indices: Sequence[int]) -> Batch:
         """The batch of the rows at these places, in this order."""
-        rows, weights = self.rows(), self._weights
+        native = columns.library()
+        if self._is_packed and isinstance(indices, range) and indices.step == 1:
+            assert self._blob is not None
+            return Batch.of_blob(self.types, cut_blob(self._blob, indices.start, indices.stop))
+        if self._is_packed and native is not None:
+            assert self._blob is not None
+            return Batch.of_blob(self.types, native.take(self.types, self._blob, indices))
+        rows, weights = self.rows(), self._told_weights()
         return Batch.from_rows(
             self.types, [rows[i] for i in indices], None if weights is None else [weights[i] for i in indices]
         )
 
     def to_blob(self) -> BatchBlob:
         """The batch in columns of bytes. Raises `DataError` if a value or weight does not fit 64 bits."""
+        if self._count > BATCH_ROWS_MAX:
+            raise InternalError(f"a batch of {self._count} rows is too long to encode: split it first")
+        return self.whole_blob()
+
+    def whole_blob(self) -> BatchBlob:
+        """As `to_blob`, however many rows there are: for who computes with columns, not for a message."""
         if self._blob is None:
             self._blob = self._encode()
         return self._blob
 
     def _encode(self) -> BatchBlob:
-        if self._count > BATCH_ROWS_MAX:
-            raise InternalError(f"a batch of {self._count} rows is too long to encode: split it first")
         assert self._rows is not None
         rows = self._rows
         encoded = tuple(
             [encode_column(dtype, list(map(itemgetter(i), rows))) for i, dtype in enumerate(self.types)]
         )
-        explicit = self._weights is not None and self._weights.count(1) != self._count
         try:
-            weights = pack("q", self.weights()) if explicit or not self.types else b""
+            weights = pack("q", self.weights()) if self._tells_weights else b""
         except OverflowError:
             raise DataError("a row's weight does not fit 64 bits") from None
         return BatchBlob(self._count, weights, encoded)
 
     @property
+    def _tells_weights(self) -> bool:
+        """Whether its weights are part of its bytes: not all are +1, or there is nothing else."""
+        if self._weights is None:
+            return not self.types or (self._blob is not None and self._blob.weights != b"")
+        return not self.types or self._weights.count(1) != self._count
+
+    @property
     def size_bytes(self) -> int:
-        """Bytes that the batch takes in a message, rounded up a little; nothing is encoded to know it."""
-        if self._blob is not None:
-            data = len(self._blob.weights) + sum(map(column_size, self._blob.columns))
-        else:
-            data = sum(self._row_sizes())
-        return data + self._overhead
+        """Bytes that the batch takes in a message, rounded up a little; nothing is encoded to know it. It depends on
+        the rows and weights alone, and so does what `split` makes of it."""
+        return self._size_up_to()(self._count) + self._overhead
 
     @property
     def _overhead(self) -> int:
-        return _COLUMN_OVERHEAD * (1 + len(self.types))
+        return COLUMN_OVERHEAD * (1 + len(self.types))
 
-    def _row_sizes(self) -> Sequence[int]:
-        """Bytes per row, at most: those of the fixed columns, and of each text its length and an offset."""
-        fixed = sum(map(_fixed_size, self.types)) + (8 if self._weights is not None or not self.types else 0)
-        sizes: Sequence[int] = [fixed] * self._count
-        for place, dtype in enumerate(self.types):
-            if dtype.kind is Kind.STR:
+    def _size_up_to(self) -> Callable[[int], int]:
+        """A function that says how many bytes so many of its first rows take, at most: the fixed columns, and of each
+        text its length and an offset."""
+        fixed = sum(map(_fixed_size, self.types)) + 8 * self._tells_weights
+        texts = [place for place, dtype in enumerate(self.types) if dtype.kind in (Kind.STR, Kind.BYTES)]
+        if not texts:
+            return lambda end: fixed * end
+        if self._blob is not None:
+            offsets = [self._blob.columns[place].offsets for place in texts]
+            return lambda end: fixed * end + sum([word_at(each, end) for each in offsets])
+        sizes: Iterable[int] = repeat(fixed, self._count)
+        for place in texts:
+            if self.types[place].kind is Kind.STR:
                 lengths = [len(row[place].encode()) if row[place] else 0 for row in self.rows()]
-                sizes = list(map(add, sizes, lengths))
-            elif dtype.kind is Kind.BYTES:
-                sizes = list(map(add, sizes, [len(row[place] or b"") for row in self.rows()]))
-        return sizes
+            else:
+                lengths = [len(row[place] or b"") for row in self.rows()]
+            sizes = map(add, sizes, lengths)
+        return list(accumulate(sizes, initial=0)).__getitem__
 
     def split(self, bytes_max: int) -> list[Batch]:
         """The batch in pieces, in order, each of at most `bytes_max` in `size_bytes` and `BATCH_ROWS_MAX`
         rows; a row that is larger by itself comes alone. A batch without rows has no pieces."""
-        if self._count <= BATCH_ROWS_MAX and self.size_bytes <= bytes_max:
+        size = self._size_up_to()
+        if self._count <= BATCH_ROWS_MAX and size(self._count) + self._overhead <= bytes_max:
             return [self] if self._count else []
-        ends = list(accumulate(self._row_sizes()))
         pieces, start = [], 0
         while start < self._count:
-            limit = (ends[start - 1] if start else 0) + bytes_max - self._overhead
-            end = bisect_right(ends, limit, lo=start, hi=min(start + BATCH_ROWS_MAX, self._count))
-            end = max(end, start + 1)
+            limit = size(start) + bytes_max - self._overhead
+            ends = range(start + 1, min(start + BATCH_ROWS_MAX, self._count) + 1)
+            end = start + max(bisect_right(ends, limit, key=size), 1)
             pieces.append(self.take(range(start, end)))
             start = end
         return pieces
@@ -209,10 +280,22 @@ class Batch:
         repeated or weighted, nor on how rows are spread over batches (hashes of batches of equal types add up
         modulo `CONTENT_MODULUS`). It is the sum over the rows of weight times key hash of the whole row."""
         if self._hash is None:
-            hashes = map(hasher(self.types), self.rows())
-            total = sum(hashes if self._weights is None else map(mul, hashes, self._weights))
-            self._hash = total % CONTENT_MODULUS
+            native, weights = columns.library(), self._told_weights()
+            if native is not None and self._blob is not None:
+                self._hash = native.content_hash(self.types, self._blob)
+            else:
+                hashes = map(hasher(self.types), self.rows())
+                total = sum(hashes if weights is None else map(mul, hashes, weights))
+                self._hash = total % CONTENT_MODULUS
         return self._hash
+
+    def key_hashes(self, key: Sequence[int]) -> Sequence[int]:
+        """Of every row, the hash of the key that is made of the columns at these places."""
+        native = columns.library()
+        if native is not None and self._blob is not None:
+            return native.key_hashes(self.types, self._blob, key)
+        hash_of = hasher(tuple(self.types[place] for place in key))
+        return list(map(hash_of, map(picker(key), self.rows())))
 
 
 def _fixed_size(dtype: DataType) -> int:
@@ -242,12 +325,12 @@ class Writes:
     kind: WriteKind
     columns: tuple[int, ...]
     batch: Batch
-    transactions: Sequence[int]
-    rows: Sequence[int]
+    transactions: Places
+    rows: Places
 
     def take(self, indices: Sequence[int]) -> Writes:
         """The writes at these places of the batch."""
-        transactions, rows = [self.transactions[i] for i in indices], [self.rows[i] for i in indices]
+        transactions, rows = taken_places(self.transactions, self.rows, indices)
         return Writes(self.dataset, self.kind, self.columns, self.batch.take(indices), transactions, rows)
 
     def to_blob(self) -> WritesBlob:
@@ -257,8 +340,8 @@ class Writes:
             self.kind,
             self.columns,
             self.batch.to_blob(),
-            pack("q", self.transactions),
-            pack("q", self.rows),
+            packed_places(self.transactions),
+            packed_places(self.rows),
         )
 
     @classmethod
@@ -272,8 +355,8 @@ class Writes:
                 raise MalformedMessage("writes have no weights")
             if not blob.transactions and not blob.rows:
                 return cls(blob.dataset, blob.kind, blob.columns, batch, (), ())
-            transactions = _checked_places("transactions", blob.transactions, len(batch))
-            rows = _checked_places("rows", blob.rows, len(batch))
+            transactions = checked_places("transactions", blob.transactions, len(batch))
+            rows = checked_places("rows", blob.rows, len(batch))
         except MalformedMessage as e:
             raise MalformedMessage(f"{blob.kind.value} to dataset {dataset.name!r}: {e}") from None
         return cls(blob.dataset, blob.kind, blob.columns, batch, transactions, rows)
@@ -283,17 +366,13 @@ class Writes:
         up. The writes must have their places."""
         head = struct.pack(f"<q8s{len(self.columns)}q", self.dataset, self.kind.value.encode(), *self.columns)
         what, pack_place = xxh64(head), struct.Struct("<QQQQ").pack
+        native = columns.library()
+        if native is not None and self.batch.is_encoded:
+            places = packed_places(self.transactions), packed_places(self.rows)
+            return native.writes_content_hash(self.batch.types, self.batch.to_blob(), what, *places)
         contents = map(hasher(self.batch.types), self.batch.rows())
-        places = map(pack_place, repeat(what), self.transactions, self.rows, contents)
-        return sum(map(xxh64, places)) % CONTENT_MODULUS
-
-
-def _checked_places(what: str, data: bytes, count: int) -> list[int]:
-    check_length(what, data, 8 * count)
-    places = unpack("q", data)
-    if places and min(places) < 0:
-        raise MalformedMessage(f"{what}: a negative place")
-    return places
+        writes = map(pack_place, repeat(what), self.transactions, self.rows, contents)
+        return sum(map(xxh64, writes)) % CONTENT_MODULUS
 
 
 def _checked_dataset(datasets: Sequence[DatasetPlan], blob: WritesBlob) -> DatasetPlan:

@@ -1,4 +1,4 @@
-"""Batches as bytes, measured and cut by rows without knowing their types.
+"""Batches as bytes, measured, cut by rows and put together without knowing their types.
 
 What the layout gives away is enough (`column_data.py`): a column with offsets has values of any length, any other
 one has values that are all of the same. A piece is, to the byte, what encoding its rows would have given.
@@ -7,14 +7,17 @@ one has values that are all of the same. A piece is, to the byte, what encoding 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from dist_zero.batch import BATCH_ROWS_MAX
-from dist_zero.column_data import pack, unpack
-from dist_zero_common.protocol.messages import (
-    BatchBlob,
-    ColumnBlob,
-)
+from dist_zero.column_data import join_columns, pack, slice_column, word_at
+from dist_zero_common.protocol.messages import BatchBlob
+
+BATCH_ROWS_MAX = 2**21
+"""Most rows of a batch on the wire: what a message full of 8-byte values holds. Bounds what a few bytes, such
+as a megabyte of bools, can make a receiver allocate."""
+
+COLUMN_OVERHEAD = 64
+"""Bytes that a column takes in a message beside its data: three pointers, alignment, one offset."""
 
 _ONE = pack("q", [1])
 
@@ -32,51 +35,46 @@ def split_blob(blob: BatchBlob, bytes_max: int) -> list[BatchBlob]:
         return []
     if blob_bytes(blob) <= bytes_max and blob.row_count <= BATCH_ROWS_MAX:
         return [blob]
-    offsets = [unpack("Q", column.offsets) if column.offsets else [] for column in blob.columns]
-    size, pieces, start = _sizes(blob, offsets), [], 0
+    size, pieces, start = _sizes(blob), [], 0
     while start < blob.row_count:
         ends = range(start + 1, min(start + BATCH_ROWS_MAX, blob.row_count) + 1)
         first = start
         fitting = bisect_right(ends, bytes_max, key=lambda end: size(first, end))
         end = ends[max(fitting - 1, 0)]
-        pieces.append(_cut(blob, offsets, start, end))
+        pieces.append(cut_blob(blob, start, end))
         start = end
     return pieces
 
 
-def _sizes(blob: BatchBlob, offsets: list[list[int]]) -> Callable[[int, int], int]:
+def cut_blob(blob: BatchBlob, start: int, end: int) -> BatchBlob:
+    """The rows from `start` to before `end`, to the byte as encoding them would have given."""
+    weights = blob.weights[8 * start : 8 * end]
+    if blob.columns and weights == _ONE * (end - start):
+        weights = b""
+    columns = [slice_column(column, start, end, blob.row_count) for column in blob.columns]
+    return BatchBlob(end - start, weights, tuple(columns))
+
+
+def join_blobs(blobs: Sequence[BatchBlob]) -> BatchBlob:
+    """The rows of all blobs, at least one, which are of the same types, in order."""
+    counts = [blob.row_count for blob in blobs]
+    weights = b""
+    if any(blob.weights for blob in blobs):
+        weights = b"".join([blob.weights or _ONE * blob.row_count for blob in blobs])
+    columns = [join_columns(each, counts) for each in zip(*[blob.columns for blob in blobs], strict=True)]
+    return BatchBlob(sum(counts), weights, tuple(columns))
+
+
+def _sizes(blob: BatchBlob) -> Callable[[int, int], int]:
     """A function that says how many bytes the rows from one place to another take, at most."""
     fixed = 8 if blob.weights else 0
     for column in blob.columns:
         fixed += bool(column.validity) + (8 if column.offsets else len(column.values) // blob.row_count)
-    texts = [places for places in offsets if places]
+    texts = [column.offsets for column in blob.columns if column.offsets]
 
     def size(start: int, end: int) -> int:
-        return fixed * (end - start) + sum(8 + places[end] - places[start] for places in texts)
+        return fixed * (end - start) + sum(
+            8 + word_at(places, end) - word_at(places, start) for places in texts
+        )
 
     return size
-
-
-def _cut(blob: BatchBlob, offsets: list[list[int]], start: int, end: int) -> BatchBlob:
-    count, weights = end - start, blob.weights[8 * start : 8 * end]
-    if blob.columns and weights == _ONE * count:
-        weights = b""
-    columns = tuple(
-        [
-            _cut_column(column, places, start, end, blob.row_count)
-            for column, places in zip(blob.columns, offsets, strict=True)
-        ]
-    )
-    return BatchBlob(count, weights, columns)
-
-
-def _cut_column(column: ColumnBlob, places: list[int], start: int, end: int, row_count: int) -> ColumnBlob:
-    validity = column.validity[start:end]
-    if b"\0" not in validity:
-        validity = b""
-    if not column.offsets:
-        width = len(column.values) // row_count
-        return ColumnBlob(validity, b"", column.values[width * start : width * end])
-    first, last = places[start], places[end]
-    offsets = pack("Q", [place - first for place in places[start : end + 1]])
-    return ColumnBlob(validity, offsets, column.values[first:last])

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate, compress
 from typing import Any
 
+from dist_zero.native import columns
 from dist_zero.types import DATETIME_MAX_US, DATETIME_MIN_US, NAN, DataType, Kind
 from dist_zero_common.errors import DataError, MalformedMessage
 from dist_zero_common.protocol.messages import (
@@ -106,9 +107,49 @@ def decode_column(what: str, dtype: DataType, blob: ColumnBlob, row_count: int) 
     return [None if null else value for null, value in zip(absent, values, strict=True)]
 
 
-def column_size(blob: ColumnBlob) -> int:
-    """Bytes of a column's data, beside one offset."""
-    return len(blob.validity) + max(0, len(blob.offsets) - 8) + len(blob.values)
+def slice_column(blob: ColumnBlob, start: int, end: int, row_count: int) -> ColumnBlob:
+    """A column's rows from `start` to before `end`, to the byte as encoding them would have given."""
+    validity = blob.validity[start:end]
+    if b"\0" not in validity:
+        validity = b""
+    if not blob.offsets:
+        width = len(blob.values) // row_count if row_count else 0
+        return ColumnBlob(validity, b"", blob.values[width * start : width * end])
+    first, last = word_at(blob.offsets, start), word_at(blob.offsets, end)
+    offsets = shifted(blob.offsets[8 * start : 8 * (end + 1)], -first)
+    return ColumnBlob(validity, offsets, blob.values[first:last])
+
+
+def join_columns(blobs: Sequence[ColumnBlob], counts: Sequence[int]) -> ColumnBlob:
+    """The rows of all columns, which are of one type and have these numbers of rows, in order."""
+    validity = b""
+    if any(b"\0" in blob.validity for blob in blobs):
+        validity = b"".join(
+            [blob.validity or b"\1" * count for blob, count in zip(blobs, counts, strict=True)]
+        )
+    values = b"".join([blob.values for blob in blobs])
+    if not any(blob.offsets for blob in blobs):
+        return ColumnBlob(validity, b"", values)
+    starts = accumulate([len(blob.values) for blob in blobs], initial=0)
+    ends = [shifted(blob.offsets[8:], start) for blob, start in zip(blobs, starts, strict=False)]
+    return ColumnBlob(validity, b"".join([bytes(8), *ends]), values)
+
+
+def word_at(words: bytes, place: int) -> int:
+    """The unsigned 8-byte number at this place."""
+    return int.from_bytes(words[8 * place : 8 * place + 8], "little")
+
+
+def shifted(words: bytes, by: int) -> bytes:
+    """Unsigned 8-byte numbers with `by` added to each."""
+    if not by:
+        return words
+    native = columns.library()
+    return (
+        native.shifted(words, by)
+        if native is not None
+        else pack("Q", [word + by for word in unpack("Q", words)])
+    )
 
 
 def _absent(what: str, dtype: DataType, validity: bytes, row_count: int) -> bytes:

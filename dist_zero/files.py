@@ -1,6 +1,7 @@
-"""Rows in and out of files: CSV, JSON Lines, Parquet, plain or compressed; the only importer of pyarrow.
+"""Rows in and out of files: CSV, JSON Lines, Parquet, plain or compressed.
 
-CSV and Parquet are read by pyarrow, a block at a time and by type. Where a block does not fit the row type,
+CSV and Parquet are read by pyarrow, a block at a time and by type, and become batches a column at a time
+(`arrow_batches.py`). Where a block does not fit the row type,
 the file is read again from there line by line, which is slower and either says which line and column is
 wrong, or reads what pyarrow was too strict for. Columns that the row type does not have are passed over; a
 column that it has and the file lacks is an error.
@@ -11,27 +12,29 @@ text column that allows no null is the empty text. `text_values.py` says how eac
 
 from __future__ import annotations
 
+import codecs
 import csv
 import importlib.util
 import io
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from dist_zero.arrow_batches import Unfit, column_of, json_batch, read_as, table_of
+from dist_zero.batch import Batch
+from dist_zero.column_data import encode_column
 from dist_zero.row import Row, row_from_stored, row_type_of
 from dist_zero.text_rows import (
     BLOCK_ROWS,
-    RowsOfLines,
     check_columns,
     column_places,
     csv_rows,
@@ -43,20 +46,16 @@ from dist_zero.text_values import (
     TRUE_TEXTS,
     json_row,
     json_value,
-    value_from_text,
 )
 from dist_zero.types import (
-    DATETIME_MAX_US,
-    DATETIME_MIN_US,
-    NAN,
     DataType,
     Kind,
     RowType,
-    from_stored,
     to_stored,
 )
 from dist_zero.types import Row as StoredRow
-from dist_zero_common.errors import DataError, InternalError, OperatorError
+from dist_zero_common.errors import DataError, OperatorError
+from dist_zero_common.protocol.messages import BatchBlob, ColumnBlob
 
 SomeRow = TypeVar("SomeRow", bound=Row)
 
@@ -101,6 +100,10 @@ class RowFile:
             self._fetched = 0
 
     def blocks(self) -> Iterator[list[StoredRow]]:
+        """The rows of `batches`."""
+        return (batch.rows() for batch in self.batches())
+
+    def batches(self) -> Iterator[Batch]:
         """The rows, in order, some thousands at a time. Raises `DataError` naming line or row, and column."""
         with self._read_errors():
             if self.format == "csv":
@@ -108,7 +111,7 @@ class RowFile:
             elif self.format == "parquet":
                 yield from self._parquet()
             else:
-                yield from self._by_line(json_rows, 0)
+                yield from self._json()
 
     @contextmanager
     def _read_errors(self) -> Iterator[None]:
@@ -121,24 +124,20 @@ class RowFile:
 
     # -- CSV -------------------------------------------------------------------------------------------------
 
-    def _csv(self) -> Iterator[list[StoredRow]]:
-        read = 0
-        columns = self._csv_types()
+    def _csv(self) -> Iterator[Batch]:
+        read, types = 0, self._row_type.types
+        options = self._csv_options(self._csv_types())
         try:
             with self._opened() as stream:
-                for batch in pa_csv.open_csv(stream, *self._csv_options(columns)):
-                    arrays = [batch.column(i) for i in range(len(self._row_type))]
-                    lists = [
-                        _stored_list(dtype, array)
-                        for dtype, array in zip(self._row_type.types, arrays, strict=True)
-                    ]
-                    rows = list(zip(*lists, strict=True))
+                for batch in pa_csv.open_csv(stream, *options):
+                    columns = zip(types, batch.columns, strict=True)
+                    stored = tuple([column_of(dtype, array) for dtype, array in columns])
                     if self.compression in (None, "zip"):
                         self._blocks_used = 1 + (self._blocks_used or 0)
-                    yield rows
-                    read += len(rows)
-        except (pa.ArrowException, _Unfit, DataError):
-            yield from self._by_line(csv_rows, read)
+                    yield Batch.of_blob(types, BatchBlob(batch.num_rows, b"", stored))
+                    read += batch.num_rows
+        except (pa.ArrowException, Unfit, DataError):
+            yield from self._csv_by_line(read)
 
     def _csv_options(self, columns: dict[str, pa.DataType]) -> tuple[Any, Any, Any]:
         return (
@@ -163,7 +162,7 @@ class RowFile:
             first = list(islice(reader, _ROWS_LOOKED_AT))
         types = {}
         for name, dtype, place in zip(self._row_type.names, self._row_type.types, places, strict=True):
-            types[name] = _CSV_TYPES.get(dtype.kind, pa.string())
+            types[name] = read_as(dtype) if dtype.kind in _TYPED_IN_CSV else pa.string()
             if dtype.kind is Kind.DATETIME:
                 cells = [
                     row[place]
@@ -176,7 +175,7 @@ class RowFile:
 
     # -- Parquet ---------------------------------------------------------------------------------------------
 
-    def _parquet(self) -> Iterator[list[StoredRow]]:
+    def _parquet(self) -> Iterator[Batch]:
         with self._opened_parquet() as file:
             names = list(self._row_type.names)
             read = 0
@@ -186,7 +185,7 @@ class RowFile:
                     self._arrow_column(read, name, dtype, batch.column(name))
                     for name, dtype in zip(names, self._row_type.types, strict=True)
                 ]
-                yield list(zip(*columns, strict=True))
+                yield Batch.of_blob(self._row_type.types, BatchBlob(batch.num_rows, b"", tuple(columns)))
                 read += batch.num_rows
                 self._fetched = self.size * read // total
 
@@ -200,12 +199,12 @@ class RowFile:
         check_columns(self.path, self._row_type, file.schema_arrow.names)
         return file
 
-    def _arrow_column(self, before: int, name: str, dtype: DataType, array: pa.Array) -> list[Any]:
+    def _arrow_column(self, before: int, name: str, dtype: DataType, array: pa.Array) -> ColumnBlob:
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
         try:
-            return _stored_list(dtype, array.cast(_parquet_type(dtype)))
-        except (pa.ArrowException, _Unfit, DataError):
+            return column_of(dtype, array.cast(read_as(dtype)))
+        except (pa.ArrowException, Unfit, DataError):
             pass
         column = []
         for row, value in enumerate(array.to_pylist(), before + 1):
@@ -213,14 +212,33 @@ class RowFile:
                 column.append(to_stored(dtype, value))
             except DataError as error:
                 raise DataError(f"{self.path}, row {row:,}, column {name!r}: {error}") from None
-        return column
+        return encode_column(dtype, column)
 
-    # -- lines of text ---------------------------------------------------------------------------------------
-
-    def _by_line(self, rows_of: RowsOfLines, skip: int) -> Iterator[list[StoredRow]]:
+    def _csv_by_line(self, skip: int) -> Iterator[Batch]:
         self._blocks_used = None
         with self._opened_text() as text:
-            yield from in_blocks(rows_of(self.path, text, self._row_type, self._nulls, skip))
+            yield from self._batches(csv_rows(self.path, text, self._row_type, self._nulls, skip))
+
+    # -- JSON Lines ------------------------------------------------------------------------------------------
+
+    def _json(self) -> Iterator[Batch]:
+        before = 0
+        with self._opened() as stream:
+            for block in _lines(stream):
+                try:
+                    block.decode()
+                    batch = json_batch(self._row_type, block)
+                except (pa.ArrowException, UnicodeDecodeError, Unfit, DataError):
+                    with io.TextIOWrapper(io.BytesIO(block), encoding="utf-8", newline="") as text:
+                        counted = _CountedLines(text)
+                        yield from self._batches(json_rows(self.path, counted, self._row_type, before))
+                    before += counted.count
+                else:
+                    yield batch
+                    before += len(batch)
+
+    def _batches(self, rows: Iterable[StoredRow]) -> Iterator[Batch]:
+        return (Batch.from_rows(self._row_type.types, block) for block in in_blocks(rows))
 
     # -- opening ---------------------------------------------------------------------------------------------
 
@@ -249,8 +267,32 @@ class RowFile:
         return names[0]
 
 
-class _Unfit(Exception):
-    """A block that has to be looked at cell by cell."""
+class _CountedLines:
+    """Lines of text, and how many were given out."""
+
+    def __init__(self, text: Iterable[str]) -> None:
+        self._text, self.count = text, 0
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._text:
+            self.count += 1
+            yield line
+
+
+def _lines(stream: Any) -> Iterator[bytes]:
+    """A file in pieces of whole lines, each of a block's size or of one line."""
+    waiting: list[bytes] = []
+    is_first = True
+    while data := stream.read(BLOCK_BYTES):
+        if is_first:
+            data, is_first = data.removeprefix(codecs.BOM_UTF8), False
+        end = data.rfind(b"\n") + 1
+        if end:
+            yield b"".join((*waiting, data[:end]))
+            waiting = []
+        waiting.append(data[end:])
+    if any(waiting):
+        yield b"".join(waiting)
 
 
 class _Counted(io.RawIOBase):
@@ -304,13 +346,7 @@ def kind_of(path: Path) -> tuple[str, str | None]:
 
 def arrow_table(row_type: RowType, rows: Sequence[StoredRow]) -> pa.Table:
     """Rows as an Arrow table: datetimes as timestamps in UTC, decimals as decimal128, enums as text."""
-    columns: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * len(row_type)
-    arrays = [_arrow_array(dtype, column) for dtype, column in zip(row_type.types, columns, strict=True)]
-    fields = [
-        pa.field(name, array.type, nullable=dtype.nullable)
-        for name, dtype, array in zip(row_type.names, row_type.types, arrays, strict=True)
-    ]
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+    return table_of(row_type, [Batch.from_rows(row_type.types, rows)])
 
 
 def pandas_frame(table: pa.Table) -> Any:
@@ -396,84 +432,4 @@ def _writing(part: Path, path: Path, compression: str | None) -> Iterator[Any]:
             yield raw
 
 
-def _stored_list(dtype: DataType, array: pa.Array) -> list[Any]:
-    """A column as stored values. Raises `_Unfit` or `DataError` when a value does not fit the type."""
-    if array.null_count and not dtype.nullable:
-        raise _Unfit
-    return _TO_STORED[dtype.kind](dtype, array)
-
-
-def _plain(dtype: DataType, array: pa.Array) -> list[Any]:  # noqa: ARG001 (same shape as its neighbours)
-    return list(array.to_pylist())
-
-
-def _floats(dtype: DataType, array: pa.Array) -> list[Any]:  # noqa: ARG001
-    return [None if v is None else v + 0.0 if v == v else NAN for v in array.to_pylist()]
-
-
-def _datetimes(dtype: DataType, array: pa.Array) -> list[Any]:  # noqa: ARG001
-    values = list(array.cast(pa.timestamp("us")).cast(pa.int64()).to_pylist())
-    there = [v for v in values if v is not None]
-    if there and not DATETIME_MIN_US <= min(there) <= max(there) <= DATETIME_MAX_US:
-        raise _Unfit
-    return values
-
-
-def _by_text(dtype: DataType, array: pa.Array) -> list[Any]:
-    known: dict[str | None, Any] = {None: None}
-    for text in pc.unique(array).to_pylist():
-        if text is not None:
-            known[text] = value_from_text(dtype, text)
-    return [known[text] for text in array.to_pylist()]
-
-
-def _decimals(dtype: DataType, array: pa.Array) -> list[Any]:
-    if pa.types.is_string(array.type):
-        return _by_text(dtype, array)
-    return [to_stored(dtype, value) for value in array.to_pylist()]
-
-
-def _bytes(dtype: DataType, array: pa.Array) -> list[Any]:
-    return _by_text(dtype, array) if pa.types.is_string(array.type) else list(array.to_pylist())
-
-
-_TO_STORED: dict[Kind, Callable[[DataType, pa.Array], list[Any]]] = {
-    Kind.BOOL: _plain,
-    Kind.INT: _plain,
-    Kind.FLOAT: _floats,
-    Kind.STR: _plain,
-    Kind.BYTES: _bytes,
-    Kind.DATETIME: _datetimes,
-    Kind.DECIMAL: _decimals,
-    Kind.ENUM: _by_text,
-}
-
-_CSV_TYPES = {Kind.BOOL: pa.bool_(), Kind.INT: pa.int64(), Kind.FLOAT: pa.float64()}
-
-
-def _parquet_type(dtype: DataType) -> pa.DataType:
-    """The Arrow type whose values `_stored_list` takes."""
-    match dtype.kind:
-        case Kind.BYTES:
-            return pa.binary()
-        case Kind.DATETIME:
-            return pa.timestamp("us", "UTC")
-        case Kind.DECIMAL:
-            return pa.decimal128(38, dtype.scale)
-        case Kind.STR | Kind.ENUM:
-            return pa.string()
-        case kind:
-            return _CSV_TYPES[kind]
-
-
-def _arrow_array(dtype: DataType, column: Sequence[Any]) -> pa.Array:
-    match dtype.kind:
-        case Kind.DATETIME:
-            return pa.array(column, pa.int64()).cast(pa.timestamp("us", "UTC"))
-        case Kind.DECIMAL:
-            return pa.array([from_stored(dtype, v) for v in column], pa.decimal128(38, dtype.scale))
-        case Kind.ENUM:
-            return pa.array([from_stored(dtype, v) for v in column], pa.string())
-        case Kind.BOOL | Kind.INT | Kind.FLOAT | Kind.STR | Kind.BYTES:
-            return pa.array(column, _parquet_type(dtype))
-    raise InternalError(f"no Arrow type for {dtype}")
+_TYPED_IN_CSV = (Kind.BOOL, Kind.INT, Kind.FLOAT)

@@ -19,7 +19,7 @@ import enum
 import functools
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
 
@@ -280,6 +280,22 @@ def row_from_stored(row_class: type[_R], stored: StoredRow) -> _R:
     row = row_class.__new__(row_class)
     _fill(row, stored)
     return row
+
+
+def rows_from_stored(row_class: type[_R], rows: Iterable[StoredRow]) -> list[_R]:
+    """`row_from_stored` of many."""
+    names, new, set_stored = row_class._row_type.names, row_class.__new__, Row._stored.__set__
+    made = []
+    for stored in rows:
+        row = new(row_class)
+        set_stored(row, stored)
+        row.__dict__.update(zip(names, stored, strict=True))
+        made.append(row)
+    for name, decode in row_class._decoders:
+        for row in made:
+            if row.__dict__[name] is not None:
+                row.__dict__[name] = decode(row.__dict__[name])
+    return made
 
 
 def to_stored_column(row_type: RowType, name: str, value: object) -> Stored:

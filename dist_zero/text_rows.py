@@ -22,10 +22,6 @@ from dist_zero_common.errors import DataError
 
 BLOCK_ROWS = 8_192
 
-RowsOfLines = Callable[[Path, IO[str], RowType, Sequence[str], int], Iterator[StoredRow]]
-"""`csv_rows` or `json_rows`: of this file, opened as text, with these columns and texts for null, behind so
-many rows."""
-
 
 def csv_rows(
     path: Path, text: IO[str], row_type: RowType, nulls: Sequence[str], skip: int
@@ -41,17 +37,11 @@ def csv_rows(
         raise DataError(f"{path}, line {reader.line_num:,}: {error}") from None
 
 
-def json_rows(
-    path: Path,
-    text: IO[str],
-    row_type: RowType,
-    nulls: Sequence[str],  # noqa: ARG001 (as `csv_rows`)
-    skip: int,  # noqa: ARG001
-) -> Iterator[StoredRow]:
-    """The rows of a file of JSON Lines; null is JSON's own."""
+def json_rows(path: Path, lines: Iterable[str], row_type: RowType, before: int) -> Iterator[StoredRow]:
+    """The rows of some lines of a file of JSON Lines, behind `before` others; null is JSON's own."""
     exact = any(dtype.kind is Kind.DECIMAL for dtype in row_type.types)
     loads = partial(json.loads, parse_float=decimal.Decimal) if exact else json.loads
-    for number, line in enumerate(text, 1):
+    for number, line in enumerate(lines, before + 1):
         if line.strip():
             yield _json_row(path, number, line, row_type, loads)
 

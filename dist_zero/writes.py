@@ -10,18 +10,22 @@ transactions.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import repeat
 
-from dist_zero.batch import BATCH_ROWS_MAX, Batch, Writes
+from dist_zero.batch import Batch, Writes
+from dist_zero.blobs import BATCH_ROWS_MAX, COLUMN_OVERHEAD, blob_bytes
 from dist_zero.compiler.plan import DatasetPlan, Plan
 from dist_zero.hashing import hasher
-from dist_zero.types import INT, picker
+from dist_zero.native import columns
+from dist_zero.places import joined_places, one_place, packed_places, places_from
+from dist_zero.types import INT
 from dist_zero_common.errors import DataError, MalformedMessage
 from dist_zero_common.protocol import codec
 from dist_zero_common.protocol.messages import (
     TRANSACTION_BYTES_MAX,
+    BatchBlob,
     Payload,
     ShardMap,
     WriteKind,
@@ -37,7 +41,7 @@ def encode_payload(writes: Sequence[Writes]) -> bytes:
     problem = _size_problem(0, row_count)  # before anything is encoded
     if not problem:
         blobs = tuple([each.to_blob() for each in writes])
-        problem = _size_problem(sum(each.batch.size_bytes for each in writes), row_count)
+        problem = _size_problem(sum(_payload_bytes(blob.batch) for blob in blobs), row_count)
     if problem:
         raise DataError(f"{problem}; write the rows in several transactions")
     return codec.encode(Payload(blobs))
@@ -52,6 +56,11 @@ def decode_payload(datasets: Sequence[DatasetPlan], data: bytes) -> list[Writes]
     if any(blob.transactions or blob.rows for blob in payload.writes):
         raise MalformedMessage("a payload's writes have no places yet")
     return [Writes.from_blob(datasets, blob) for blob in payload.writes]
+
+
+def _payload_bytes(batch: BatchBlob) -> int:
+    """What a batch takes in a payload, rounded up a little."""
+    return blob_bytes(batch) + COLUMN_OVERHEAD * (1 + len(batch.columns))
 
 
 def hand_out_size(payload_bytes: int, row_count: int) -> int:
@@ -81,8 +90,10 @@ def route(
     before = 0
     for each in writes:
         count = len(each.batch)
-        places = range(before, before + count)
-        placed = Writes(each.dataset, each.kind, each.columns, each.batch, [transaction] * count, places)
+        places = places_from(before, count)
+        placed = Writes(
+            each.dataset, each.kind, each.columns, each.batch, one_place(transaction, count), places
+        )
         before += count
         if plan.datasets[each.dataset].dropped:
             continue
@@ -97,22 +108,34 @@ def _divided(
     """The non-empty parts of `writes` by shard."""
     if len(shard_map.lasts) == 1:
         return [(0, writes)] if len(writes.batch) else []
-    indices: dict[int, list[int]] = {}
-    owner = partial(bisect_left, shard_map.lasts)
-    for index, key_hash in enumerate(_key_hashes(writes, dataset, epoch)):
-        indices.setdefault(owner(key_hash), []).append(index)
+    hashes, native = _key_hashes(writes, dataset, epoch), columns.library()
+    indices: Mapping[int, Sequence[int]]
+    if native is not None and isinstance(hashes, memoryview):
+        indices = native.routed(hashes, shard_map.lasts)
+    else:
+        indices = _routed(hashes, shard_map.lasts)
     if len(indices) == 1:
         return [(shard, writes) for shard in indices]
     return [(shard, writes.take(places)) for shard, places in indices.items()]
 
 
-def _key_hashes(writes: Writes, dataset: DatasetPlan, epoch: int) -> map[int]:
+def _routed(hashes: Iterable[int], lasts: Sequence[int]) -> dict[int, list[int]]:
+    indices: dict[int, list[int]] = {}
+    owner = partial(bisect_left, lasts)
+    for index, key_hash in enumerate(hashes):
+        indices.setdefault(owner(key_hash), []).append(index)
+    return indices
+
+
+def _key_hashes(writes: Writes, dataset: DatasetPlan, epoch: int) -> Iterable[int]:
     """The hash of every row's key: it is anywhere in rows to put; those to update or delete begin with it."""
     if dataset.key is None:
+        native = columns.library()
+        if native is not None:
+            return native.place_hashes(epoch, packed_places(writes.transactions), packed_places(writes.rows))
         return map(hasher(_PLACE_TYPES), zip(repeat(epoch), writes.transactions, writes.rows, strict=False))
     key = dataset.key if writes.kind is WriteKind.PUT else tuple(range(len(dataset.key)))
-    types = tuple(writes.batch.types[place] for place in key)
-    return map(hasher(types), map(picker(key), writes.batch.rows()))
+    return writes.batch.key_hashes(key)
 
 
 def merge_writes(writes: Sequence[Writes]) -> list[Writes]:
@@ -135,6 +158,6 @@ def _merged(group: list[Writes]) -> Writes:
         first.kind,
         first.columns,
         Batch.concat(first.batch.types, [each.batch for each in group]),
-        [place for each in group for place in each.transactions],
-        [place for each in group for place in each.rows],
+        joined_places([each.transactions for each in group]),
+        joined_places([each.rows for each in group]),
     )

@@ -11,6 +11,7 @@ DistZeroError
 │   │   └── LogDamaged      an object of a log is damaged or missing; asking again does not help
 │   │       └── BaseDamaged  a base cannot be used, and is marked: an older one may do
 │   │       └── CheckpointsDiffer  two incarnations of a node saved different states of one epoch
+│   ├── NativeUnavailable   this machine cannot compile C: the interpreter can do what native executors do
 │   └── BrokerError         the broker failed or is gone
 │       ├── ConnectionLost  the connection ended; whatever was in flight is unknown
 │       └── Unroutable      no such queue: nobody took the message
@@ -66,6 +67,10 @@ class BaseDamaged(LogDamaged):
 
 class CheckpointsDiffer(LogDamaged):
     """Two incarnations of a node computed different states of the same epoch; the message names both objects."""
+
+
+class NativeUnavailable(OperatorError):
+    """This machine cannot compile and load C; the message says what is missing."""
 
 
 class BrokerError(OperatorError):

@@ -118,6 +118,19 @@ def _numbers(text: str) -> tuple[tuple[str, float], ...]:
     return numbers
 
 
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError(text)
+        return text.lower()
+
+    return parse
+
+
+def _path_or_none(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
 def _labels(text: str) -> tuple[str, ...]:
     labels = tuple(part.strip() for part in text.split(",") if part.strip())
     if not all(_LABEL.match(label) for label in labels):
@@ -274,6 +287,34 @@ class Settings:
         allowed="a text, or nothing",
         parse=str,
         secret=True,
+    )
+    executor: str = _variable(
+        "DIST_ZERO_EXECUTOR",
+        default="auto",
+        meaning="What runs plans: C that is compiled for them, or Python. auto: C where there is a compiler.",
+        allowed="auto, native, interpreter",
+        parse=_one_of("auto", "native", "interpreter"),
+    )
+    native_cache: Path | None = _variable(
+        "DIST_ZERO_NATIVE_CACHE",
+        default="",
+        meaning="Where compiled plans are kept; without, it is dist-zero/native in the user's directory for caches.",
+        allowed="a directory's path, or nothing",
+        parse=_path_or_none,
+    )
+    cache_home: Path | None = _variable(
+        "XDG_CACHE_HOME",
+        default="",
+        meaning="The user's directory for caches; without, it is ~/.cache.",
+        allowed="a directory's path, or nothing",
+        parse=_path_or_none,
+    )
+    c_compiler: str = _variable(
+        "CC",
+        default="",
+        meaning="The C compiler, with options if it needs some; without, it is the first of cc, gcc and clang.",
+        allowed="a command, or nothing",
+        parse=str,
     )
     keep_log: bool = _variable(
         "DIST_ZERO_KEEP_LOG",

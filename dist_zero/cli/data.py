@@ -18,7 +18,7 @@ from rich.text import Text
 from dist_zero.cli.reach import RunningSystem, chosen_program
 from dist_zero.cli.render import console_for, error_lines, view_table, view_title
 from dist_zero.client.client import Client
-from dist_zero.client.loading import Loaded, file_transactions
+from dist_zero.client.loading import LOAD_BYTES, LOAD_ROWS, Loaded, file_transactions
 from dist_zero.client.snapshot import Snapshot, ViewReader
 from dist_zero.client.writes import Transaction
 from dist_zero.files import RowFile, kind_of, write_rows
@@ -129,7 +129,7 @@ class _Loader:
 
     def _followed(self, task: TaskID, file: RowFile, client: Client, started: float) -> Iterator[Transaction]:
         """The file's transactions; the progress bar moves with them."""
-        for transaction in file_transactions(client, self._options.dataset, file.blocks()):
+        for transaction in file_transactions(client, self._options.dataset, file.batches()):
             yield transaction
             self._steps += 1
             if self._steps % _STEPS_PER_REFRESH == 0:
@@ -152,8 +152,9 @@ class _Loader:
 
 
 def load_name(dataset: str, path: Path, nulls: Sequence[str]) -> str:
-    """The name a load goes by: the same rows for the same dataset are the same load, wherever the file is."""
-    digest = xxh64("\0".join((dataset, *nulls)).encode())
+    """The name a load goes by: the same rows for the same dataset, cut into the same transactions, are the same load,
+    wherever the file is."""
+    digest = xxh64("\0".join((dataset, *nulls, f"{LOAD_ROWS}/{LOAD_BYTES}")).encode())
     with path.open("rb") as file:
         while block := file.read(2**20):
             digest = xxh64(digest.to_bytes(8, "little") + block)

@@ -362,7 +362,7 @@ class _Loader:
             name = load_name(dataset, file.path, self._options.nulls) if self._keeps else None
             task = self.progress.add_task(f"loading {dataset}", total=file.size, rows=0)
             async with self._client(system, name) as client:
-                transactions = self._followed(task, file_transactions(client, dataset, file.blocks()), file)
+                transactions = self._followed(task, file_transactions(client, dataset, file.batches()), file)
                 self._add(await client.load(transactions))
             self.progress.remove_task(task)
         if not self._files and self._program.has_sample:

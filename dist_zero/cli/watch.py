@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.text import Text
@@ -58,7 +58,7 @@ class _Printer:
         self._epoch = options.after
         self._console = console_for()
 
-    def print(self, change: StoredChange, rows: list[tuple[StoredRow, int]]) -> None:
+    def print(self, change: StoredChange, rows: Sequence[tuple[StoredRow, int]]) -> None:
         """One epoch's change: what goes, then what comes, each in the view's order."""
         self.count += 1
         self._epoch = change.epoch
@@ -79,7 +79,7 @@ class _Printer:
             text = f"{change.epoch} {sign} {shown_row(self._reader, row)}"
             self._console.print(Text(text, _STYLES[sign]), soft_wrap=True)
 
-    def _signed(self, rows: list[tuple[StoredRow, int]]) -> Iterator[tuple[str, StoredRow]]:
+    def _signed(self, rows: Sequence[tuple[StoredRow, int]]) -> Iterator[tuple[str, StoredRow]]:
         for sign, of in (("-", -1), ("+", 1)):
             changed = [row for row, weight in rows for _ in range(of * weight)]
             for row in self._reader.sorted(changed):

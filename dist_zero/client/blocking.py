@@ -14,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from dist_zero.client.changed import Change
 from dist_zero.client.client import Client
 from dist_zero.client.snapshot import Snapshot, ViewError
-from dist_zero.client.watch import Change
 from dist_zero.client.writes import Key, RowLike, Transaction, ended
 from dist_zero.row import ViewRow
 from dist_zero_common.errors import OperatorError, SettingsError

@@ -21,13 +21,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dist_zero.batch import Batch
+from dist_zero.client.changed import Change
 from dist_zero.client.line import CONNECT_SECONDS_MAX, Line
 from dist_zero.client.loading import Loaded, OnProgress, load, load_file
 from dist_zero.client.questions import ANSWER_SECONDS_MAX
 from dist_zero.client.session import Session
 from dist_zero.client.snapshot import PartsByEpoch, Snapshot, ViewReader, snapshot_of
 from dist_zero.client.view_handle import ViewHandle
-from dist_zero.client.watch import Change, change_for_people
+from dist_zero.client.watch import change_for_people
 from dist_zero.client.watching import Watch
 from dist_zero.client.writer import Writer
 from dist_zero.client.writes import Key, RowLike, Transaction, ended, stored_key_of

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dist_zero.batch import Batch
 from dist_zero.client.writes import Transaction
-from dist_zero.types import Row as StoredRow
 from dist_zero_common.errors import DataError
 
 if TYPE_CHECKING:
     from dist_zero.client.client import Client
 
-LOAD_ROWS = 1_000
-"""Rows per transaction when files are loaded."""
+LOAD_ROWS, LOAD_BYTES = 10_000, 2**20
+"""Rows per transaction when files are loaded; such a range of rows that is larger than this becomes several. Whoever
+changes them changes the names of loads (`dist_zero/cli/data.py`), for they number the transactions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +66,13 @@ async def load(
     return loaded
 
 
-def file_transactions(
-    client: Client, dataset: str, blocks: Iterable[list[StoredRow]]
-) -> Iterator[Transaction]:
-    """The rows of a file as transactions of `LOAD_ROWS` rows."""
-    for batch in in_batches(blocks, LOAD_ROWS):
-        transaction = client.new_transaction()
-        transaction.write_stored(dataset, batch)
-        yield transaction
+def file_transactions(client: Client, dataset: str, batches: Iterable[Batch]) -> Iterator[Transaction]:
+    """The rows of a file as transactions."""
+    for batch in in_batches(batches, LOAD_ROWS):
+        for piece in batch.split(LOAD_BYTES):
+            transaction = client.new_transaction()
+            transaction.write_batch(dataset, piece)
+            yield transaction
 
 
 async def load_file(client: Client, dataset: str, path: str | Path, nulls: Sequence[str]) -> Loaded:
@@ -80,20 +80,25 @@ async def load_file(client: Client, dataset: str, path: str | Path, nulls: Seque
     from dist_zero.files import RowFile  # pyarrow takes a while, and not everybody needs it
 
     file = RowFile(path, client.new_transaction().row_type(dataset), nulls)
-    return await load(client, file_transactions(client, dataset, file.blocks()))
+    return await load(client, file_transactions(client, dataset, file.batches()))
 
 
-def in_batches(blocks: Iterable[list[StoredRow]], size: int) -> Iterator[list[StoredRow]]:
+def in_batches(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
     """The same rows in the same order, `size` at a time, the last ones fewer."""
-    waiting: list[StoredRow] = []
-    for block in blocks:
-        waiting += block
-        whole = len(waiting) // size * size
+    waiting: list[Batch] = []
+    count = 0
+    for batch in batches:
+        waiting.append(batch)
+        count += len(batch)
+        if count < size:
+            continue
+        joined = Batch.concat(batch.types, waiting)
+        whole = count // size * size
         for start in range(0, whole, size):
-            yield waiting[start : start + size]
-        del waiting[:whole]
-    if waiting:
-        yield waiting
+            yield joined.take(range(start, start + size))
+        waiting, count = [joined.take(range(whole, count))], count - whole
+    if count:
+        yield Batch.concat(waiting[0].types, waiting)
 
 
 async def _wait_all(tickets: Iterable[Awaitable[int]]) -> None:

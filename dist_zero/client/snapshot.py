@@ -6,17 +6,21 @@ of two epochs. The first epoch of which everything is here is the snapshot.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from dist_zero.batch import Batch
+from dist_zero.client.changed import StoredRows
 from dist_zero.compiler.plan import Plan, Sink
 from dist_zero.reference.ordering import sort_key
-from dist_zero.row import ViewRow, row_class_of, row_from_stored
+from dist_zero.row import ViewRow, row_class_of, rows_from_stored
 from dist_zero.shards import SHARDS_MAX
+from dist_zero.types import DataType, Kind, RowType
 from dist_zero.types import Row as StoredRow
-from dist_zero.types import RowType
 from dist_zero_common.errors import MalformedMessage, RequestError
 from dist_zero_common.protocol.messages import (
     ErrorEntry,
@@ -59,28 +63,53 @@ class ViewReader:
         assert isinstance(sink, Sink)
         self.sink = sink
         self.row_class = row_class_of(self.name, self.row_type)
-        self._order = self._order_of(sink)
+        self._passes = sorting_passes(self.row_type, sink.order)
 
     def batch(self, rows: ViewRows) -> Batch:
         """The rows or changes that a node sent, checked."""
         return Batch.from_blob(self.row_type.types, rows.batch, self.row_type.names)
 
     def sorted(self, rows: Iterable[StoredRow]) -> list[StoredRow]:
-        """The rows in the view's order."""
-        return sorted(rows, key=self._order)
+        """The rows in the view's order, then by all columns, so that equal content is in one order whoever sent it."""
+        ordered = list(rows)
+        for key, reverse in self._passes:
+            ordered.sort(key=key, reverse=reverse)
+        return ordered
 
     def user_rows(self, rows: Iterable[StoredRow]) -> list[ViewRow]:
         """The rows as people read them: attributes, datetimes as datetimes."""
-        return [row_from_stored(self.row_class, row) for row in rows]
+        return rows_from_stored(self.row_class, rows)
 
-    def _order_of(self, sink: Sink) -> Callable[[StoredRow], Any]:
-        """By the view's order, then by all columns, so that equal content is in one order whoever sent it."""
-        named = [(place, descending) for place, descending in sink.order]
-        rest = [(place, False) for place in range(len(self.row_type)) if place not in {p for p, _ in named}]
-        keys = [
-            (place, sort_key(self.row_type.types[place], descending)) for place, descending in named + rest
-        ]
-        return lambda row: [key(row[place]) for place, key in keys]
+
+_Pass = tuple[Callable[[StoredRow], Any] | None, bool]
+
+
+def sorting_passes(row_type: RowType, order: Sequence[tuple[int, bool]]) -> list[_Pass]:
+    """Keys to sort rows by, one after the other, and which of them go the other way round: by the places in `order`, of
+    which those with true descend, then by all columns. Plain columns that go one way are one key without a call."""
+    named = {place for place, _ in order}
+    every = [*order, *((place, False) for place in range(len(row_type)) if place not in named)]
+    passes: list[_Pass] = []
+    for (is_plain, descending), run in groupby(
+        every, lambda each: (_is_plain(row_type.types[each[0]]), each[1])
+    ):
+        places = [place for place, _ in run]
+        if is_plain:
+            whole = places == list(range(len(row_type)))
+            passes.append((None if whole else itemgetter(*places), descending))
+        else:
+            keys = [(place, sort_key(row_type.types[place], descending)) for place in places]
+            passes.append((partial(_keys_of, keys), False))
+    return passes[::-1]
+
+
+def _is_plain(dtype: DataType) -> bool:
+    """Whether Python compares the values of this type as we do."""
+    return not dtype.nullable and dtype.kind is not Kind.FLOAT
+
+
+def _keys_of(keys: Sequence[tuple[int, Callable[[Any], Any]]], row: StoredRow) -> list[Any]:
+    return [key(row[place]) for place, key in keys]
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,7 +118,7 @@ class Snapshot:
 
     epoch: int
     """The epoch of which this is the state: it includes every write committed before the question."""
-    stored: Mapping[str, list[StoredRow]]
+    stored: StoredRows
     """The rows as stored values (see `dist_zero.types`), by view."""
     row_types: Mapping[str, RowType]
     """The row types, by view."""
@@ -111,15 +140,16 @@ class Snapshot:
         return len(self.stored)
 
     def __repr__(self) -> str:
-        counts = {name: len(rows) for name, rows in self.stored.items()}
+        counts = {name: sum(map(row_count, batches)) for name, batches in self.stored.batches.items()}
         views = ", ".join(f"{name}: {n:,} {'row' if n == 1 else 'rows'}" for name, n in counts.items())
         return f"<snapshot at epoch {self.epoch}: {views}>"
 
     def to_arrow(self, view: str) -> pyarrow.Table:
         """A view as an Arrow table."""
-        from dist_zero.files import arrow_table
+        from dist_zero.arrow_batches import sorted_table
 
-        return arrow_table(self.row_types[self._known(view)], self.stored[view])
+        reader = self._readers[self._known(view)]
+        return sorted_table(reader.row_type, self.stored.batches[view], reader.sink.order)
 
     def to_pandas(self, view: str) -> pandas.DataFrame:
         """A view as a pandas data frame; pandas has to be installed."""
@@ -170,26 +200,30 @@ def snapshot_of(
     plan: Plan, readers: Mapping[int, ViewReader], views: tuple[int, ...], answers: list[SnapshotAnswer]
 ) -> Snapshot:
     """What the answers of all shards say together."""
-    rows: dict[int, list[StoredRow]] = {view: [] for view in views}
+    rows: dict[int, list[Batch]] = {view: [] for view in views}
     for answer in answers:
         for part in answer.views:
             if part.view not in rows:
                 raise MalformedMessage(
                     f"a snapshot's answer with view number {part.view}, which was not asked for"
                 )
-            rows[part.view].extend(_repeated(readers[part.view].batch(part)))
+            batch = readers[part.view].batch(part)
+            if batch.has_negative_weight:
+                raise MalformedMessage("a view with a row of negative weight")
+            rows[part.view].append(batch)
     missed = [0] * len(plan.datasets)
     for answer in answers:
         for number, count in enumerate(answer.missed[: len(missed)]):
             missed[number] += count
     names = {view: plan.views[view].name for view in views}
+    by_name = {names[view]: readers[view] for view in views}
     return Snapshot(
         epoch=answers[0].epoch,
-        stored={names[view]: readers[view].sorted(rows[view]) for view in views},
+        stored=StoredRows({names[view]: rows[view] for view in views}, by_name),
         row_types={names[view]: plan.views[view].row_type for view in views},
         errors={names[view]: merged_errors(view, answers) for view in views},
         missed={d.name: count for d, count in zip(plan.datasets, missed, strict=True) if not d.dropped},
-        _readers={names[view]: readers[view] for view in views},
+        _readers=by_name,
     )
 
 
@@ -213,12 +247,6 @@ def merged_errors(view: int, answers: Iterable[SnapshotAnswer]) -> list[ViewErro
     ]
 
 
-def _repeated(batch: Batch) -> Iterator[StoredRow]:
-    """Every row as often as its weight says."""
-    for row, weight in batch.items():
-        if weight < 0:
-            raise MalformedMessage("a view with a row of negative weight")
-        if weight == 1:
-            yield row
-        else:
-            yield from [row] * weight
+def row_count(batch: Batch) -> int:
+    """How many rows a batch stands for, each as often as its weight says."""
+    return sum(batch.weights()) if batch.is_weighted else len(batch)

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dist_zero.client.changed import Change
 from dist_zero.client.snapshot import ViewError
-from dist_zero.client.watch import Change
 from dist_zero.client.writes import Key
 from dist_zero.row import ViewRow
 

@@ -8,11 +8,12 @@ new snapshot.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from dist_zero.batch import Batch
+from dist_zero.client.changed import Change, ChangedRows
 from dist_zero.client.snapshot import PartsByEpoch, ViewReader, check_part
-from dist_zero.row import ViewRow
 from dist_zero.types import Row as StoredRow
 from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.protocol.messages import (
@@ -24,19 +25,8 @@ from dist_zero_common.protocol.messages import (
 _Place = tuple[int, int, int]
 """The version of the map, the shard, and the number of a part."""
 
-Rows = list[tuple[StoredRow, int]]
-"""Rows and by how much each of them changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What one epoch changed in a view. With `snapshot`, `inserted` is the whole view, and whatever was known
-    before is to be forgotten. `epoch` is the token to go on from: `watch(..., after=change.epoch)`."""
-
-    epoch: int
-    inserted: list[ViewRow]
-    deleted: list[ViewRow]
-    snapshot: bool = False
+_Batches = list[tuple[int, Batch]]
+"""Rows with their views' numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +34,7 @@ class StoredChange:
     """As `Change`, in stored values, by view number: every epoch, also one that changed nothing."""
 
     epoch: int
-    rows: dict[int, Rows]
+    rows: Mapping[int, Sequence[tuple[StoredRow, int]]]
     snapshot: bool = False
 
 
@@ -54,7 +44,7 @@ class _Part:
 
     shards: int
     parts: int
-    rows: dict[int, Rows]
+    rows: _Batches
 
 
 class Subscription:
@@ -83,7 +73,7 @@ class Subscription:
             return []
         self.epoch = answer.epoch
         self.newest = max(self.newest, self.epoch)
-        rows = self._rows(complete)
+        rows = self._rows(map(self._batches, complete))
         return [StoredChange(self.epoch, rows, snapshot=True), *self._advance()]
 
     def on_changes(self, changes: Changes) -> list[StoredChange]:
@@ -104,7 +94,7 @@ class Subscription:
                 f" {known}"
             )
         # read now: a part that cannot be read is none
-        part = _Part(changes.shards, changes.parts, self._rows([changes]))
+        part = _Part(changes.shards, changes.parts, self._batches(changes))
         self.newest = max(self.newest, changes.epoch)
         there.setdefault((version, changes.shard, changes.part), part)
         return self._advance()
@@ -136,33 +126,29 @@ class Subscription:
                 break
             del self._changes[self.epoch + 1]
             self.epoch += 1
-            complete.append(StoredChange(self.epoch, self._joined(parts)))
+            complete.append(StoredChange(self.epoch, self._rows(part.rows for part in parts)))
         for epoch in [epoch for epoch in self._changes if 0 <= epoch <= self.epoch]:
             del self._changes[epoch]
         return complete
 
-    def _joined(self, parts: list[_Part]) -> dict[int, Rows]:
-        return {view: [item for part in parts for item in part.rows[view]] for view in self.views}
+    def _batches(self, message: SnapshotAnswer | Changes) -> _Batches:
+        return [
+            (part.view, self._readers[part.view].batch(part))
+            for part in message.views
+            if part.view in self.views
+        ]
 
-    def _rows(self, messages: Iterable[SnapshotAnswer | Changes]) -> dict[int, Rows]:
-        rows: dict[int, Rows] = {view: [] for view in self.views}
-        for message in messages:
-            for part in message.views:
-                if part.view in rows:
-                    rows[part.view].extend(self._readers[part.view].batch(part).items())
-        return rows
+    def _rows(self, parts: Iterable[_Batches]) -> dict[int, ChangedRows]:
+        batches: dict[int, list[Batch]] = {view: [] for view in self.views}
+        for part in parts:
+            for view, batch in part:
+                batches[view].append(batch)
+        return {view: ChangedRows(its) for view, its in batches.items()}
 
 
 def change_for_people(reader: ViewReader, view: int, change: StoredChange) -> Change:
-    """The change of one view, its rows in the view's order, each as often as its weight says."""
-    inserted = [row for row, weight in change.rows[view] for _ in range(weight)]
-    deleted = [row for row, weight in change.rows[view] for _ in range(-weight)]
-    return Change(
-        change.epoch,
-        reader.user_rows(reader.sorted(inserted)),
-        reader.user_rows(reader.sorted(deleted)),
-        change.snapshot,
-    )
+    """The change of one view."""
+    return Change(reader, change.epoch, change.rows[view], change.snapshot)
 
 
 def _has_all(there: dict[_Place, _Part], map_version: int, shard: int) -> bool:

@@ -42,7 +42,7 @@ class Transaction:
         self._numbers = {
             dataset.name: number for number, dataset in enumerate(plan.datasets) if not dataset.dropped
         }
-        self._blocks: list[tuple[int, WriteKind, tuple[int, ...], list[StoredRow]]] = []
+        self._blocks: list[tuple[int, WriteKind, tuple[int, ...], list[StoredRow] | Batch]] = []
         self.row_count = 0
         self._is_ended = False
 
@@ -85,6 +85,12 @@ class Transaction:
         kind = WriteKind.APPEND if plan.key is None else WriteKind.PUT
         self._add(number, kind, tuple(range(len(plan.row_type))), rows)
 
+    def write_batch(self, dataset: str, batch: Batch) -> None:
+        """Put or append rows of the dataset's row type that nobody has to look at."""
+        number, plan = self._dataset(dataset)
+        kind = WriteKind.APPEND if plan.key is None else WriteKind.PUT
+        self._add(number, kind, tuple(range(len(plan.row_type))), batch)
+
     def row_type(self, dataset: str) -> RowType:
         """The row type of a dataset; raises `RequestError` if there is none of the name."""
         return self._dataset(dataset)[1].row_type
@@ -93,7 +99,7 @@ class Transaction:
         """The transaction as it travels. Raises `DataError` when it is larger than a transaction may be."""
         return encode_payload(
             [
-                Writes(number, kind, columns, Batch.from_rows(self._types(number, columns), rows), (), ())
+                Writes(number, kind, columns, self._batch(number, columns, rows), (), ())
                 for number, kind, columns, rows in self._blocks
             ]
         )
@@ -104,15 +110,23 @@ class Transaction:
 
     # -- inside ----------------------------------------------------------------------------------------------
 
-    def _types(self, number: int, columns: tuple[int, ...]) -> tuple[Any, ...]:
-        return self._plan.datasets[number].row_type.select(columns).types
+    def _batch(self, number: int, columns: tuple[int, ...], rows: list[StoredRow] | Batch) -> Batch:
+        if isinstance(rows, Batch):
+            return rows
+        return Batch.from_rows(self._plan.datasets[number].row_type.select(columns).types, rows)
 
-    def _add(self, number: int, kind: WriteKind, columns: tuple[int, ...], rows: list[StoredRow]) -> None:
+    def _add(
+        self, number: int, kind: WriteKind, columns: tuple[int, ...], rows: list[StoredRow] | Batch
+    ) -> None:
         if self._is_ended:
             raise RequestError("this transaction has ended with its block; write in a new one")
         self.row_count += len(rows)
-        if self._blocks and self._blocks[-1][:3] == (number, kind, columns):
-            self._blocks[-1][3].extend(rows)
+        newest = self._blocks[-1] if self._blocks else None
+        if isinstance(rows, Batch):
+            if rows:
+                self._blocks.append((number, kind, columns, rows))
+        elif newest and newest[:3] == (number, kind, columns) and isinstance(newest[3], list):
+            newest[3].extend(rows)
         elif rows:
             self._blocks.append((number, kind, columns, list(rows)))
 

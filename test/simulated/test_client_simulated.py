@@ -10,8 +10,8 @@ import pytest
 
 import dist_zero as dz
 from dist_zero.client import watching
+from dist_zero.client.changed import Change
 from dist_zero.client.client import Client
-from dist_zero.client.watch import Change
 from dist_zero.client.writes import Transaction
 from dist_zero.row import Row
 from dist_zero.system import SimulatedSystem, System

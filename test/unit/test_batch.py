@@ -22,6 +22,8 @@ from dist_zero_common.protocol.messages import (
 )
 from test.unit.strategies import ENUM, row_types, stored_rows
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 _weights = st.one_of(st.sampled_from((1, -1, 2)), st.integers(-(2**63), 2**63 - 1).filter(bool))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,8 @@ from dist_zero import types as t
 from dist_zero.batch import Batch
 from dist_zero.blobs import blob_bytes, split_blob
 from test.unit.strategies import row_types, stored_rows
+
+pytestmark = pytest.mark.usefixtures("both_ways")
 
 
 @st.composite

@@ -17,6 +17,7 @@ from dist_zero.cli.data import GetOptions, LoadOptions, ShowOptions, get, load, 
 from dist_zero.cli.doctor import Report, examine_system
 from dist_zero.cli.status import show_status
 from dist_zero.cli.watch import WatchOptions, watch
+from dist_zero.client import loading
 from dist_zero.client.client import Client
 from dist_zero.client.remote import RemoteSystem
 from dist_zero.system import EmbeddedSystem, System
@@ -151,6 +152,7 @@ def test_a_load_that_was_cut_off_goes_on_where_it_stopped(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cancelled in the middle, as by Ctrl-C; then run again: what was committed is passed over, nothing is doubled."""
+    monkeypatch.setattr(loading, "LOAD_ROWS", 1_000)
     texts = [f"text {n}" for n in range(20_000)]
     Path("many.jsonl").write_text("".join(f"{json.dumps({'text': text})}\n" for text in texts))
     options = LoadOptions("notes", (Path("many.jsonl"),), as_json=True)
@@ -217,8 +219,9 @@ def test_load_refuses_before_it_writes(options: LoadOptions, error: type[DistZer
     assert run(work) == {"total": [(0,)], "texts": []}
 
 
-def test_load_keeps_what_came_before_a_bad_row() -> None:
+def test_load_keeps_what_came_before_a_bad_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the line; what was written before is said, and a corrected file is another load."""
+    monkeypatch.setattr(loading, "LOAD_ROWS", 1_000)
     good = "".join(f"{n},2013-01-01,a,b,1\n" for n in range(1_500))
     Path("bad.csv").write_text(f"{ROWS.splitlines()[0]}\n{good}x,2013-01-01,a,b,1\n")
 

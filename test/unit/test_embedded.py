@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import dist_zero as dz
+from dist_zero.client.changed import Change
 from dist_zero.client.client import Client
-from dist_zero.client.watch import Change
 from dist_zero_common.errors import SettingsError, StoreError
 
 app = dz.Program("scores")

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dist_zero.arrow_batches import Unfit
 from dist_zero.files import RowFile, arrow_table, pandas_frame, polars_frame, read_rows, write_rows
 from dist_zero.row import Row as UserRow
-from dist_zero.text_rows import BLOCK_ROWS
 from dist_zero.types import (
     BOOL,
     BYTES,
@@ -83,6 +83,56 @@ def refusal(path: Path, row_type: RowType, *nulls: str) -> str:
     with pytest.raises(DataError) as caught:
         read(path, row_type, *nulls)
     return str(caught.value)
+
+
+_JSON_TEXTS = r"""
+    0 | 1 | -0 | 2 | 1.0 | 1e2 | 1.50 | -0.0 | 1e400 | 0.125 | 9223372036854775807 | 9223372036854775808 | true | null
+    | NaN | Infinity | [1] | {} | "1" | "NaN" | "true" | "RED" | "YQ==" | "YQ" | "" | "é\u00e9" | "\ud800"
+    | "\ud83d\ude00" | "2013-01-01" | "2013-01-01T05:00:00Z" | "2013-01-01 05:00:00" | "0001-01-01T00:00Z" | "12.5"
+    | "2013-01-01T05:00:00.1234567+01:00" | "0000-01-01" | "9999-12-31T23:59:59-01:00" | " 12.5" | "1e2" | 1.5e-3
+    | "2013-02-30" | "2013-01-01T24:00" | "20130101" | "2013-01-01T05:00:60Z" | "2013-01-01T05" | 01 | +1 | .5 | 1. | -
+    """.strip().split("|")
+_LINE_ENDS = ("\n", "\n", "\n", "\r\n", "\n\n", " \n", "\r", " ", "")
+_OBJECTS = (
+    '{"c": %s}',
+    '{"c": %s}',
+    '{"x": [1], "c": %s, "y": {}}',
+    '{"c": 1, "c": %s}',
+    '{"d": %s}',
+    " [%s]",
+)
+
+
+@settings(max_examples=200)
+@given(
+    dtype=st.sampled_from(EVERYTHING.types),
+    values=st.lists(st.sampled_from(_JSON_TEXTS), min_size=1, max_size=3),
+    ends=st.lists(st.sampled_from(_LINE_ENDS), min_size=3, max_size=3),
+    shape=st.sampled_from(_OBJECTS),
+)
+def test_oracle_json_by_columns_is_json_by_lines(
+    dtype: DataType, values: list[str], ends: list[str], shape: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever there is in the lines, reading them a column at a time gives the rows, or the error, of reading each."""
+    path, row_type = tmp_path_factory.mktemp("files") / "a.jsonl", RowType(("c",), (dtype,))
+    path.write_bytes(
+        "".join(shape % value.strip() + end for value, end in zip(values, ends, strict=False)).encode()
+    )
+
+    def outcome() -> object:
+        try:
+            return [(type(row[0]), repr(row[0])) for row in read(path, row_type)]
+        except DataError as refused:
+            return str(refused)
+
+    by_columns = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dist_zero.files.json_batch", _unfit)
+        assert outcome() == by_columns
+
+
+def _unfit(*_: object) -> None:
+    raise Unfit
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -245,9 +295,10 @@ def test_files_that_are_not_there_or_not_known(tmp_path: Path, name: str) -> Non
 
 def test_blocks_and_position(tmp_path: Path) -> None:
     """A long file comes in several blocks, and `position` ends at `size`."""
-    path = written(tmp_path, "a.jsonl", "".join(f'{{"k": {i}, "v": 1}}\n' for i in range(BLOCK_ROWS + 1)))
+    path = written(tmp_path, "a.jsonl", "".join(f'{{"k": {i}, "v": 1}}\n' for i in range(60_000)))
     file = RowFile(path, PLAIN)
-    assert [len(block) for block in file.blocks()] == [BLOCK_ROWS, 1]
+    blocks = list(file.blocks())
+    assert len(blocks) == 2 and [row[0] for block in blocks for row in block] == list(range(60_000))
     assert file.position == file.size == path.stat().st_size
 
 

@@ -39,7 +39,7 @@ IMPORTERS = {
     "obstore": ("dist_zero_common/store/obstore.py",),
     "pandas": ("dist_zero/files.py",),
     "polars": ("dist_zero/files.py",),
-    "pyarrow": ("dist_zero/files.py",),
+    "pyarrow": ("dist_zero/arrow_batches.py", "dist_zero/files.py"),
     "pytest": ("dist_zero/testing/pytest_plugin.py",),
     "rich": ("dist_zero/cli/",),
     "typer": ("dist_zero/cli/",),

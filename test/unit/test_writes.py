@@ -29,6 +29,8 @@ from dist_zero_common.protocol.messages import (
 
 PUT, UPDATE, DELETE, APPEND = WriteKind.PUT, WriteKind.UPDATE, WriteKind.DELETE, WriteKind.APPEND
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 KEYED = DatasetPlan("players", RowType(("score", "game", "name"), (INT, STR, STR)), (1, 2))
 EVENTS = DatasetPlan("events", RowType(("what",), (STR,)), None)
 DATASETS = (KEYED, EVENTS)
