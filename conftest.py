@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from dist_zero.native import choice
+
 pytest_plugins = ("test.virtual.fixtures",)  # Docker and RabbitMQ, for whoever asks
 
 # No deadline: how long an example takes says something about this machine only. No database: a search that found
@@ -29,8 +31,12 @@ settings.register_profile(
 
 
 def pytest_configure() -> None:
-    """A script that runs tests in its background has Ctrl-C ignored, by them and by all that they start; but it is
+    """Systems in this process interpret their plans, because there are thousands of plans, and to compile one takes a
+    second; tests of native executors say so.
+
+    A script that runs tests in its background has Ctrl-C ignored, by them and by all that they start; but it is
     sent on purpose here."""
+    choice.setting = lambda: "interpreter"
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

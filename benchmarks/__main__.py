@@ -180,7 +180,7 @@ def _in_a_process(run: Run, size: int, servers: Sequence[RabbitServer]) -> list[
     """Memory is measured by process, so every measurement gets a fresh one; and a virtual host of its own."""
     command = [sys.executable, "-m", "benchmarks", "--one", run.what, run.engine, str(size)]
     if run.what == "deploy":
-        command = ["env", f"EXECUTOR={run.engine.partition(',')[0]}", *command]
+        command = ["env", f"DIST_ZERO_EXECUTOR={run.engine.partition(',')[0]}", *command]
     with ExitStack() as stack:
         if run.what in OVER_BROKER:
             host = stack.enter_context(servers[0].virtual_host("bench"))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Plan
 from dist_zero.executor import Executor
+from dist_zero.native.executor import NativeExecutor
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.shards import even_map
 from dist_zero.types import Row
@@ -19,8 +18,7 @@ def new_executor(plan: Plan, name: str) -> Executor:
     """The executor of this name, `interpreter` or `native`."""
     if name == "interpreter":
         return Interpreter(plan)
-    executor: Executor = importlib.import_module("dist_zero.native.executor").NativeExecutor(plan)
-    return executor
+    return NativeExecutor(plan)
 
 
 class OneNode:

@@ -8,7 +8,6 @@ there, or does not run, is left out, with the reason. DuckDB and polars are in t
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import duckdb
 from benchmarks import data
 from benchmarks.measure import Measurement
 from benchmarks.workloads import LATENCY, LATENCY_RATE, LATENCY_SECONDS, WORKLOADS, Workload
+from dist_zero.native import build
 
 PEERS = data.ROOT / ".tmp/peers"
 CORE = 1
@@ -53,17 +53,15 @@ class Engine:
         if not self.python.exists():
             why = PEERS / f"{self.module}.missing"
             return why.read_text().strip() if why.exists() else "not installed: make bench-peers"
-        if self.name == "native" and not has_native_executor():
-            return "this tree has no native executor"
-        return ""
+        return (build.available() or "") if self.name == "native" else ""
 
 
 PEER_MODULES = ("pathway", "bytewax", "flink")
 ENGINES = {
     engine.name: engine
     for engine in (
-        Engine("native", "distzero", ("EXECUTOR=native",)),
-        Engine("interpreter", "distzero", ("EXECUTOR=interpreter",)),
+        Engine("native", "distzero", ("DIST_ZERO_EXECUTOR=native",)),
+        Engine("interpreter", "distzero", ("DIST_ZERO_EXECUTOR=interpreter",)),
         Engine("pathway", "pathway", ("PATHWAY_THREADS=1",), wants_csv=True),
         Engine("bytewax", "bytewax"),
         Engine("flink", "flink", wants_csv=True),
@@ -75,8 +73,8 @@ ENGINES = {
 
 @cache
 def has_native_executor() -> bool:
-    """Whether this tree can compile programs to C."""
-    return (data.ROOT / "dist_zero/native/executor.py").exists() and shutil.which("cc") is not None
+    """Whether programs can be compiled to C here."""
+    return build.available() is None
 
 
 def measure(workload: Workload, engine: Engine, size: int, repeats: int = 1) -> Measurement:

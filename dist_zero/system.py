@@ -20,6 +20,7 @@ from dist_zero.client.change import MayChange
 from dist_zero.client.client import Client
 from dist_zero.client.opening import new_client
 from dist_zero.client.remote import RemoteSystem
+from dist_zero.native import choice
 from dist_zero_common.broker.base import Connect
 from dist_zero_common.broker.memory import MemoryBroker
 from dist_zero_common.clock import Clock, RealClock
@@ -308,6 +309,9 @@ class EmbeddedSystem(System):
             clock=RealClock(),
             machines=machines,
         )
+
+    def _new_runner(self, machine: str, runner: str, incarnation: int, **others: Any) -> RunnerService:
+        return super()._new_runner(machine, runner, incarnation, **{"prepare": choice.prepare, **others})
 
 
 class Embedded(EitherWay):

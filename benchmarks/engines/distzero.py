@@ -3,7 +3,7 @@
 The files are loaded as `load_file` loads them, through session, codec, log, sequencer and executor, and a watcher
 follows the view from the beginning. Time runs from when the system takes writes until the watcher has the last change;
 how long the system takes to start is `start_seconds`, and `benchmarks deploy` measures it by itself. Which executor
-runs is the setting EXECUTOR's.
+runs is the setting DIST_ZERO_EXECUTOR's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ DELETES_PER_TRANSACTION = 1_000
 
 
 class Watcher:
-    """Follows the view `answer`, as `watch` does, and knows of which epoch its newest change is."""
+    """Follows the view `answer`, as `watch` does, takes every change as Arrow tables of the rows that came and went,
+    and knows of which epoch the newest one is."""
 
     def __init__(self, db: Client) -> None:
         self._db = db
@@ -41,8 +42,9 @@ class Watcher:
             async for change in changes:
                 if change.snapshot or change.rows[0]:
                     seen = change_for_people(self._db.readers[0], 0, change)
-                    self.rows += len(seen.inserted) - len(seen.deleted)
-                    self.changes += len(seen.inserted) + len(seen.deleted)
+                    came, went = (table.num_rows for table in seen.to_arrow())
+                    self.rows += came - went
+                    self.changes += came + went
                 self._epoch = change.epoch
                 self._moved.set()
 
@@ -116,7 +118,7 @@ def read(task: Task) -> Done:
             _ids(task.paths[each.name])
         else:
             row_type = row_types["orders" if each.name == "updates" else each.name]
-            for _ in RowFile(task.paths[each.name], row_type).blocks():
+            for _ in RowFile(task.paths[each.name], row_type).batches():
                 pass
     return Done(time.perf_counter() - start)
 

@@ -28,6 +28,7 @@ from dist_zero.native.stateful import (
 )
 from dist_zero.native.stateless import filter_text, flat_map_text, project_text, union_text, window_text
 from dist_zero.native.text import Edge, LeftOut, OperatorText, PlanText, Table, function, in_comment
+from dist_zero.native.topping import top_text
 from dist_zero.state import state_tables
 from dist_zero_common.errors import NativeUnavailable
 
@@ -74,7 +75,7 @@ def render(plan: Plan) -> Rendered:
     return Rendered("\n".join(parts), tuple(text.left_out), tuple(table is not None for table in tables))
 
 
-_HEADERS = ("sets.h", "join.h", "reduce.h", "saving.h", "scalars.h")
+_HEADERS = ("sets.h", "join.h", "reduce.h", "top.h", "saving.h", "scalars.h")
 
 _OPERATORS: dict[type[Operator], Callable[[PlanText, Any], OperatorText]] = {
     plans.Source: source_text,
@@ -87,6 +88,7 @@ _OPERATORS: dict[type[Operator], Callable[[PlanText, Any], OperatorText]] = {
     plans.Exchange: exchange_text,
     plans.Join: join_text,
     plans.Reduce: reduce_text,
+    plans.Top: top_text,
     plans.Distinct: distinct_text,
     plans.Difference: difference_text,
     plans.Sink: sink_text,

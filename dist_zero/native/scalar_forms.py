@@ -81,7 +81,7 @@ def nothing(dtype: DataType) -> str:
 
 def comment(value: str | bytes) -> str:
     """A text as a short comment behind what stands for it."""
-    shown = re.sub(r"[^ -~]|[\\/*]", "?", value if isinstance(value, str) else value.hex())
+    shown = re.sub(r"[^ -~]|[\\/*(){}]", "?", value if isinstance(value, str) else value.hex())
     return f"/* {shown if len(shown) <= 30 else shown[:29] + '...'} */"
 
 

@@ -109,27 +109,37 @@ def predicate_function(name: str, predicate: Scalar, rows: Sequence[Layout], con
     return body.function(name, "bool *out", [])
 
 
-def compare_function(name: str, rows: Layout, order: Sequence[tuple[int, bool]]) -> str:
+def compare_function(name: str, rows: Sequence[Layout], order: Sequence[tuple[int, bool]]) -> str:
     """`static inline int NAME(const uint64_t *left, const uint64_t *right)`: below 0, 0 or above 0, by (column,
-    descending), one behind the other. Nulls are last in both directions, NaN is above all numbers."""
+    descending), one behind the other. Nulls are last in both directions, NaN is above all numbers. Several `rows` lie
+    one behind the other, and their columns are numbered through."""
+    places = [(number, column) for number, row in enumerate(rows) for column in range(len(row.types))]
     lines = []
-    for column, descending in order:
-        a, b, dtype = rows.value("a", column), rows.value("b", column), rows.types[column]
+    for place, descending in order:
+        number, column = places[place]
+        row = rows[number]
+        one, two = (f"left{number + 1}", f"right{number + 1}") if len(rows) > 1 else ("a", "b")
+        a, b, dtype = row.value(one, column), row.value(two, column), row.types[column]
         if dtype.nullable:
-            is_null, other = rows.null("a", column), rows.null("b", column)
-            lines.append(f"    if ({is_null} != {other}) return {is_null} ? 1 : -1;")
+            is_null, other = row.null(one, column), row.null(two, column)
+            lines.append(f"if ({is_null} != {other}) return {is_null} ? 1 : -1;")
         less, differ = f"{a} < {b}", f"{a} != {b}"
         if dtype.kind is Kind.FLOAT:
             less, differ = f"dz_float_lt({a}, {b})", f"!dz_float_eq({a}, {b})"
         elif is_text(dtype):
             less = f"dz_text_compare({a}, {b}) < 0"
-        lines.append(f"    if ({differ}) return {less} ? {'1 : -1' if descending else '-1 : 1'};")
+        lines.append(f"if ({differ}) return {less} ? {'1 : -1' if descending else '-1 : 1'};")
+    used, offset = {places[place][0] for place, _ in order}, 0
+    casts = [] if used else ["(void)left, (void)right;"]
+    for number, row in enumerate(rows):
+        if number in used:
+            one, two = (f"left{number + 1}", f"right{number + 1}") if len(rows) > 1 else ("a", "b")
+            at = f" + {offset}" if offset else ""
+            pair = ((one, f"(left{at})"), (two, f"(right{at})")) if at else ((one, "left"), (two, "right"))
+            casts += [f"const {row.struct} *{what} = (const {row.struct} *){words};" for what, words in pair]
+        offset += row.words
     head = f"static inline int {name}(const uint64_t *left, const uint64_t *right)"
-    if lines:
-        casts = f"const {rows.struct} *a = (const {rows.struct} *)left, *b = (const {rows.struct} *)right;"
-    else:
-        casts = "(void)left, (void)right;"
-    return "\n".join([head, "{", f"    {casts}", *lines, "    return 0;", "}", ""])
+    return "\n".join([head, "{", *(f"    {line}" for line in (*casts, *lines, "return 0;")), "}", ""])
 
 
 # ---- values and nulls as C ---------------------------------------------------------------------------------
@@ -459,10 +469,8 @@ class _Body:
         if argument.null == "1" or not present:
             text = "0"
         elif is_text(dtype):
-            texts = sorted(
-                v.encode() if isinstance(v, str) else v for v in present if isinstance(v, str | bytes)
-            )
-            text = self._text_in(argument, texts)
+            texts = [value for value in present if isinstance(value, str | bytes)]
+            text = self._text_in(argument, sorted(texts, key=_encoded))
         else:
             text = self._word_in(name, argument, dtype, [word_constant(value, dtype) for value in present])
         found = self._local(name, call.dtype, text, argument.null)

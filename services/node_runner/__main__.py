@@ -7,6 +7,7 @@ differ.
 
 import sys
 
+from dist_zero.native import choice
 from dist_zero_common.broker.topology import agent_inbox, runner_inbox
 from dist_zero_common.errors import BrokerError, first_error
 from dist_zero_common.settings import Settings
@@ -89,6 +90,7 @@ async def _run_runner(process: Process, store: Store, machine: str, runner: str,
         store=store,
         clock=process.clock,
         log=process.log,
+        prepare=choice.prepare,
         options=SequencerOptions(collects=not settings.keep_log),
     )
     inbox = runner_inbox(settings.system, runner, incarnation)

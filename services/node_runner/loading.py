@@ -10,7 +10,7 @@ Reading and decoding takes turns with whatever else the process does: after some
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -37,6 +37,8 @@ from dist_zero_common.store.base import Store
 from services.node_runner.checkpoints import Checkpoint, read_checkpoint, table_bytes, table_entries
 
 MakeExecutor = Callable[[Plan], Executor]
+Prepare = Callable[[Plan], Awaitable[None]]
+"""Does what takes long of the making of an executor, beside the event loop."""
 """Makes the executor of a node."""
 
 _Slice = TypeVar("_Slice")
@@ -73,6 +75,13 @@ class NodeKeeper:
     make_executor: MakeExecutor
     clock: Clock
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    prepare: Prepare | None = None
+
+    async def executor(self, plan: Plan) -> Executor:
+        """An executor of this plan."""
+        if self.prepare is not None:
+            await self.prepare(plan)
+        return self.make_executor(plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +152,7 @@ class Loader:
 
     async def load(self, base: Base) -> LoadedState:
         """The state as of a base. Raises `LogDamaged`, or `MalformedMessage`."""
-        executor = self._keeper.make_executor(self._plan)
+        executor = await self._keeper.executor(self._plan)
         entries = size = links = 0
         found = self._predecessors(base)
         for source in found:

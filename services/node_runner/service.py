@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from dist_zero.reference.interpreter import Interpreter
+from dist_zero.native import choice
 from dist_zero_common.aside import Aside
 from dist_zero_common.broker.base import Connect, ConnectionState, Queue
 from dist_zero_common.broker.topology import runner_inbox, scheduler_inbox
@@ -41,7 +41,7 @@ from services.node_runner import wire
 from services.node_runner.epoch_log import EpochLog
 from services.node_runner.hosting import ProgramHost, compiled
 from services.node_runner.keeping import Inherit, inheriting
-from services.node_runner.loading import LoadedState, MakeExecutor, NodeKeeper
+from services.node_runner.loading import LoadedState, MakeExecutor, NodeKeeper, Prepare
 from services.node_runner.preparing import Preparing
 from services.node_runner.sequencer_events import SequencerOptions
 from services.node_runner.sequencing import HostedSequencer
@@ -53,7 +53,7 @@ NodeMessage = HandOut | StageRows | EmptyRows | Get | AskChanges | AskRows | Ask
 
 
 class RunnerService:
-    """One incarnation of a runner."""
+    """One incarnation of a runner. `prepare`: is waited for before an executor of a plan is made."""
 
     def __init__(
         self,
@@ -66,13 +66,15 @@ class RunnerService:
         store: Store,
         clock: Clock,
         log: Logger,
-        make_executor: MakeExecutor = Interpreter,
+        make_executor: MakeExecutor = choice.make_executor,
+        prepare: Prepare | None = None,
         options: SequencerOptions | None = None,
     ) -> None:
         self._system, self._runner, self._incarnation, self._machine = system, runner, incarnation, machine
         self._store, self._clock = store, clock
         self._log = log.bind(system=system, machine=machine, runner=runner, runner_incarnation=incarnation)
-        self._keeper, self._options = NodeKeeper(store, make_executor, clock), options or SequencerOptions()
+        self._keeper = NodeKeeper(store, make_executor, clock, prepare=prepare)
+        self._options = options or SequencerOptions()
         self._inbox = runner_inbox(system, runner, incarnation)
         self._programs: dict[str, ProgramHost] = {}
         self._sequencers: dict[str, HostedSequencer] = {}

@@ -10,18 +10,16 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given, reject, settings
+from hypothesis import given, settings
 
 from dist_zero.compiler import compile
-from dist_zero.compiler.plan import Plan
+from dist_zero.compiler.check import JOINS
 from dist_zero.native.build import available
-from dist_zero.native.render import render
 from dist_zero.shards import even_map
-from dist_zero_common.errors import NativeUnavailable
 from test.contract.executors import ExecutorHarness
 from test.contract.test_executor_state import check_reshards, check_resumes
 from test.oracle.harness import Running
-from test.oracle.random_programs import Case, cases
+from test.oracle.random_programs import Case, cases, join_cases
 from test.oracle.test_oracle_programs import SAME_EACH_TIME, SEARCH, SEEDS
 from test.oracle.twins import Twins
 
@@ -30,19 +28,9 @@ pytestmark = pytest.mark.skipif(available() is not None, reason=str(available())
 TWINS = ExecutorHarness("twins", Twins)
 
 
-def rendered(case: Case) -> Plan:
-    """The plan of a case that has a C form."""
-    plan = compile(case.graph)
-    try:
-        render(plan)
-    except NativeUnavailable:
-        reject()
-    return plan
-
-
 def check_pipelined(case: Case, seed: int, count: int) -> None:
     """Any number of nodes takes steps in any order, stage 1 ahead of the others."""
-    plan = rendered(case)
+    plan = compile(case.graph)
     running = Running(plan, case.epochs, even_map(1, [f"n{i}" for i in range(count)]), random.Random(seed))
     running.nodes = [Twins(plan) for _ in range(count)]  # type: ignore[misc]
     while running.advance():
@@ -52,7 +40,6 @@ def check_pipelined(case: Case, seed: int, count: int) -> None:
 
 def check_kept(case: Case, seed: int) -> Counter[str]:
     """Saved, loaded, divided and joined."""
-    rendered(case)
     reached = check_resumes(TWINS, case, seed, 1)
     reached.update(check_resumes(TWINS, case, seed, 3))
     reached.update(check_reshards(TWINS, case, seed))
@@ -81,3 +68,17 @@ def test_differential_native_long(case: Case, seed: int) -> None:
     """Larger programs, and others each time."""
     check_pipelined(case, seed, 1 + seed % 4)
     check_kept(case, seed)
+
+
+@pytest.mark.parametrize("conditioned", [False, True], ids=["plain", "conditioned"])
+@pytest.mark.parametrize("how", JOINS)
+def test_differential_native_joins(how: str, conditioned: bool) -> None:
+    """Every kind of join."""
+
+    @settings(SAME_EACH_TIME, max_examples=8)
+    @given(join_cases(how, conditioned), SEEDS)
+    def programs(case: Case, seed: int) -> None:
+        check_pipelined(case, seed, 1 + seed % 3)
+        check_kept(case, seed)
+
+    programs()

@@ -394,7 +394,7 @@ def test_lazy_operations_evaluate_what_they_need() -> None:
     )
     broken = made("floordiv", a, b)
     truth = made("eq", broken, Literal(1, INT))
-    scalars = [
+    scalars: list[Scalar] = [
         *(made(name, *parts) for name in ("and", "or") for parts in ((c, truth), (truth, c), (truth, truth))),
         made("coalesce", a, broken, Literal(5, INT)),
         made("coalesce", broken, a),
@@ -408,8 +408,9 @@ def test_lazy_operations_evaluate_what_they_need() -> None:
         made("case", *[part for i in range(9) for part in (made("eq", a, Literal(i, INT)), b)], a),
         made("coalesce", *[a, b] * 6),
     ]
-    single = [[s] for s in scalars]
-    functions = Functions([(row_type, some) for some in (*single, scalars, [])])
+    single: list[list[Scalar]] = [[s] for s in scalars]
+    every: list[list[Scalar]] = [*single, scalars, []]
+    functions = Functions([(row_type, some) for some in every])
     values = (None, 0, 1, -1, 3, INT_MIN)
     for row in itertools.product(values, values, (None, False, True)):
         for number in range(len(scalars) + 2):
@@ -495,7 +496,7 @@ def comparer(layout: Layout, order: Sequence[tuple[int, bool]]) -> Library:
                 '#include "core.h"\n#include "scalars.h"',
                 "typedef struct node { dz_base base; } node;",
                 layout.declaration(),
-                compare_function("compare", layout, order),
+                compare_function("compare", [layout], order),
                 "static void fill(node *n) { (void)n; }",
                 TEXTS,
                 "DZ_EXPORT int t_call(const uint64_t *left, const uint64_t *right) { return compare(left, right); }",
