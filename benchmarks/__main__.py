@@ -4,7 +4,8 @@ python -m benchmarks [NAME ...] [--quick] [--engines E,E] [--size N] [--repeat N
 
 names: W1, W1s, q1, q2, q3, q4, W3, W4, which are run beside others (`make bench-peers` installs them); growth, deploy,
 saves, deciding, simulator, which need nothing; rabbitmq, bytes, latency, start, recovery, reshard, which need Docker.
-Without names: all that need no Docker. `--quick` measures a tenth of everything.
+Without names: all that need no Docker. `--quick` measures a tenth of everything. `report` prints what was measured last
+as the tables of docs/performance.md.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from benchmarks import (
     peers,
     rabbitmq,
     recovery,
+    report,
     reshard,
     saves,
     simulator,
@@ -125,7 +127,7 @@ def main() -> int:
     parser.add_argument(
         "names",
         nargs="*",
-        choices=[[], *BESIDE_PEERS, *RUNS],
+        choices=[[], *BESIDE_PEERS, *RUNS, "report"],
         help="which ones; what needs no Docker if none is named",
     )
     parser.add_argument("--quick", action="store_true", help="a tenth of everything")
@@ -140,6 +142,9 @@ def main() -> int:
     options = parser.parse_args()
     if options.one:
         print(json.dumps([asdict(m) for m in _measured(*options.one)]))
+        return 0
+    if "report" in options.names:
+        print(report.tables(RESULTS))
         return 0
     engines = options.engines.split(",")
     if unknown := [name for name in engines if name not in peers.ENGINES]:

@@ -5,6 +5,7 @@ Peers in environments of their own are not run here; `make bench` holds their an
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import data, peers
+from benchmarks import data, peers, report
 from benchmarks.engines import distzero, duckdb, polars
 from benchmarks.engines.process import Done, Stopwatch, Task, percentiles
 from benchmarks.measure import Measurement
@@ -120,3 +121,25 @@ def test_the_table_compares_with_the_first_engine() -> None:
     assert flink.split() == ["W1", "flink", "100", "5.00", "2.00", "20", "33", "20", "NO", "2.50", "3.00"]
     assert fast.split() == ["W1", "fast", "100", "1.00", "1.50", "100", "20", "yes", "0.50"]
     assert unable == "W1 on pathway: not installed"
+
+
+def test_the_report_is_of_the_newest_and_largest_that_were_right(tmp_path: Path) -> None:
+    common = {"date": "today", "commit": "c", "load": 0.1, "rss_mb": 20.0, "reading_seconds": 1.0}
+    lines = [
+        {"workload": "W1", "engine": "native", "rows": 2_000_000, "seconds": 3.0, "right": True},
+        {"workload": "W1", "engine": "native", "rows": 2_000_000, "seconds": 2.0, "right": True},
+        {"workload": "W1", "engine": "native", "rows": 10_000, "seconds": 1.0, "right": True},
+        {"workload": "W1", "engine": "flink", "rows": 2_000_000, "seconds": 1.0, "right": False},
+        {"workload": "W3", "engine": "duckdb", "rows": 700_000, "seconds": 1.7, "right": True},
+    ]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(common | line) + "\n" for line in lines))
+    whole, processing, memory, where = report.tables(tmp_path / "results.jsonl").split("\n\n")
+    assert whole.splitlines() == [
+        "| thousand rows/s, whole | native | duckdb |",
+        "|---|---|---|",
+        "| W1 | 1,000 |  |",
+        "| W3 |  | 412 |",
+    ]
+    assert processing.splitlines()[2:] == ["| W1 | 2,000 |  |", "| W3 |  | 1,000 |"]
+    assert memory.splitlines()[2:] == ["| W1 | 20 |  |", "| W3 |  | 20 |"]
+    assert where == "today, commit c, load 0.1"
