@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import accumulate, repeat
 from operator import add, itemgetter, mul
@@ -28,6 +29,7 @@ from dist_zero.types import DataType, Kind, Row, picker
 from dist_zero.zset import ZSet
 from dist_zero_common.checksum import xxh64
 from dist_zero_common.errors import DataError, InternalError, MalformedMessage
+from dist_zero_common.garbage import no_collection
 from dist_zero_common.protocol.messages import (
     BatchBlob,
     WriteKind,
@@ -36,6 +38,7 @@ from dist_zero_common.protocol.messages import (
 
 CONTENT_MODULUS = 2**64 - 59
 """The largest prime of 64 bits: no weight but its multiples makes a row vanish from a sum of hashes."""
+_MANY = 1_000
 
 
 class Batch:
@@ -141,7 +144,8 @@ class Batch:
             if not self.types:
                 self._rows = [()] * self._count
             else:
-                self._rows = list(zip(*(self._columns or self._decoded()), strict=True))
+                with no_collection() if self._count > _MANY else nullcontext():
+                    self._rows = list(zip(*(self._columns or self._decoded()), strict=True))
             self._columns = None
         return self._rows
 
@@ -189,6 +193,8 @@ class Batch:
     def take(self, indices: Sequence[int]) -> Batch:
         """The batch of the rows at these places, in this order."""
         native = columns.library()
+        if indices == range(self._count):
+            return self
         if self._is_packed and isinstance(indices, range) and indices.step == 1:
             assert self._blob is not None
             return Batch.of_blob(self.types, cut_blob(self._blob, indices.start, indices.stop))

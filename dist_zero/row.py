@@ -43,6 +43,7 @@ from dist_zero.types import (
 )
 from dist_zero.types import Row as StoredRow
 from dist_zero_common.errors import DataError
+from dist_zero_common.garbage import no_collection
 
 COLUMNS_MAX = 200
 _NAME_LENGTH_MAX = 200
@@ -284,17 +285,18 @@ def row_from_stored(row_class: type[_R], stored: StoredRow) -> _R:
 
 def rows_from_stored(row_class: type[_R], rows: Iterable[StoredRow]) -> list[_R]:
     """`row_from_stored` of many."""
-    names, new, set_stored = row_class._row_type.names, row_class.__new__, Row._stored.__set__
+    names, new, set_stored = row_class._row_type.names, row_class.__new__, vars(Row)["_stored"].__set__
     made = []
-    for stored in rows:
-        row = new(row_class)
-        set_stored(row, stored)
-        row.__dict__.update(zip(names, stored, strict=True))
-        made.append(row)
-    for name, decode in row_class._decoders:
-        for row in made:
-            if row.__dict__[name] is not None:
-                row.__dict__[name] = decode(row.__dict__[name])
+    with no_collection():
+        for stored in rows:
+            row = new(row_class)
+            set_stored(row, stored)
+            row.__dict__.update(zip(names, stored, strict=True))
+            made.append(row)
+        for name, decode in row_class._decoders:
+            for row in made:
+                if row.__dict__[name] is not None:
+                    row.__dict__[name] = decode(row.__dict__[name])
     return made
 
 

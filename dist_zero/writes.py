@@ -1,10 +1,10 @@
 """From the writes of one transaction to what each node gets of an epoch: payloads, routing, merging.
 
 A transaction travels as a `Payload`, which the sequencer decodes and checks wholly before it records it.
-When its epoch is handed out, `route` gives every write to the shard that owns its key (for a dataset without
-one: the hash of epoch, transaction and row), with its place: the transaction in the epoch, and the row
-counted through the whole payload. `merge_writes` then makes few blocks out of those of many small
-transactions.
+When its epoch is handed out, every write gets its place: the transaction in the epoch, and the row counted
+through the whole payload. `merge_writes` makes few blocks out of those of many small transactions, and `route_placed`
+gives every write to the shard that owns its key (for a dataset without one: the hash of epoch, transaction and
+row).
 """
 
 from __future__ import annotations
@@ -79,27 +79,36 @@ def _size_problem(payload_bytes: int, row_count: int) -> str | None:
     )
 
 
-def route(
-    writes: Sequence[Writes], plan: Plan, shard_map: ShardMap, epoch: int, transaction: int
-) -> dict[int, list[Writes]]:
-    """The writes of transaction number `transaction` of an epoch, with their places, by owner.
-
-    Shards ascend; those that get nothing are not there. Writes to a dataset that was dropped since go nowhere.
-    """
-    routed: dict[int, list[Writes]] = {}
+def placed(writes: Sequence[Writes], plan: Plan, transaction: int) -> list[Writes]:
+    """The writes of transaction number `transaction` of an epoch, with their places. Those to a dataset that was
+    dropped since are not there."""
+    found = []
     before = 0
     for each in writes:
         count = len(each.batch)
-        places = places_from(before, count)
-        placed = Writes(
-            each.dataset, each.kind, each.columns, each.batch, one_place(transaction, count), places
-        )
+        places = one_place(transaction, count), places_from(before, count)
         before += count
-        if plan.datasets[each.dataset].dropped:
-            continue
-        for shard, part in _divided(placed, plan.datasets[each.dataset], shard_map, epoch):
+        if not plan.datasets[each.dataset].dropped:
+            found.append(Writes(each.dataset, each.kind, each.columns, each.batch, *places))
+    return found
+
+
+def route_placed(
+    writes: Sequence[Writes], plan: Plan, shard_map: ShardMap, epoch: int
+) -> dict[int, list[Writes]]:
+    """Writes of an epoch, which have their places, by owner. Shards ascend; those that get nothing are not there."""
+    routed: dict[int, list[Writes]] = {}
+    for each in writes:
+        for shard, part in _divided(each, plan.datasets[each.dataset], shard_map, epoch):
             routed.setdefault(shard, []).append(part)
     return dict(sorted(routed.items()))
+
+
+def route(
+    writes: Sequence[Writes], plan: Plan, shard_map: ShardMap, epoch: int, transaction: int
+) -> dict[int, list[Writes]]:
+    """The writes of one transaction by owner, for who has no more of the epoch."""
+    return route_placed(placed(writes, plan, transaction), plan, shard_map, epoch)
 
 
 def _divided(

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 from dist_zero.batch import Batch
 from dist_zero.client.writes import Transaction
+from dist_zero.text_rows import BLOCK_ROWS
 from dist_zero_common.errors import DataError
 
 if TYPE_CHECKING:
     from dist_zero.client.client import Client
 
-LOAD_ROWS, LOAD_BYTES = 10_000, 2**20
+LOAD_ROWS, LOAD_BYTES = BLOCK_ROWS, 2**20
 """Rows per transaction when files are loaded; such a range of rows that is larger than this becomes several. Whoever
 changes them changes the names of loads (`dist_zero/cli/data.py`), for they number the transactions."""
 

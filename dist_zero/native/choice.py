@@ -8,7 +8,7 @@ import warnings
 
 from dist_zero.compiler.plan import Plan
 from dist_zero.executor import Executor
-from dist_zero.native import build
+from dist_zero.native import build, columns
 from dist_zero.native.executor import NativeExecutor
 from dist_zero.native.library import library_of
 from dist_zero.reference.interpreter import Interpreter
@@ -39,6 +39,7 @@ async def prepare(plan: Plan) -> None:
     simulation, in which there are no threads."""
     if setting() != "interpreter" and build.available() is None:
         try:
+            await asyncio.to_thread(columns.library)
             await asyncio.to_thread(library_of, plan)
         except NativeUnavailable:  # `make_executor` says so
             return

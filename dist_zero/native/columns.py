@@ -1,8 +1,8 @@
 """What can be done with batches as bytes in C: checks, hashes, routing, gathering rows. No row becomes a Python object.
 
 The C is `runtime/batches.h`, one library for all programs. `library()` is it, or None on a machine that has no C
-compiler, or is big-endian; then whoever asks does the same in Python. Both say the same of every batch: the C side
-only ever says that something is wrong with one, and what it is, the Python side finds out.
+compiler, or is big-endian, or is told to interpret; then whoever asks does the same in Python. Both say the same of
+every batch: the C side only ever says that something is wrong with one, and what it is, the Python side finds out.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from dist_zero.native import build
 from dist_zero.types import DataType, Kind
 from dist_zero_common.errors import InternalError, NativeUnavailable
 from dist_zero_common.protocol.messages import BatchBlob, ColumnBlob
+from dist_zero_common.settings import load_settings
 
 ROWS_MIN = 16
 """A batch of fewer rows is not worth a call."""
 
-_SOURCE = '#include "batches.h"\n'
+SOURCE = '#include "batches.h"\n'
+"""All that there is to compile."""
+
 _KINDS = {kind: number for number, kind in enumerate(Kind)}  # as in core.h
 _WORD = ctypes.c_int64
 _POINTER = ctypes.c_void_p
@@ -124,7 +127,10 @@ class Columns:
 
     def take(self, types: Sequence[DataType], blob: BatchBlob, indices: Sequence[int]) -> BatchBlob:
         """The rows at these places, in this order, to the byte as encoding them would have given."""
-        places = indices if isinstance(indices, memoryview) else memoryview(array("q", indices))
+        if isinstance(indices, memoryview) and not indices.readonly:
+            places = indices
+        else:
+            places = memoryview(array("q", indices))
         head, blobs = _described(types, blob)
         block = _POINTER()
         _check(
@@ -152,9 +158,13 @@ class Columns:
 
 @cache
 def library() -> Columns | None:
-    """The library, compiled when it is first asked for; None where there is none."""
+    """The library, compiled when it is first asked for; None where there is none, or the settings say that everything
+    is to be interpreted."""
+    settings = load_settings()
+    if settings.executor == "interpreter":
+        return None
     try:
-        return Columns(build.compiled(_SOURCE))
+        return Columns(build.compiled(SOURCE))
     except NativeUnavailable:
         return None
 

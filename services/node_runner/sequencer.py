@@ -46,7 +46,7 @@ from dist_zero.batch import Writes
 from dist_zero.compiler.change import slices_of
 from dist_zero.compiler.plan import NEXT, Plan
 from dist_zero.voids import void_transactions
-from dist_zero.writes import decode_payload, merge_writes, route
+from dist_zero.writes import decode_payload, merge_writes, placed, route_placed
 from dist_zero_common.errors import InternalError, MalformedMessage
 from dist_zero_common.mailbox import NO_TOKEN, Token
 from dist_zero_common.protocol.messages import (
@@ -513,15 +513,14 @@ class Sequencer:
             effects.append(epoch)
 
     def _route(self, ready: _HandOut) -> tuple[tuple[Writes, ...], ...]:
-        by_shard: list[list[Writes]] = [[] for _ in self._map.nodes]
+        found: list[Writes] = []
         transactions = zip(ready.record.transactions, ready.writes, strict=True)
         for place, (transaction, decoded) in enumerate(transactions):
-            if (ready.record.epoch, place) in self._void:
-                continue
-            writes = decoded or decode_payload(self._plan.datasets, transaction.payload)
-            for shard, its in route(writes, self._plan, self._map, ready.record.epoch, place).items():
-                by_shard[shard].extend(its)
-        return tuple(tuple(merge_writes(writes)) for writes in by_shard)
+            if (ready.record.epoch, place) not in self._void:
+                writes = decoded or decode_payload(self._plan.datasets, transaction.payload)
+                found += placed(writes, self._plan, place)
+        routed = route_placed(merge_writes(found), self._plan, self._map, ready.record.epoch)
+        return tuple(tuple(routed.get(shard, ())) for shard in range(len(self._map.nodes)))
 
     def _hand_out_again(self, missing: RowsMissing, effects: list[SequencerEffect]) -> None:
         kept = self._kept.get(missing.epoch)

@@ -14,6 +14,8 @@ from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Plan
 from dist_zero.executor import ErrorCount, Executor
 from dist_zero.hashing import hasher
+from dist_zero.native.build import STRICT, available
+from dist_zero.native.executor import NativeExecutor
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.reference.scalar import compile_tuple
 from dist_zero.shards import HASH_MAX, interval, owner
@@ -36,10 +38,12 @@ Said = list[tuple[object, ...]]
 
 @dataclass(frozen=True)
 class ExecutorHarness:
-    """Makes the executor of a plan."""
+    """Makes the executor of a plan. `rarely`: one in so many random programs is enough, because each has to be
+    compiled, and `test_differential_native.py` tries others."""
 
     name: str
     make: Callable[[Plan], Executor]
+    rarely: int = 1
 
 
 @dataclass
@@ -212,4 +216,11 @@ def totals(errors: Sequence[ErrorCount]) -> list[tuple[str, str, int]]:
     return [(e.label, e.reason, e.count) for e in summed(errors) if e.count]
 
 
+def native(plan: Plan) -> Executor:
+    """A native executor that is quickly there: without optimisation, compiling takes a third of the time."""
+    return NativeExecutor(plan, ("-O0", *STRICT))
+
+
 EXECUTORS = [ExecutorHarness("reference", Interpreter)]
+if available() is None:
+    EXECUTORS.append(ExecutorHarness("native", native, rarely=12))

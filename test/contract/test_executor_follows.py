@@ -139,13 +139,14 @@ def test_oracle_a_follower_is_one_that_loads_in_the_end(harness: ExecutorHarness
     """Nodes that are divided, joined and moved, for random programs."""
     reached: Counter[str] = Counter()
 
-    @settings(SAME_EACH_TIME, max_examples=400)
+    @settings(SAME_EACH_TIME, max_examples=400 // harness.rarely)
     @given(cases(), SEEDS)
     def programs(case: Case, seed: int) -> None:
         reached.update(check_follows(harness, case, seed))
 
     programs()
-    assert not [kind for kind in ("follows", "whole", "several") if reached[kind] < 30], reached
+    kinds = ("follows", "whole", "several")
+    assert not [kind for kind in kinds if reached[kind] < 30 // harness.rarely], reached
 
 
 def test_oracle_slices_and_pieces_of_any_size_say_the_same(
@@ -157,7 +158,7 @@ def test_oracle_slices_and_pieces_of_any_size_say_the_same(
         monkeypatch.setattr(module, name, 2)
     monkeypatch.setattr(SortedItems, "_CHUNK_LENGTH_MAX", 4)
 
-    @settings(SAME_EACH_TIME, max_examples=100)
+    @settings(SAME_EACH_TIME, max_examples=100 // harness.rarely)
     @given(cases(), SEEDS)
     def programs(case: Case, seed: int) -> None:
         check_follows(harness, case, seed)

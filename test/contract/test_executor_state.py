@@ -77,14 +77,15 @@ def test_oracle_a_loaded_executor_is_the_one_that_was_saved(harness: ExecutorHar
     """On 1 and 3 nodes, for random programs."""
     reached: Counter[str] = Counter()
 
-    @settings(SAME_EACH_TIME, max_examples=250)
+    @settings(SAME_EACH_TIME, max_examples=250 // harness.rarely)
     @given(cases(), SEEDS)
     def programs(case: Case, seed: int) -> None:
         reached.update(check_resumes(harness, case, seed, 1))
         reached.update(check_resumes(harness, case, seed, 3))
 
     programs()
-    assert reached["loads"] > 200 and reached["changes"] > 400 and reached["deletes"] > 100, reached
+    if harness.rarely == 1:
+        assert reached["loads"] > 200 and reached["changes"] > 400 and reached["deletes"] > 100, reached
 
 
 @pytest.mark.long
@@ -144,14 +145,14 @@ def test_oracle_nodes_are_divided_and_joined(harness: ExecutorHarness) -> None:
     """Random programs, each after each epoch on other nodes."""
     reached: Counter[str] = Counter()
 
-    @settings(SAME_EACH_TIME, max_examples=400)
+    @settings(SAME_EACH_TIME, max_examples=400 // harness.rarely)
     @given(cases(), SEEDS)
     def programs(case: Case, seed: int) -> None:
         reached.update(check_reshards(harness, case, seed))
 
     programs()
     wanted = ("split", "merge", "move", "shown", "partial extreme", "partial sum", "top")
-    assert not [kind for kind in wanted if reached[kind] < 5], reached
+    assert harness.rarely > 1 or not [kind for kind in wanted if reached[kind] < 5], reached
 
 
 @pytest.mark.long

@@ -20,6 +20,8 @@ from test.contract.executors import ExecutorHarness
 from test.contract.test_executor_state import check_reshards, check_resumes
 from test.oracle.harness import Running
 from test.oracle.random_programs import Case, cases, join_cases
+from test.oracle.test_oracle_changes import Change, changes
+from test.oracle.test_oracle_changes import check as check_change
 from test.oracle.test_oracle_programs import SAME_EACH_TIME, SEARCH, SEEDS
 from test.oracle.twins import Twins
 
@@ -68,6 +70,13 @@ def test_differential_native_long(case: Case, seed: int) -> None:
     """Larger programs, and others each time."""
     check_pipelined(case, seed, 1 + seed % 4)
     check_kept(case, seed)
+
+
+@settings(SAME_EACH_TIME, max_examples=15)
+@given(changes())
+def test_differential_native_changes(change: Change) -> None:
+    """Programs that change: rows pass gates slice by slice, and one plan's state is loaded by another."""
+    check_change(change, Counter(), Twins)
 
 
 @pytest.mark.parametrize("conditioned", [False, True], ids=["plain", "conditioned"])

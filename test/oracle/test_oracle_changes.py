@@ -20,6 +20,7 @@ from dist_zero.changes import view_fates
 from dist_zero.compiler import compile
 from dist_zero.compiler.change import SLICES
 from dist_zero.compiler.plan import NEXT, Plan
+from dist_zero.executor import Executor
 from dist_zero.expr import ops
 from dist_zero.expr.changes import in_place_of
 from dist_zero.expr.graph import decode_graph, encode_graph
@@ -27,6 +28,7 @@ from dist_zero.hashing import key_hash
 from dist_zero.reference.evaluate import Evaluated, Oracle
 from dist_zero.reference.gate import Gate
 from dist_zero.reference.history import Datasets
+from dist_zero.reference.interpreter import Interpreter
 from dist_zero.reference.operators import Delta
 from dist_zero.shards import interval
 from dist_zero.state import TableChange, state_tables
@@ -80,7 +82,7 @@ def _program(chance: Chance, growing: Growing) -> ops.Graph:
     return ops.Graph("random", tuple(growing.datasets), views)
 
 
-def check(change: Change, reached: Counter[str]) -> None:
+def check(change: Change, reached: Counter[str], make: Callable[[Plan], Executor] = Interpreter) -> None:
     """The law."""
     before, after = _again(change.before), _again(change.after)
     meanwhile = _again(replace(after, before=before))
@@ -90,7 +92,7 @@ def check(change: Change, reached: Counter[str]) -> None:
     counts = list(change.nodes)
     written = Datasets(after)
 
-    nodes = Nodes(first, counts[0])
+    nodes = Nodes(first, counts[0], make)
     for epoch in change.epochs[0]:
         nodes.run(*epoch)
         _apply(written, epoch)
@@ -100,7 +102,7 @@ def check(change: Change, reached: Counter[str]) -> None:
         _apply(seen_by_kept, epoch)
 
     begun = {name: dict(rows) for name, rows in written.contents().items()}
-    nodes = loaded(between, counts[1], nodes)
+    nodes = loaded(between, counts[1], nodes, make)
     _check_views(nodes, before, written.contents(), "as loaded")
     step = -(-SLICES // len(change.epochs[1]))
     filled = 0
@@ -117,7 +119,7 @@ def check(change: Change, reached: Counter[str]) -> None:
                 _check_view(nodes, NEXT + view.name, Oracle(after, part).view(view.name), f"{filled} filled")
     assert filled == SLICES
 
-    nodes = loaded(last, counts[2], nodes)
+    nodes = loaded(last, counts[2], nodes, make)
     for more in [None, *change.epochs[2]]:
         if more is not None:
             nodes.run(*more)
@@ -137,9 +139,11 @@ def check(change: Change, reached: Counter[str]) -> None:
     reached["rows"] += any(nodes.rows(view.name) for view in after.views)
 
 
-def loaded(plan: Plan, count: int, before: Nodes) -> Nodes:
+def loaded(
+    plan: Plan, count: int, before: Nodes, make: Callable[[Plan], Executor] = Interpreter
+) -> Nodes:
     """Nodes of another plan, and of another number, with what these have saved."""
-    nodes = Nodes(plan, count)
+    nodes = Nodes(plan, count, make)
     names = [table.name for table in state_tables(before.plan)]
     numbers = {table.name: number for number, table in enumerate(state_tables(plan))}
     saved = [executor.save(everything=True) for executor in before.executors]

@@ -9,20 +9,11 @@ from typing import Any
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Plan
 from dist_zero.executor import NOTHING_FILLED, ErrorCount, Parcel
-from dist_zero.native.executor import NativeExecutor
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.state import TableChange
 from dist_zero.types import Row
 from dist_zero_common.protocol.messages import BatchBlob, ShardMap
-
-QUICK = ("-O0",)
-"""Flags with which a random program is compiled in a third of the time."""
-
-
-def native(plan: Plan) -> NativeExecutor:
-    """A native executor that is quickly there."""
-    return NativeExecutor(plan, QUICK)
-
+from test.contract.executors import native
 
 class Twins:
     """Both, which have to say the same."""

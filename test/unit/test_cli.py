@@ -205,10 +205,10 @@ def test_a_load_that_fails_says_what_was_written(shell: Shell) -> None:
     ran = shell("run", "toy.py", "--load", "things=bad.csv", "--store", "data")
     assert ran.code == USER_ERROR
     assert ran.err.strip() == (
-        "error: bad.csv, line 25,001, column 'v': expected float, got 'oops'; 20,000 rows before it were written"
+        "error: bad.csv, line 25,001, column 'v': expected float, got 'oops'; 24,576 rows before it were written"
     )
     shown_rows = views(shell("run", "toy.py", "--store", "data", "--json"))["groups"]
-    assert shown_rows[0]["n"] == 20_000
+    assert shown_rows[0]["n"] == 24_576
 
 
 MISTAKES = {

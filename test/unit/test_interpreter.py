@@ -1,4 +1,4 @@
-"""The interpreter's contract beyond what views hold: epochs in flight, order of writes, misses, parcels, cost."""
+"""The contract of executors beyond what views hold: epochs in flight, order of writes, misses, parcels, cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import dist_zero as dz
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler import compile
 from dist_zero.compiler.plan import Plan
-from dist_zero.executor import Parcel
+from dist_zero.executor import Executor, Parcel
 from dist_zero.reference.evaluate import evaluate
 from dist_zero.reference.history import Datasets, after
 from dist_zero.reference.interpreter import Interpreter
@@ -26,9 +26,18 @@ from dist_zero.shards import even_map
 from dist_zero.types import INT
 from dist_zero.zset import consolidate
 from dist_zero_common.errors import MalformedMessage, RequestError
+from test.contract.executors import EXECUTORS
 from test.oracle.nodes import Nodes, delete, put, update
 
 _ONE = even_map(1, ["only"])
+Make = Callable[[Plan], Executor]
+
+
+@pytest.fixture(params=EXECUTORS, ids=lambda harness: harness.name)
+def make(request: pytest.FixtureRequest) -> Make:
+    """What makes an executor, of each kind."""
+    made: Make = request.param.make
+    return made
 
 
 class Payment(dz.Row):
@@ -74,7 +83,7 @@ def _deliver(parcels: list[Parcel]) -> list[tuple[int, Batch]]:
     return [(parcel.exchange, parcel.batch) for parcel in parcels]
 
 
-def test_stage_1_may_run_many_epochs_ahead_of_the_last_stage() -> None:
+def test_stage_1_may_run_many_epochs_ahead_of_the_last_stage(make: Make) -> None:
     """Ten epochs of stage 1 first, then the others stage by stage: every epoch shows what it would have, alone."""
     program = _program(_totals)
     plan, graph = compile(program.graph()), program.graph()
@@ -91,7 +100,7 @@ def test_stage_1_may_run_many_epochs_ahead_of_the_last_stage() -> None:
         ]
         for _ in range(10)
     ]
-    node, datasets = Interpreter(plan), Datasets(graph)
+    node, datasets = make(plan), Datasets(graph)
     node_arrivals: dict[tuple[int, int], list[tuple[int, Batch]]] = {}
     for stage in range(1, plan.stages + 1):
         for epoch, (puts, deletes) in enumerate(history, 1):
@@ -110,7 +119,7 @@ def test_stage_1_may_run_many_epochs_ahead_of_the_last_stage() -> None:
             assert told == [(e.label, e.reason, e.example, e.count) for e in expected.errors]
 
 
-def test_writes_apply_in_the_order_of_transaction_and_row() -> None:
+def test_writes_apply_in_the_order_of_transaction_and_row(make: Make) -> None:
     """However the writes of an epoch are handed over, the last one of a key wins, and only the net change is told."""
     plan = compile(_program(_totals).graph())
     bag = [view.name for view in plan.views].index("bag")
@@ -124,7 +133,7 @@ def test_writes_apply_in_the_order_of_transaction_and_row() -> None:
         _placed(delete(plan, "payments", (3,)), 3),
     ]
     for seed in range(20):
-        node = Interpreter(plan)
+        node = make(plan)
         writes = random.Random(seed).sample(history, len(history))
         _run(node, 1, writes)
         assert node.rows(bag).to_zset() == {(7,): 1, (8,): 1}
@@ -134,17 +143,17 @@ def test_writes_apply_in_the_order_of_transaction_and_row() -> None:
         assert node.missed(1) == 0
 
 
-def _run(node: Interpreter, epoch: int, writes: Sequence[Writes]) -> dict[int, Batch]:
+def _run(node: Executor, epoch: int, writes: Sequence[Writes]) -> dict[int, Batch]:
     arrived: list[tuple[int, Batch]] = []
     for stage in range(1, node.plan.stages + 1):
         arrived = _deliver(node.step(epoch, stage, writes if stage == 1 else [], arrived, _ONE, 0))
     return node.finish(epoch)
 
 
-def test_an_epoch_that_changes_nothing_tells_nothing() -> None:
+def test_an_epoch_that_changes_nothing_tells_nothing(make: Make) -> None:
     """The same rows again, or a row put and deleted in one epoch, are no change anywhere."""
     plan = compile(_program(_totals).graph())
-    node = Interpreter(plan)
+    node = make(plan)
     assert set(_run(node, 1, [_placed(put(plan, "payments", (1, 7, 10)), 0)])) == {0, 2, 3, 4}
     assert _run(node, 2, [_placed(put(plan, "payments", (1, 7, 10)), 0)]) == {}
     passing = [_placed(put(plan, "payments", (2, 7, 10)), 0), _placed(delete(plan, "payments", (2,)), 1)]
@@ -153,10 +162,10 @@ def test_an_epoch_that_changes_nothing_tells_nothing() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_a_global_aggregate_has_a_row_of_no_input_on_one_node(count: int) -> None:
+def test_a_global_aggregate_has_a_row_of_no_input_on_one_node(make: Make, count: int) -> None:
     """The first epoch shows it although nothing was written; it never goes, whatever is deleted."""
     plan = compile(_program(_totals).graph())
-    nodes = Nodes(plan, count)
+    nodes = Nodes(plan, count, make)
     first = nodes.run()
     assert nodes.rows("all") == {(0, None): 1}
     assert sum(len(changed) for changed in first) == 1
@@ -166,10 +175,10 @@ def test_a_global_aggregate_has_a_row_of_no_input_on_one_node(count: int) -> Non
     assert nodes.rows("all") == {(0, None): 1}
 
 
-def test_errors_are_those_of_the_rows_that_are_there() -> None:
+def test_errors_are_those_of_the_rows_that_are_there(make: Make) -> None:
     """An error is counted from the epoch of its row to that of its end, with the smallest example."""
     plan = compile(_program(_totals).graph())
-    nodes = Nodes(plan, 3)
+    nodes = Nodes(plan, 3, make)
     nodes.run([put(plan, "payments", (1, 7, 0), (2, 7, 0), (3, 7, 50))])
     (error,) = nodes.errors("share")
     assert (error.reason, error.example, error.count) == ("division by zero", "amount=0", 2)
@@ -180,10 +189,10 @@ def test_errors_are_those_of_the_rows_that_are_there() -> None:
     assert nodes.rows("share") == {(3, 2): 1, (1, 4): 1}
 
 
-def test_a_sum_that_overflows_leaves_its_group_out_until_it_fits() -> None:
+def test_a_sum_that_overflows_leaves_its_group_out_until_it_fits(make: Make) -> None:
     """The group's row goes, an error with the group's key comes, and the other way round."""
     plan = compile(_program(_totals).graph())
-    nodes = Nodes(plan, 2)
+    nodes = Nodes(plan, 2, make)
     nodes.run([put(plan, "payments", (1, 7, 2**62), (2, 7, 2**62), (3, 8, 1))])
     assert nodes.rows("totals") == {(8, 1, 1): 1}
     (error,) = nodes.errors("totals")
@@ -193,7 +202,7 @@ def test_a_sum_that_overflows_leaves_its_group_out_until_it_fits() -> None:
     assert nodes.errors("totals") == ()
 
 
-def test_parcels_are_a_function_of_the_set_of_rows() -> None:
+def test_parcels_are_a_function_of_the_set_of_rows(make: Make) -> None:
     """Two nodes that are handed the same writes in any order and any pieces send the same bytes."""
     plan = compile(_program(_totals).graph())
     shards = even_map(1, ["a", "b", "c"])
@@ -203,32 +212,32 @@ def test_parcels_are_a_function_of_the_set_of_rows() -> None:
         rng = random.Random(seed)
         pieces = [_placed(put(plan, "payments", row), 0, number) for number, row in enumerate(rows)]
         rng.shuffle(pieces)
-        parcels = Interpreter(plan).step(1, 1, pieces, [], shards, 1)
+        parcels = make(plan).step(1, 1, pieces, [], shards, 1)
         sent.append([(p.shard, p.exchange, p.batch.rows(), p.batch.weights()) for p in parcels])
     assert all(each == sent[0] for each in sent)
     assert len({shard for shard, *_ in sent[0]}) == 3
 
 
-def test_rows_for_what_is_no_exchange_are_refused() -> None:
+def test_rows_for_what_is_no_exchange_are_refused(make: Make) -> None:
     """A peer that names another operator, or another stage's exchange, has sent a malformed message."""
     plan = compile(_program(_totals).graph())
     batch = Batch.from_rows((INT,), [(1,)])
     for number in (0, 10_000, -1):
         with pytest.raises(MalformedMessage, match="no exchange into stage 2"):
-            Interpreter(plan).step(1, 2, [], [(number, batch)], _ONE, 0)
+            make(plan).step(1, 2, [], [(number, batch)], _ONE, 0)
 
 
-def test_get_on_a_bag_is_refused() -> None:
+def test_get_on_a_bag_is_refused(make: Make) -> None:
     """There is no key to get by."""
     plan = compile(_program(_totals).graph())
     with pytest.raises(RequestError, match="no key"):
-        Interpreter(plan).get([view.name for view in plan.views].index("bag"), (1,))
+        make(plan).get([view.name for view in plan.views].index("bag"), (1,))
 
 
-def test_a_row_of_a_top_may_change_where_it_stands() -> None:
+def test_a_row_of_a_top_may_change_where_it_stands(make: Make) -> None:
     """The new version of a row sorts where the old one is, and a null beside a value is no obstacle."""
     plan = compile(_program(lambda p, c: {"top": p.top(2, by=["amount"], rank="rank")}).graph())
-    nodes = Nodes(plan, 2)
+    nodes = Nodes(plan, 2, make)
     nodes.run([put(plan, "payments", (1, None, 5), (2, 7, 5), (3, 8, 1))])
     for card in (4, None, 6):
         nodes.run([update(plan, "payments", ["card"], (1, card), (3, card))])

@@ -273,6 +273,11 @@ def test_oracle_places_are_the_same_numbers(numbers: list[int], data: st.DataObj
         assert outcome() == natively
 
 
+def test_the_library_compiles_without_a_word() -> None:
+    """Proves that its source has nothing that compilers warn of."""
+    assert Columns(build.compiled(columns.SOURCE, extra_flags=build.STRICT))
+
+
 def test_without_a_compiler_there_is_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """Proves that a machine that cannot compile does everything in Python."""
 

@@ -14,7 +14,7 @@ from dist_zero.batch import CONTENT_MODULUS, Batch, Writes, columns_problem
 from dist_zero.compiler.plan import DatasetPlan, Plan
 from dist_zero.hashing import key_hash
 from dist_zero.types import BOOL, INT, STR, DataType, Row, RowType, picker
-from dist_zero.writes import decode_payload, encode_payload, merge_writes, route
+from dist_zero.writes import decode_payload, encode_payload, merge_writes, placed, route, route_placed
 from dist_zero_common.errors import DataError, MalformedMessage
 from dist_zero_common.protocol import codec
 from dist_zero_common.protocol.messages import (
@@ -67,7 +67,7 @@ def _placed(writes: list[Writes]) -> list[Placed]:
             for each in writes
             for transaction, row, values in zip(each.transactions, each.rows, each.batch.rows(), strict=True)
         ],
-        key=lambda placed: placed[3:5],
+        key=lambda each: each[3:5],
     )
 
 
@@ -118,6 +118,22 @@ def test_merging_keeps_every_write_and_its_place(
         sum(each.content_hash() for each in merged) % CONTENT_MODULUS
         == sum(each.content_hash() for each in routed) % CONTENT_MODULUS
     )
+
+
+@given(st.lists(payloads, max_size=3), maps)
+def test_oracle_an_epoch_is_routed_as_its_transactions_are(
+    transactions: list[list[Writes]], shard_map: ShardMap
+) -> None:
+    """Proves that merging first and routing then gives every shard the writes of routing one by one."""
+    alone: dict[int, list[Writes]] = {}
+    for transaction, writes in enumerate(transactions):
+        for shard, parts in route(writes, PLAN, shard_map, 5, transaction).items():
+            alone.setdefault(shard, []).extend(parts)
+    every = [each for number, writes in enumerate(transactions) for each in placed(writes, PLAN, number)]
+    together = route_placed(merge_writes(every), PLAN, shard_map, 5)
+    assert {shard: _placed(parts) for shard, parts in sorted(alone.items())} == {
+        shard: _placed(parts) for shard, parts in together.items()
+    }
 
 
 @given(payloads)

@@ -385,39 +385,67 @@ static void dz_source_free(dz_base *base, dz_source *source, const dz_keyed_type
 
 /* ---- views ---------------------------------------------------------------------------------------------------- */
 
-/* Changes the rows of a view with a key, each of which is there once. `changes`: what is to change, each row once. */
-static void dz_view_replace(dz_base *base, dz_kept *kept, const dz_keyed_type *type, const dz_order *changes)
+/* So many rows are looked at together, so that memory is on its way while the first of them are worked on. */
+#define DZ_TOGETHER 32u
+
+/* One change of a view with a key, whose row is split into key and rest; how many more entries are gone. A row that is
+   taken back is the one that is there, unless the one that takes its place has come already. */
+static inline int dz_view_change(dz_base *base, dz_kept *kept, const dz_keyed_type *type, const uint64_t *split,
+                                 uint64_t hash, int64_t weight)
 {
-    uint32_t extra = dz_keyed_extra(type), gone = 0;
+    uint32_t extra = dz_keyed_extra(type);
+    const uint64_t *rest = split + type->key->words;
+    if (weight < 0) {
+        uint64_t *entry = dz_table_find(&kept->rows, type->key, extra, split, hash);
+        if (!entry) dz_raise(base, DZ_BUG, "a view lacks a row that is taken back");
+        if (!dz_row_equal(type->rest, rest, dz_keyed_rest(type, entry))) return 0;
+        *dz_keyed_marks(type, entry) &= ~(uint64_t)DZ_PRESENT;
+        dz_keyed_note(base, kept, type, entry);
+        return 1;
+    }
+    bool is_new;
+    uint64_t *entry = dz_table_put(base, &kept->rows, type->key, extra, split, hash, &is_new);
+    uint64_t *marks = dz_keyed_marks(type, entry);
+    bool was_gone = !is_new && !(*marks & DZ_PRESENT);
+    dz_keyed_set(base, type, entry, rest);
+    *marks |= DZ_PRESENT;
+    dz_keyed_note(base, kept, type, entry);
+    return was_gone ? -1 : 0;
+}
+
+/* Removes the entries of rows that were taken back, in whose place nothing came. */
+static void dz_view_forget(dz_base *base, dz_kept *kept, const dz_keyed_type *type, const dz_order *changes)
+{
     uint64_t split[type->key->words + type->rest->words + 1];
     for (uint32_t at = 0; at < changes->count; at++) {
         const uint64_t *row = changes->rows[at].row;
         if ((int64_t)row[type->row->words] > 0) continue;
         type->split(row, split);
         uint64_t *entry = dz_keyed_find(kept, type, split);
-        if (!entry) dz_raise(base, DZ_BUG, "a view lacks a row that is taken back");
-        *dz_keyed_marks(type, entry) &= ~(uint64_t)DZ_PRESENT;
-        dz_keyed_note(base, kept, type, entry);
-        gone++;
-    }
-    for (uint32_t at = 0; at < changes->count; at++) {
-        const uint64_t *row = changes->rows[at].row;
-        if ((int64_t)row[type->row->words] < 0) continue;
-        bool is_new;
-        type->split(row, split);
-        uint64_t *entry = dz_table_put(base, &kept->rows, type->key, extra, split, dz_row_hash(type->key, split), &is_new);
-        dz_keyed_set(base, type, entry, dz_keyed_rest(type, split));
-        gone -= !is_new && !(*dz_keyed_marks(type, entry) & DZ_PRESENT);
-        *dz_keyed_marks(type, entry) |= DZ_PRESENT;
-        dz_keyed_note(base, kept, type, entry);
-    }
-    for (uint32_t at = 0; gone && at < changes->count; at++) {
-        const uint64_t *row = changes->rows[at].row;
-        if ((int64_t)row[type->row->words] > 0) continue;
-        type->split(row, split);
-        uint64_t *entry = dz_keyed_find(kept, type, split);
         if (entry && !(*dz_keyed_marks(type, entry) & DZ_PRESENT)) dz_keyed_remove(base, kept, type, entry);
     }
+}
+
+/* Changes the rows of a view with a key, each of which is there once. `changes`: what is to change, each row once. */
+static inline void dz_view_replace(dz_base *base, dz_kept *kept, const dz_keyed_type *type, const dz_order *changes)
+{
+    uint32_t words = type->key->words + type->rest->words + 1;
+    uint64_t splits[DZ_TOGETHER * words], hashes[DZ_TOGETHER];
+    int64_t gone = 0;
+    for (uint32_t start = 0; start < changes->count; start += DZ_TOGETHER) {
+        uint32_t some = changes->count - start < DZ_TOGETHER ? changes->count - start : DZ_TOGETHER;
+        for (uint32_t at = 0; at < some; at++) {
+            type->split(changes->rows[start + at].row, splits + at * words);
+            hashes[at] = dz_row_hash(type->key, splits + at * words);
+            dz_table_prefetch(&kept->rows, hashes[at]);
+        }
+        for (uint32_t at = 0; at < some; at++)
+            dz_table_prefetch_entry(&kept->rows, type->key, dz_keyed_extra(type), hashes[at]);
+        for (uint32_t at = 0; at < some; at++)
+            gone += dz_view_change(base, kept, type, splits + at * words, hashes[at],
+                                   (int64_t)changes->rows[start + at].row[type->row->words]);
+    }
+    if (gone) dz_view_forget(base, kept, type, changes);
 }
 
 /* Changes the rows of a Z-set. */

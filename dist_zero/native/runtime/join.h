@@ -436,7 +436,7 @@ static inline void dz_join_take(dz_base *base, dz_join *join, const dz_join_spec
                                 int64_t weight)
 {
     uint64_t key[spec->key->words + 1];
-    if (spec->keys[side](base, row, key)) dz_raise(base, DZ_MALFORMED, "the saved state of a join has a row whose key fails");
+    if (spec->keys[side](base, row, key)) dz_raise(base, DZ_MALFORMED, "saved state has a row that is left out: its join key fails");
     if (dz_any_null(spec->key, key)) dz_raise(base, DZ_MALFORMED, "the saved state of a join has a row without a key");
     if (weight == 0) return;
     bool is_new;

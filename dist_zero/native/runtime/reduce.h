@@ -16,9 +16,6 @@ enum { DZ_GROUP_SEEN = 1, DZ_GROUP_SHOWN = 2, DZ_GROUP_LOADED = 4, DZ_GROUP_TAKE
 #define DZ_GROUP_FAILURE_BIT 8
 #define DZ_GROUP_STAMP_BIT 16
 
-/* So many rows are looked at together, so that memory is on its way while the first of them are worked on. */
-#define DZ_TOGETHER 16u
-
 /* Why a group has no row. */
 static inline int dz_group_failure(uint64_t marks)
 {

@@ -47,7 +47,10 @@ static inline void dz_table_prefetch_entry(const dz_table *table, const dz_shape
 {
     if (!table->slots) return;
     uint32_t number = (uint32_t)table->slots[(uint32_t)(hash >> 32) & table->mask];
-    if (number) __builtin_prefetch(dz_table_entry(table, shape, extra, number - 1));
+    if (!number) return;
+    const uint64_t *entry = dz_table_entry(table, shape, extra, number - 1);
+    __builtin_prefetch(entry);
+    if (dz_table_stride(shape, extra) > 2) __builtin_prefetch(entry + dz_table_stride(shape, extra) - 1);
 }
 
 /* The entry of a key; NULL: there is none. */

@@ -363,7 +363,7 @@ static inline void dz_top_run(dz_base *base, dz_top *top, const dz_top_type *typ
 static inline void dz_top_take(dz_base *base, dz_top *top, const dz_top_type *type, const uint64_t *row, int64_t weight)
 {
     uint64_t per[type->per->words + 1], entry[dz_top_words(type)];
-    if (type->place(base, row, per, entry)) dz_raise(base, DZ_MALFORMED, "a saved row of a top has no place in it");
+    if (type->place(base, row, per, entry)) dz_raise(base, DZ_MALFORMED, "saved state has a row that is left out: it has no place in a top");
     dz_row_copy(type->row, entry + type->order->words, row);
     uint32_t number = dz_top_group_of(base, top, type, per);
     dz_top_group *group = dz_top_group_at(top, type, number);
