@@ -221,7 +221,8 @@ class Program:
         return ops.Graph(self.name, tuple(self._datasets.values()), tuple(self._views.values()))
 
     def explain(self, level: str | None = None) -> str:
-        """The levels of the compiler as text, or one of them: program, normalised, plan, partitioned."""
+        """The levels of the compiler as text, or one of them: program, normalised, plan, partitioned; or `c`, what the
+        native executor compiles."""
         from dist_zero.compiler.explain import explain
 
         return explain(self.graph(), level)

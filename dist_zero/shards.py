@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from dist_zero_common.errors import MalformedMessage
@@ -18,6 +19,17 @@ from dist_zero_common.protocol.messages import (
 HASH_MAX = 2**64 - 1
 SHARDS_MAX = 4096
 """More shards than any program may have; bounds what a peer can make us allocate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """The hashes from the first to the last one (inclusive); says of a hash whether it is one of them."""
+
+    first: int
+    last: int
+
+    def __call__(self, key_hash: int) -> bool:
+        return self.first <= key_hash <= self.last
 
 
 def even_map(version: int, nodes: Sequence[str]) -> ShardMap:

@@ -223,7 +223,7 @@ def explain(
     file: ProgramFile,
     level: Annotated[
         str | None,
-        typer.Option("--level", metavar="LEVEL", help="Only one: program, normalised, plan or partitioned."),
+        typer.Option("--level", metavar="LEVEL", help="Only one: program, normalised, plan, partitioned or c."),
     ] = None,
     program: ProgramName = None,
 ) -> None:

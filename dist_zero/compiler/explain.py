@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from dist_zero.compiler import LEVELS, levels, plan
+from dist_zero.compiler import LEVELS, compile, levels, plan
 from dist_zero.compiler.plan import Operator, Phase, Place, Plan, StateKind
 from dist_zero.compiler.walk import relations
 from dist_zero.expr import ops
@@ -23,13 +23,18 @@ Names = Sequence[str]
 
 
 def explain(graph: Graph, level: str | None = None) -> str:
-    """The program at `level`, or at the four levels of `LEVELS`, for people. Raises `RequestError`."""
+    """The program at `level`, or at the four levels of `LEVELS`, for people; `c` is the C source of the native executor,
+    which is long. Raises `RequestError`."""
+    if level == "c":
+        from dist_zero.native.render import render as rendered  # all of a back end, for one who asks
+
+        return rendered(compile(graph), labelled=True).source
     if level is None:
         seen = dict(levels(graph))
         return "\n\n".join(render(name, seen[behind]) for name, behind in LEVELS.items()) + "\n"
     found = next((at for name, at in levels(graph) if name == LEVELS.get(level, level)), None)
     if found is None:
-        names = dict.fromkeys((*LEVELS, *(name for name, _ in levels(graph))))
+        names = dict.fromkeys((*LEVELS, *(name for name, _ in levels(graph)), "c"))
         raise RequestError(f"there is no level {level!r} to explain; there are {', '.join(names)}")
     return render(level, found) + "\n"
 

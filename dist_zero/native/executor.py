@@ -17,10 +17,10 @@ from dist_zero.hashing import key_hash
 from dist_zero.native.failing import Failing
 from dist_zero.native.kept import KeptInC, TableInC
 from dist_zero.native.library import Given, Node, Said, library_of
+from dist_zero.native.loading import SLICE, NativeLoading
 from dist_zero.places import packed_places
 from dist_zero.reference import kept as keeping
 from dist_zero.reference.kept import Kept, KeptZSet
-from dist_zero.reference.loading import Loading
 from dist_zero.shards import owner
 from dist_zero.state import TableChange, state_tables
 from dist_zero.types import DataType, Row
@@ -53,7 +53,7 @@ class NativeExecutor:
         ]
         self._kept = self._all_kept()
         self._view_tables = self._tables_of_views()
-        self._loading = Loading(self._tables, self._kept)
+        self._loading = NativeLoading(self._node, self._tables, self._in_c, self._kept)
         self._shards: tuple[ShardMap, list[int], bool] | None = None
         self._tracked = self._stepped = self._broken = False
         self._loaded: int | None = None
@@ -104,7 +104,9 @@ class NativeExecutor:
             head.append(self._checked_exchange(number, stage, batch.types))
             given.batch(batch)
         self._stepped = True
-        return self._step(epoch, stage, Said(self._node.ask(self._library.step, *given.arguments())), len(lasts))
+        return self._step(
+            epoch, stage, Said(self._node.ask(self._library.step, *given.arguments())), len(lasts)
+        )
 
     def _step(self, epoch: int, stage: int, said: Said, shards: int) -> list[Parcel]:
         """What a step has said: parcels, what missed, what is left out."""
@@ -243,7 +245,8 @@ class NativeExecutor:
         self._broken = True
         self._loaded = epoch
         yield from slices
-        self._node.call(self._library.settle)
+        while self._node.call(self._library.settle, SLICE):
+            yield
         self._missed = {number: kept.weights.get((), 0) for number, kept in self._kept_missed.items()}
         self._track()
         self._broken = False

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 from dist_zero.compiler import plan as plans
 from dist_zero.compiler.plan import Plan
-from dist_zero.native.library import Said
-from dist_zero.native.text import LeftOut
 from dist_zero.executor import ErrorCount
 from dist_zero.expr.ops import Scalar
+from dist_zero.native.library import Said
+from dist_zero.native.text import LeftOut
 from dist_zero.reference.functions import ScalarFailure
 from dist_zero.reference.kept import KeptZSet
 from dist_zero.reference.operators import Failures, consolidated

@@ -17,8 +17,6 @@ _SHOWN = {
     ("semi", 0): "DZ_JOIN_MATCHED",
 }
 """By kind of join and side, which rows are shown alone."""
-_KEYS_TOGETHER = 1024
-"""So many keys are settled at a time."""
 
 
 def join_text(text: PlanText, operator: plans.Join) -> OperatorText:
@@ -32,11 +30,13 @@ def join_text(text: PlanText, operator: plans.Join) -> OperatorText:
         run=[
             f"if (n->{name}_left_input.count || n->{name}_right_input.count) {name}_run(base);",
         ],
-        settle=[f"while (dz_join_settle(base, &n->{name}_join, &{name}_spec, {_KEYS_TOGETHER})) {{}}"],
+        settle=[f"more |= dz_join_settle(base, &n->{name}_join, &{name}_spec, count);"],
         free=[f"dz_join_free(base, &n->{name}_join, &{name}_spec);"],
     )
     reports = []
-    for place, (side, scalars) in enumerate(zip(_SIDES, (operator.left_key, operator.right_key), strict=True)):
+    for place, (side, scalars) in enumerate(
+        zip(_SIDES, (operator.left_key, operator.right_key), strict=True)
+    ):
         layout = sides[place]
         if text.scalars(f"{name}_{side}_key", scalars, layout, key):
             report = text.report(LeftOut(operator.id, side), layout)
@@ -54,12 +54,18 @@ def join_text(text: PlanText, operator: plans.Join) -> OperatorText:
         if fails:
             report = text.report(LeftOut(operator.id, "pair"), both)
             reports.append(f"if (what == DZ_JOIN_PAIR) {report}")
-        condition = ["bool matches;", f"if ({name}_matches(base, both, &matches)) return -1;", "return matches;"]
+        condition = [
+            "bool matches;",
+            f"if ({name}_matches(base, both, &matches)) return -1;",
+            "return matches;",
+        ]
         head = f"static inline int {name}_condition(dz_base *base, const uint64_t *both)"
         out.functions.append(function(head, condition, "Whether a pair matches; -1: that fails."))
     lines = ["node *n = (node *)base;", *reports] if reports else []
     head = f"static void {name}_report(dz_base *base, int what, const uint64_t *row, int64_t weight)"
-    out.functions.append(function(head, lines, "Reports a row whose key fails, or a pair whose condition does."))
+    out.functions.append(
+        function(head, lines, "Reports a row whose key fails, or a pair whose condition does.")
+    )
     out.functions.append(_spec(operator, [side.shape for side in sides], key.shape, both.shape, row.shape))
     run = [
         "node *n = (node *)base;",
@@ -67,7 +73,9 @@ def join_text(text: PlanText, operator: plans.Join) -> OperatorText:
         f"dz_delta_clear(&n->{name}_left_input);",
         f"dz_delta_clear(&n->{name}_right_input);",
     ]
-    out.functions.append(function(f"static void {name}_run(dz_base *base)", run, "The change of the joined rows."))
+    out.functions.append(
+        function(f"static void {name}_run(dz_base *base)", run, "The change of the joined rows.")
+    )
     return out
 
 

@@ -48,7 +48,16 @@ class Library:
         self.thaw = _function(library, "dz_thaw", word, pointer, word)
         self.track = _function(library, "dz_track", word, pointer)
         self.take = _function(library, "dz_take", word, pointer, word, words, blobs)
-        self.settle = _function(library, "dz_settle", word, pointer)
+        self.settle = _function(library, "dz_settle", word, pointer, word)
+        self.load_begin = _function(library, "dz_load_begin", word, pointer, word)
+        self.load_change = _function(library, "dz_load_change", word, pointer, word, words, blobs)
+        self.load_missing = _function(library, "dz_load_missing", word, pointer, word, word)
+        self.load_hashes = _function(library, "dz_load_hashes", word, pointer, word)
+        self.load_keep = _function(library, "dz_load_keep", word, pointer, word, ctypes.c_char_p, word)
+        self.load_interval = _function(library, "dz_load_interval", word, pointer, word, word, word, word)
+        self.load_take = _function(library, "dz_load_take", word, pointer, word, word)
+        self.load_replace = _function(library, "dz_load_replace", word, pointer, word, word, word)
+        self.load_end = _function(library, "dz_load_end", word, pointer, word)
 
 
 def _function(library: ctypes.CDLL, name: str, result: object, *arguments: object) -> ctypes._FuncPointer:  # type: ignore[name-defined]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dist_zero.compiler import plan as plans
+from dist_zero.compiler.fingerprint import lineages
 from dist_zero.compiler.plan import Phase
 from dist_zero.expr.ops import Aggregation
 from dist_zero.native.layout import KIND_NAMES, Layout, is_text
@@ -22,14 +23,12 @@ from dist_zero.native.text import (
     assign,
     columns_of,
     function,
-    in_comment,
     pointer,
     words,
 )
 from dist_zero.reference.scalar import aggregation_input
 from dist_zero.state import is_extreme, is_plain_count, state_tables, value_place
-from dist_zero.types import BYTES, INT, DataType, Kind
-from dist_zero.compiler.fingerprint import lineages
+from dist_zero.types import INT, DataType, Kind
 
 _FAILURES = ("integer overflow", "decimal overflow")
 """Why a group may have no row; numbers from 1 on."""
@@ -121,7 +120,9 @@ class _Accumulator:
     def merge(self, data: str) -> list[str]:
         """Statements that take in an encoded one, a text."""
         if self.extreme:
-            decoded = f"dz_decode_extreme(base, {data}, {KIND_NAMES[self.dtype.kind]}, {len(self.dtype.members)})"
+            decoded = (
+                f"dz_decode_extreme(base, {data}, {KIND_NAMES[self.dtype.kind]}, {len(self.dtype.members)})"
+            )
             return [f"if ({data}->length) {self.add(decoded)}"]
         merge = f"dz_{self.kind}_merge(base, group->{self.name}, {data}->bytes, {data}->length, weight);"
         return [merge]
@@ -139,7 +140,10 @@ class _Accumulator:
                 f"found = dz_int_sum_result(group->{self.name}, {out});",
                 f"if (DZ_UNLIKELY(found == DZ_SUM_OVERFLOW)) return {self.failure};",
             ]
-            return [*lines, *(self._or_null(results, "found == DZ_SUM_NULL") if self._nullable(results) else [])]
+            return [
+                *lines,
+                *(self._or_null(results, "found == DZ_SUM_NULL") if self._nullable(results) else []),
+            ]
         if self.aggregation.function == "mean" and self.kind == "int_sum":
             return self._or_null(
                 results, f"dz_int_mean_result(group->{self.name}, 1e{self.dtype.scale}, {out}) == DZ_SUM_NULL"
@@ -188,7 +192,9 @@ class _Reduce:
         self.key = text.tuple(f"{name}_key", types[:count], names[:count])
         self.phase = operator.phase
         partial = self.phase is Phase.PARTIAL
-        self.results = text.tuple(f"{name}_results", () if partial else types[count:], () if partial else names[count:])
+        self.results = text.tuple(
+            f"{name}_results", () if partial else types[count:], () if partial else names[count:]
+        )
         final = self.phase is Phase.FINAL
         members = self.row.members[count:]
         fed = 0
@@ -275,9 +281,8 @@ class _Reduce:
             *[f"    {a.member}" for a in self.accumulators if not a.plain],
             f"    {self.results.struct} shown;",
         ]
-        label = in_comment(self.operator.label or "an aggregate")
         self.plan_text.declarations.append(
-            f"/* A group of #{self.operator.id}, {label}. */\ntypedef struct {{\n"
+            f"/* A group of {self.plan_text.title(self.operator)}. */\ntypedef struct {{\n"
             + "\n".join(lines)
             + f"\n}} {self.group};\n\nenum {{ {self.extra} = (sizeof({self.group}) - sizeof({self.key.struct})) / 8 }};\n"
         )
@@ -288,7 +293,11 @@ class _Reduce:
     def _free_group(self) -> None:
         frees = [a.free() for a in self.fed if a.free()]
         lines = [*frees, f"dz_row_drop(base, &{self.results.shape}, (uint64_t *)&group->shown);"]
-        self._define(f"static void {self.name}_free(dz_base *base, {self.group} *group)", lines, "What a group holds goes.")
+        self._define(
+            f"static void {self.name}_free(dz_base *base, {self.group} *group)",
+            lines,
+            "What a group holds goes.",
+        )
 
     def _outcome(self) -> None:
         """The function that computes a group's results."""
@@ -300,7 +309,9 @@ class _Reduce:
             *[line for a in self.accumulators for line in a.result(self.results) if line],
             "return 0;",
         ]
-        head = f"static inline int {self.name}_outcome(const {self.group} *group, {self.results.struct} *result)"
+        head = (
+            f"static inline int {self.name}_outcome(const {self.group} *group, {self.results.struct} *result)"
+        )
         self._define(head, lines, "The results of a group, or why it has none.")
 
     def _emit_group(self) -> None:
@@ -345,7 +356,9 @@ class _Reduce:
             f"static inline {self.group} *{self.name}_group(dz_base *base, const uint64_t *key, uint64_t hash, "
             "uint64_t mark,\n    dz_words *list)"
         )
-        self._define(head, lines, "The group of a key, new perhaps; with the mark and on the list, if it was not yet.")
+        self._define(
+            head, lines, "The group of a key, new perhaps; with the mark and on the list, if it was not yet."
+        )
 
     def _feed(self) -> Layout:
         """Renders what computes a row's key and what it feeds to the accumulators; the layout of both."""
@@ -354,18 +367,35 @@ class _Reduce:
         names = [*self.key.members, *[f"to_{a.column}" for a in self.fed]]
         types = [*self.key.types, *[scalar.dtype for scalar in inputs]]
         layout = self.plan_text.tuple(f"{self.name}_fed", types, names)
-        fails = self.plan_text.scalars(f"{self.name}_feed", [*self.operator.keys, *inputs], self.source, layout)
+        fails = self.plan_text.scalars(
+            f"{self.name}_feed", [*self.operator.keys, *inputs], self.source, layout
+        )
         report = self.plan_text.report(LeftOut(self.operator.id, "row"), self.source) if fails else ""
         name = self.name
         lines = ["(void)weight;", pointer(layout, "fed", "out"), pointer(self.key, "to", "key", const=False)]
         if fails:
-            lines = ["node *n = (node *)base;", *lines, f"if (DZ_UNLIKELY({name}_feed(base, row, out))) {{", f"    {report}", "    return false;", "}"]
+            lines = [
+                "node *n = (node *)base;",
+                *lines,
+                f"if (DZ_UNLIKELY({name}_feed(base, row, out))) {{",
+                f"    {report}",
+                "    return false;",
+                "}",
+            ]
         else:
             lines = [*lines, f"{name}_feed(base, row, out);"]
         lines += [*assign(self.key, "to", [(layout, "fed", i) for i in range(count)])]
-        lines += [f"*hash = dz_row_hash(&{self.key.shape}, key);", f"dz_table_prefetch(&((node *)base)->{name}_groups.rows, *hash);", "return true;"]
+        lines += [
+            f"*hash = dz_row_hash(&{self.key.shape}, key);",
+            f"dz_table_prefetch(&((node *)base)->{name}_groups.rows, *hash);",
+            "return true;",
+        ]
         head = f"static inline bool {name}_key(dz_base *base, {'const uint64_t *row, int64_t weight'}, uint64_t *out,\n    uint64_t *key, uint64_t *hash)"
-        self._define(head, lines, "What a row feeds, the key of its group, and the hash of that; false: the row is left out.")
+        self._define(
+            head,
+            lines,
+            "What a row feeds, the key of its group, and the hash of that; false: the row is left out.",
+        )
         return layout
 
     def _accumulate(self) -> None:
@@ -393,7 +423,7 @@ class _Reduce:
             "    const uint64_t *rows[DZ_TOGETHER];",
             "    for (uint32_t at = 0; at < count; at++) {",
             f"        const uint64_t *row = dz_delta_row(input, &{source.shape}, start + at);",
-            f"        rows[left] = row;",
+            "        rows[left] = row;",
             f"        left += {name}_key(base, row, (int64_t)row[{source.words}], outs[left], keys[left], &hashes[left]);",
             "    }",
             "    for (uint32_t at = 0; at < left; at++)",
@@ -424,7 +454,9 @@ class _Reduce:
         for a in self.extremes:
             table = self._values_layout(a)
             width = len(table.types) - 1
-            places = self.plan_text.tuple(f"{self.name}_place{a.number}", table.types[:width], table.members[:width])
+            places = self.plan_text.tuple(
+                f"{self.name}_place{a.number}", table.types[:width], table.members[:width]
+            )
             function_name = f"{self.name}_place{a.number}"
             self.plan_text.scalars(function_name, place, self.source, places)
             at = count + a.fed
@@ -433,7 +465,7 @@ class _Reduce:
                 f"if (!{fed.null('fed', at)}) {{",
                 f"    {words(places, 'placed')}",
                 f"    {words(table, 'entry')}",
-                f"    if ({function_name}(base, row, placed)) dz_raise(base, DZ_BUG, \"the place of a row cannot be told\");",
+                f'    if ({function_name}(base, row, placed)) dz_raise(base, DZ_BUG, "the place of a row cannot be told");',
                 f"    {pointer(places, 'its_place', 'placed')}",
                 f"    {pointer(table, 'to', 'entry', const=False)}",
                 *[f"    {line}" for line in assign(table, "to", [*columns_of(places, "its_place"), value])],
@@ -464,10 +496,16 @@ class _Reduce:
             data = f"dz_text_of(row[{source.word(a.number)}])"
             lines += [f"    {line}" for line in a.merge(data)]
             if a.extreme:
-                decoded = f"dz_decode_extreme(base, {data}, {KIND_NAMES[a.dtype.kind]}, {len(a.dtype.members)})"
+                decoded = (
+                    f"dz_decode_extreme(base, {data}, {KIND_NAMES[a.dtype.kind]}, {len(a.dtype.members)})"
+                )
                 lines += [f"    if ({data}->length) {line}" for line in self._note_value(a, decoded)]
         lines += ["}", "dz_delta_clear(input);"]
-        self._define(f"static void {name}_accumulate(dz_base *base)", lines, "Takes in what the nodes have of the group.")
+        self._define(
+            f"static void {name}_accumulate(dz_base *base)",
+            lines,
+            "Takes in what the nodes have of the group.",
+        )
 
     def _show(self) -> None:
         name = self.name
@@ -479,12 +517,16 @@ class _Reduce:
         ]
         if reports:
             head = f"static void {name}_fail(dz_base *base, const {self.group} *group, int failure, int64_t weight)"
-            self._define(head, ["node *n = (node *)base;", *reports], "Reports a group that has no row, or that it has one again.")
+            self._define(
+                head,
+                ["node *n = (node *)base;", *reports],
+                "Reports a group that has no row, or that it has one again.",
+            )
         lines = [
             "node *n = (node *)base;",
             f"{self.group} *group = {self._entry('place')};",
             f"{self.results.struct} result;",
-            f"int failure = 0;",
+            "int failure = 0;",
             f"bool there = {there};",
             f"if (there) failure = {name}_outcome(group, &result);",
             "bool shows = there && !failure, showed = (group->marks & DZ_GROUP_SHOWN) != 0;",
@@ -494,9 +536,9 @@ class _Reduce:
             f"    if (showed) {name}_say(base, group, -1);",
             f"    if (shows) dz_row_hold(base, &{self.results.shape}, (uint64_t *)&result);",
             f"    dz_row_drop(base, &{self.results.shape}, (uint64_t *)&group->shown);",
-            f"    if (shows)",
+            "    if (shows)",
             f"        memcpy(&group->shown, &result, {self.results.words * 8});",
-            f"    else",
+            "    else",
             f"        memset(&group->shown, 0, {self.results.words * 8});",
             f"    if (shows) {name}_say(base, group, 1);",
             "}",
@@ -513,7 +555,11 @@ class _Reduce:
             "group->marks = dz_group_show(group->marks, shows, failure);",
             "return group->rows == 0 && !shows && !failure;",
         ]
-        self._define(f"static inline bool {name}_show(dz_base *base, uint64_t place)", lines, "Replaces what is shown of a group by what is right now; whether the group is gone.")
+        self._define(
+            f"static inline bool {name}_show(dz_base *base, uint64_t place)",
+            lines,
+            "Replaces what is shown of a group by what is right now; whether the group is gone.",
+        )
         self._forget()
 
     def _forget(self) -> None:
@@ -528,7 +574,11 @@ class _Reduce:
             f"    dz_table_remove(base, &n->{name}_groups.rows, &{self.key.shape}, {self.extra}, (uint64_t *)group);",
             "}",
         ]
-        self._define(f"static void {name}_forget(dz_base *base, uint64_t *places, uint32_t count)", lines, "Removes the groups at these places.")
+        self._define(
+            f"static void {name}_forget(dz_base *base, uint64_t *places, uint32_t count)",
+            lines,
+            "Removes the groups at these places.",
+        )
 
     def _show_part(self) -> None:
         name, row = self.name, self.row
@@ -540,7 +590,11 @@ class _Reduce:
             f"{name}_emit(base, row, weight);",
             f"dz_kept_add(base, &n->{name}_shown, &{row.shape}, row, dz_row_hash(&{row.shape}, row), weight);",
         ]
-        self._define(f"static void {name}_change(dz_base *base, const uint64_t *row, int64_t weight)", change, "Shows a row of a part, or takes it back.")
+        self._define(
+            f"static void {name}_change(dz_base *base, const uint64_t *row, int64_t weight)",
+            change,
+            "Shows a row of a part, or takes it back.",
+        )
         lines = [
             "node *n = (node *)base;",
             f"dz_table *groups = &n->{name}_groups.rows, *shown = &n->{name}_shown.rows;",
@@ -562,7 +616,11 @@ class _Reduce:
             f"if (!there && groups->count) {name}_forget(base, &first, 1);",
             "(void)old;",
         ]
-        self._define(f"static void {name}_show_part(dz_base *base)", [line for line in lines if "old" not in line], "Replaces what is shown of this node's part by what is right now.")
+        self._define(
+            f"static void {name}_show_part(dz_base *base)",
+            [line for line in lines if "old" not in line],
+            "Replaces what is shown of this node's part by what is right now.",
+        )
         same = [
             "node *n = (node *)base;",
             f"dz_table *groups = &n->{name}_groups.rows, *shown = &n->{name}_shown.rows;",
@@ -571,7 +629,11 @@ class _Reduce:
             "if (shown->count != *there) return false;",
             f"return !*there || dz_kept_weight(&n->{name}_shown, &{row.shape}, part) == 1;",
         ]
-        self._define(f"static bool {name}_is_shown(dz_base *base, bool *there)", same, "Whether what is shown of this node's part is right.")
+        self._define(
+            f"static bool {name}_is_shown(dz_base *base, bool *there)",
+            same,
+            "Whether what is shown of this node's part is right.",
+        )
         self.out.tables["shown"] = zset_table(f"n->{name}_shown", row)
 
     def _run(self) -> None:
@@ -616,7 +678,12 @@ class _Reduce:
         self._define(f"static void {name}_run(dz_base *base)", lines, "The change of the groups' rows.")
         condition = f"n->{name}_input.count"
         if self.is_global:
-            self.out.run = [f"if ({condition} || !n->{name}_started) {{", f"    n->{name}_started = true;", f"    {name}_run(base);", "}"]
+            self.out.run = [
+                f"if ({condition} || !n->{name}_started) {{",
+                f"    n->{name}_started = true;",
+                f"    {name}_run(base);",
+                "}",
+            ]
         else:
             self.out.run = [f"if ({condition}) {name}_run(base);"]
 
@@ -633,7 +700,7 @@ class _Reduce:
             if self.phase is Phase.PARTIAL:
                 kept = zset_table(f"n->{member}", table)
                 load = [
-                    f"uint64_t key[1] = {{0}};",
+                    "uint64_t key[1] = {0};",
                     f"{self.group} *group = {self.name}_group(base, key, dz_row_hash(&{self.key.shape}, key), DZ_GROUP_LOADED, &n->{self.name}_loaded);",
                     f"{a.add(f'entry[{table.word(len(table.types) - 1)}]')}",
                 ]
@@ -659,7 +726,9 @@ class _Reduce:
         ]
         entry_of = [line for line in entry_of if not line.startswith(f"to->{table.members[width]} =")]
         compose = [*entry_of, f"{value_column} = value;"]
-        head = f"static void {name}_value{a.number}(const {self.group} *group, uint64_t value, uint64_t *words)"
+        head = (
+            f"static void {name}_value{a.number}(const {self.group} *group, uint64_t value, uint64_t *words)"
+        )
         self._define(head, compose, "The entry of a value of a group.")
         note = [
             "node *n = (node *)base;",
@@ -677,7 +746,11 @@ class _Reduce:
             f"    dz_row_hash(&{self.key.shape}, key));",
             f"return group ? dz_values_count(&group->{a.name}, {a.compare}, {value}) : 0;",
         ]
-        self._define(f"static int64_t {name}_times{a.number}(dz_base *base, const uint64_t *entry)", find, "How often a value is there.")
+        self._define(
+            f"static int64_t {name}_times{a.number}(dz_base *base, const uint64_t *entry)",
+            find,
+            "How often a value is there.",
+        )
         entries = [
             "dz_cursor cursor;",
             f"for (uint32_t at = 0; at < n->{name}_groups.rows.count; at++) {{",
@@ -705,7 +778,9 @@ class _Reduce:
             a.add(value),
         ]
         track = f"dz_kept_track(base, &n->{member}, &{table.shape});"
-        return Table(table, table, "\n".join(entries), "\n".join(touched), "\n".join(get), track, "\n".join(take))
+        return Table(
+            table, table, "\n".join(entries), "\n".join(touched), "\n".join(get), track, "\n".join(take)
+        )
 
     def _groups_table(self) -> None:
         """The table of groups: key, number of rows, accumulators that are sums, encoded."""
@@ -721,7 +796,11 @@ class _Reduce:
             f"words[{rows}] = (uint64_t)group->rows;",
             *[f"words[{rows + i}] = dz_word_of({a.encoded()});" for i, a in enumerate(self.sums, 1)],
         ]
-        self._define(f"static void {name}_entry(dz_base *base, const {self.group} *group, uint64_t *words)", compose, "A group as it is saved.")
+        self._define(
+            f"static void {name}_entry(dz_base *base, const {self.group} *group, uint64_t *words)",
+            compose,
+            "A group as it is saved.",
+        )
         find = [
             f"const {self.group} *group = (const {self.group} *)dz_table_find(&n->{name}_groups.rows, &{self.key.shape}, {self.extra}, key,",
             f"    dz_row_hash(&{self.key.shape}, key));",
@@ -779,12 +858,13 @@ class _Reduce:
             self.out.settle = lines
             return
         there = "true" if not self.operator.keys else "group->rows != 0"
+        self.out.members.append(f"uint32_t {name}_settled, {name}_gone;")
         body = [
             "node *n = (node *)base;",
             f"dz_words *loaded = &{loaded};",
-            "uint32_t gone = 0;",
-            "for (uint32_t at = 0; at < loaded->count; at++) {",
-            f"    {self.group} *group = {self._entry('loaded->words[at]')};",
+            f"for (; count && n->{name}_settled < loaded->count; count--, n->{name}_settled++) {{",
+            f"    uint64_t place = loaded->words[n->{name}_settled];",
+            f"    {self.group} *group = {self._entry('place')};",
             f"    {self.results.struct} result;",
             f"    bool there = {there}, taken_back = (group->marks & DZ_GROUP_TAKEN_BACK) != 0;",
             f"    int failure = there ? {name}_outcome(group, &result) : 0;",
@@ -796,14 +876,18 @@ class _Reduce:
             f"    else memset(&group->shown, 0, {self.results.words * 8});",
             "    group->marks = dz_group_show(group->marks, shows, failure);",
             "    if (shows || failure) continue;",
-            '    if (!taken_back) dz_raise(base, DZ_MALFORMED, "the saved state of an aggregate has a group without rows");',
-            "    loaded->words[gone++] = loaded->words[at];",
+            "    if (!taken_back)",
+            '        dz_raise(base, DZ_MALFORMED, "the saved state of an aggregate has a group without rows");',
+            f"    loaded->words[n->{name}_gone++] = place;",
             "}",
-            f"{name}_forget(base, loaded->words, gone);",
-            "loaded->count = 0;",
+            f"if (n->{name}_settled < loaded->count) return true;",
+            f"{name}_forget(base, loaded->words, n->{name}_gone);",
+            f"loaded->count = n->{name}_settled = n->{name}_gone = 0;",
+            "return false;",
         ]
-        self._define(f"static void {name}_settle(dz_base *base)", body, "Shows the groups that were loaded.")
-        self.out.settle = [f"{name}_settle(base);"]
+        head = f"static bool {name}_settle(dz_base *base, uint32_t count)"
+        self._define(head, body, "Shows so many of the groups that were loaded; whether there are more.")
+        self.out.settle = [f"more |= {name}_settle(base, count);"]
 
 
 def zset_table(kept: str, layout: Layout, extra: str = "DZ_ZSET_EXTRA") -> Table:

@@ -27,10 +27,20 @@ from dist_zero.native.stateful import (
     source_text,
 )
 from dist_zero.native.stateless import filter_text, flat_map_text, project_text, union_text, window_text
-from dist_zero.native.text import Edge, LeftOut, OperatorText, PlanText, Table, function, in_comment
+from dist_zero.native.text import (
+    Edge,
+    LeftOut,
+    OperatorText,
+    PlanText,
+    Table,
+    assign,
+    function,
+    in_comment,
+    pointer,
+    words,
+)
 from dist_zero.native.topping import top_text
-from dist_zero.state import state_tables
-from dist_zero_common.errors import NativeUnavailable
+from dist_zero.state import Division, state_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +53,15 @@ class Rendered:
     in_c: tuple[bool, ...]
 
 
-def render(plan: Plan) -> Rendered:
-    """The C of a plan. Raises `NativeUnavailable` for one that has an operator without a C form."""
-    text = PlanText(plan)
+def render(plan: Plan, labelled: bool = False) -> Rendered:
+    """The C of a plan. `labelled`: with the user's lines in its comments, for people; without, so that what is compiled
+    stays the same where a line of the user's file moves."""
+    text = PlanText(plan, labelled)
     operators: list[OperatorText] = []
     for operator in plan.operators:
-        write = _OPERATORS.get(type(operator))
-        if write is None:
-            raise NativeUnavailable(f"a {type(operator).__name__.lower()} has no C form")
-        operators.append(write(text, operator))
+        operators.append(_OPERATORS[type(operator)](text, operator))
     tables, step = _tables(text, operators), _step(text)
+    keys = _table_keys(text, tables)
     parts = [
         f"/* The program {in_comment(plan.name)}, fingerprint {plan.fingerprint or 'of a change'}; rendered, not to be edited. */\n",
         '#pragma GCC diagnostic ignored "-Wunused-const-variable" /* not every shape is looked at */\n',
@@ -62,20 +71,21 @@ def render(plan: Plan) -> Rendered:
         *text.helpers,
         *_operators(text, operators),
         *_table_functions(tables),
-        _table_list(tables),
+        *keys,
+        _table_list(text, tables),
         _begin(text),
         *_stages(text, operators),
         step,
         _finish(text),
         _rows(text),
-        function("static void node_settle(dz_base *base)", _with_node([s for o in operators for s in o.settle])),
+        _settle(operators),
         _free(text, operators),
         '#include "node.h"\n',
     ]
     return Rendered("\n".join(parts), tuple(text.left_out), tuple(table is not None for table in tables))
 
 
-_HEADERS = ("sets.h", "join.h", "reduce.h", "top.h", "saving.h", "scalars.h")
+_HEADERS = ("sets.h", "join.h", "reduce.h", "top.h", "loading.h", "scalars.h")
 
 _OPERATORS: dict[type[Operator], Callable[[PlanText, Any], OperatorText]] = {
     plans.Source: source_text,
@@ -109,6 +119,7 @@ def _node(text: PlanText, operators: list[OperatorText]) -> str:
         "dz_order order;",
         "dz_delta scratch;",
         "dz_all_frozen frozen;",
+        "dz_folds folds;",
         "dz_shards shards; /* of the running step, as the others of these */",
         "int64_t fill_start, fill_stop;",
         "bool owns_empty_key;",
@@ -117,17 +128,11 @@ def _node(text: PlanText, operators: list[OperatorText]) -> str:
     ]
     for operator, out in zip(text.plan.operators, operators, strict=True):
         if out.members:
-            members += ["", f"/* {_title(operator)} */", *out.members]
+            members += ["", f"/* {text.title(operator)} */", *out.members]
     waiting = [f"dz_waiting {edge.name};" for edge in text.edges if edge.waits]
     members += ["", "/* rows on their way into a later stage, or into a view */", *waiting] if waiting else []
     body = "\n".join(f"    {line}" if line else "" for line in members)
     return f"typedef struct node {{\n{body}\n}} node;\n"
-
-
-def _title(operator: Operator) -> str:
-    kind = type(operator).__name__.lower()
-    phase = f" ({operator.phase.value})" if isinstance(operator, plans.Reduce) else ""
-    return in_comment(f"#{operator.id} {kind}{phase}: {operator.label or '-'}")
 
 
 def _begin(text: PlanText) -> str:
@@ -144,7 +149,7 @@ def _free(text: PlanText, operators: list[OperatorText]) -> str:
         f"dz_delta_free(base, &n->left_out[{number}], &{layout.shape});"
         for number, layout in enumerate(text.left_out_layouts)
     ]
-    lines.append("dz_all_frozen_free(base, &n->frozen);")
+    lines += ["dz_all_frozen_free(base, &n->frozen);", "dz_folds_free(base, &n->folds);"]
     return function("static void node_free(dz_base *base)", _with_node(lines))
 
 
@@ -154,7 +159,7 @@ def _free(text: PlanText, operators: list[OperatorText]) -> str:
 def _operators(text: PlanText, operators: list[OperatorText]) -> list[str]:
     parts: list[str] = []
     for operator, out in zip(reversed(text.plan.operators), reversed(operators), strict=True):
-        parts.append(f"/* ---- {_title(operator)} ---- */\n")
+        parts.append(f"/* ---- {text.title(operator)} ---- */\n")
         parts.append(_emit(text, operator))
         parts += out.functions
         for place, lines in sorted(out.inputs.items()):
@@ -241,7 +246,9 @@ def _step(text: PlanText) -> str:
         "    switch (dataset) {",
     ]
     for source in sources:
-        lines.append(f"    case {source.dataset}: dz_source_add(base, &n->op{source.id}_source, &writes); break;")
+        lines.append(
+            f"    case {source.dataset}: dz_source_add(base, &n->op{source.id}_source, &writes); break;"
+        )
     lines += ["    default: break;", "    }", "}"]
     lines += ["for (int64_t left = dz_read(reader); left > 0; left--) {", "    switch (dz_read(reader)) {"]
     for exchange in exchanges:
@@ -253,7 +260,10 @@ def _step(text: PlanText) -> str:
         "dz_write(base, &n->out, 0);",
         "uint32_t parcels = 0;",
         "switch (stage) {",
-        *[f"case {stage}: parcels = stage_{stage}(base, epoch); break;" for stage in range(1, plan.stages + 1)],
+        *[
+            f"case {stage}: parcels = stage_{stage}(base, epoch); break;"
+            for stage in range(1, plan.stages + 1)
+        ],
         'default: dz_raise(base, DZ_BUG, "a stage that is not there");',
         "}",
         "dz_write_at(&n->out, 0, parcels);",
@@ -303,9 +313,16 @@ def _finish(text: PlanText) -> str:
 
 def _rows(text: PlanText) -> str:
     lines = ["switch (view) {"]
-    lines += [f"case {number}: op{view.sink}_rows_of(base); break;" for number, view in enumerate(text.plan.views)]
+    lines += [
+        f"case {number}: op{view.sink}_rows_of(base); break;" for number, view in enumerate(text.plan.views)
+    ]
     lines += ['default: dz_raise(base, DZ_BUG, "a view that is not there");', "}"]
     return function("static void node_rows(dz_base *base, int64_t view)", lines)
+
+
+def _settle(operators: list[OperatorText]) -> str:
+    lines = ["bool more = false;", *(line for out in operators for line in out.settle), "return more;"]
+    return function("static bool node_settle(dz_base *base, uint32_t count)", _with_node(lines))
 
 
 # ---- tables ------------------------------------------------------------------------------------------------
@@ -348,13 +365,45 @@ def _table_functions(tables: list[Table | None]) -> list[str]:
     return parts
 
 
-def _table_list(tables: list[Table | None]) -> str:
+def _table_keys(text: PlanText, tables: list[Table | None]) -> list[str]:
+    """The functions that tell the key of an entry, and the hash that owns it."""
+    parts = []
+    for number, (table, state) in enumerate(zip(tables, state_tables(text.plan), strict=True)):
+        if table is None:
+            continue
+        if state.key is not None:
+            lines = [
+                pointer(table.entry, "from", "entry"),
+                pointer(table.key, "to", "key", const=False),
+                *assign(table.key, "to", [(table.entry, "from", place) for place in state.key]),
+            ]
+            head = f"static void table{number}_key_of(const uint64_t *entry, uint64_t *key)"
+            parts.append(function(head, lines))
+        if state.division is Division.KEYED:
+            place = text.tuple(f"table{number}_place", [scalar.dtype for scalar in state.shard])
+            text.scalars(f"table{number}_place", state.shard, table.entry, place)
+            lines = [
+                words(place, "place"),
+                f"if (table{number}_place(base, entry, place)) return false;",
+                f"*hash = dz_key_hash(&{place.shape}, place);",
+                "return true;",
+            ]
+            head = f"static bool table{number}_hash(dz_base *base, const uint64_t *entry, uint64_t *hash)"
+            parts.append(function(head, lines))
+    return parts
+
+
+def _table_list(text: PlanText, tables: list[Table | None]) -> str:
     lines = []
+    states = state_tables(text.plan)
     for number, table in enumerate(tables):
         if table is None:
             lines.append("    {0}, /* the executor keeps it */")
             continue
-        functions = ", ".join(f".{what} = table{number}_{what}" for what in _TABLE_FUNCTIONS)
+        whats = [*_TABLE_FUNCTIONS]
+        whats += ["key_of"] if states[number].key is not None else []
+        whats += ["hash"] if states[number].division is Division.KEYED else []
+        functions = ", ".join(f".{what} = table{number}_{what}" for what in whats)
         lines.append(f"    {{.entry = &{table.entry.shape}, .key = &{table.key.shape}, {functions}}},")
     lines = lines or ["    {0},"]
     body = "\n".join(lines)

@@ -92,7 +92,7 @@ def _key_hash(text: PlanText, operator: plans.Exchange, out: OperatorText) -> No
         lines += [f"    {report}", "    return false;", "}"]
     else:
         # Where everything is on one shard, nobody needs a hash.
-        lines.append(f"if (((node *)base)->shards.count == 1) return (*hash = 0, true);")
+        lines.append("if (((node *)base)->shards.count == 1) return (*hash = 0, true);")
         lines.append(f"{name}_key(base, row, key);")
     lines += [f"*hash = dz_key_hash(&{key.shape}, key);", "return true;"]
     head = f"static bool {name}_key_hash(dz_base *base, const uint64_t *row, int64_t weight, uint64_t *hash)"
@@ -118,10 +118,14 @@ def source_text(text: PlanText, operator: plans.Source) -> OperatorText:
             "}",
             "source->writes_count = 0;",
         ]
-        out.functions.append(function(f"static void {name}_append(dz_base *base)", lines, "Emits the rows that are appended."))
+        out.functions.append(
+            function(f"static void {name}_append(dz_base *base)", lines, "Emits the rows that are appended.")
+        )
         out.run = [f"{name}_append(base);"]
         source = f"&n->{name}_source"
-        out.free = [f"dz_free_memory(base, n->{name}_source.writes, n->{name}_source.writes_capacity * sizeof(dz_writes));"]
+        out.free = [
+            f"dz_free_memory(base, n->{name}_source.writes, n->{name}_source.writes_capacity * sizeof(dz_writes));"
+        ]
         assert source
         return out
     kept = keyed_type(text, operator, operator.key)
@@ -151,7 +155,11 @@ def gate_text(text: PlanText, operator: plans.Gate) -> OperatorText:
     out = OperatorText(
         members=[f"dz_delta {name}_input;", f"dz_gate {name}_gate;"],
         inputs={0: [f"dz_delta_add(base, &n->{name}_input, &{row.shape}, row, weight);"]},
-        functions=[function(f"static uint64_t {name}_key_hash(const uint64_t *row)", lines, "The hash of a row's key.")],
+        functions=[
+            function(
+                f"static uint64_t {name}_key_hash(const uint64_t *row)", lines, "The hash of a row's key."
+            )
+        ],
         run=[
             f"dz_gate_run(base, &n->{name}_gate, &{kept.name}, &n->op{source.id}_source.kept, &n->{name}_input,",
             f"    n->fill_start, n->fill_stop, {name}_key_hash, {name}_emit);",
@@ -203,10 +211,21 @@ def sink_text(text: PlanText, operator: plans.Sink) -> OperatorText:
         "return views;",
     ]
     out.functions.append(
-        function(f"static uint32_t {name}_finish(dz_base *base, int64_t epoch)", finish, "Makes the changes of an epoch visible, and says them.")
+        function(
+            f"static uint32_t {name}_finish(dz_base *base, int64_t epoch)",
+            finish,
+            "Makes the changes of an epoch visible, and says them.",
+        )
     )
-    rows = ["node *n = (node *)base;", f"{entries}", f"dz_write_delta(base, &n->out, &n->order, &n->scratch, &{row.shape});", f"dz_delta_free(base, &n->scratch, &{row.shape});"]
-    out.functions.append(function(f"static void {name}_rows_of(dz_base *base)", rows, "Says all rows of the view."))
+    rows = [
+        "node *n = (node *)base;",
+        f"{entries}",
+        f"dz_write_delta(base, &n->out, &n->order, &n->scratch, &{row.shape});",
+        f"dz_delta_free(base, &n->scratch, &{row.shape});",
+    ]
+    out.functions.append(
+        function(f"static void {name}_rows_of(dz_base *base)", rows, "Says all rows of the view.")
+    )
     return out
 
 

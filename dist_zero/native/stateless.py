@@ -100,7 +100,7 @@ def window_text(text: PlanText, operator: plans.Window) -> OperatorText:
         words(result, "at"),
         words(target, "windowed"),
         *_computed(text, operator, fails, f"{name}(base, row, at)", source, report),
-        *([f"if (at[0] & 1) return;"] if operator.at.dtype.nullable else []),
+        *(["if (at[0] & 1) return;"] if operator.at.dtype.nullable else []),
         f"__int128 first = dz_wide_floor_div((__int128){at} - {size}, {every}) + 1;",
         f"__int128 last = dz_wide_floor_div({at}, {every});",
         f"if (first <= last && (first * {every} < INT64_C({DATETIME_MIN_US})",

@@ -82,8 +82,8 @@ class OperatorText:
 class PlanText:
     """The text of a plan, piece by piece."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, plan: Plan, labelled: bool) -> None:
+        self.plan, self._labelled = plan, labelled
         self.declarations: list[str] = []
         self.left_out: list[LeftOut] = []
         self.left_out_layouts: list[Layout] = []
@@ -96,6 +96,13 @@ class PlanText:
         self.helpers: list[str] = []
         """Functions in front of those of the operators."""
         self.edges = [edge for operator in plan.operators for edge in _edges_into(plan, operator)]
+
+    def title(self, operator: Operator) -> str:
+        """What an operator is called in comments."""
+        kind = type(operator).__name__.lower()
+        phase = f" ({operator.phase.value})" if isinstance(operator, plans.Reduce) else ""
+        label = f": {operator.label}" if self._labelled and operator.label else ""
+        return in_comment(f"#{operator.id} {kind}{phase}{label}")
 
     def row(self, operator: Operator) -> Layout:
         """The layout of an operator's rows. Operators with equal row types share it."""
@@ -260,7 +267,9 @@ def _reader_text(name: str, layout: Layout) -> str:
         column = f"&batch->columns[{place}]"
         if is_text(dtype):
             value = f"dz_text_of(dz_column_text(base, {column}, at))"
-            lines += _read_text(layout, place, column, value) if dtype.nullable else [_set(layout, place, value)]
+            lines += (
+                _read_text(layout, place, column, value) if dtype.nullable else [_set(layout, place, value)]
+            )
             continue
         word = f"{'dz_column_bool' if dtype.kind is Kind.BOOL else 'dz_column_word'}({column}, at)"
         lines.append(f"row[{layout.word(place)}] = {word};")

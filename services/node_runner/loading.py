@@ -17,7 +17,7 @@ from typing import TypeVar
 from dist_zero.batch import Batch
 from dist_zero.compiler.plan import Plan
 from dist_zero.executor import Executor
-from dist_zero.shards import interval
+from dist_zero.shards import Interval, interval
 from dist_zero.state import TableChange, state_tables
 from dist_zero.types import RowType
 from dist_zero_common.allocation import overlook_what_stays
@@ -111,8 +111,8 @@ def predecessors(base: Base, shard_map: ShardMap, shard: int) -> list[Predecesso
         found.append(
             Predecessor(
                 checkpoint,
-                None if whole else _within(first, last),
-                _within(its_first, its_last),
+                None if whole else Interval(first, last),
+                Interval(its_first, its_last),
                 loose=first <= its_first <= last,
                 is_same=(its_first, its_last) == (first, last)
                 and checkpoint.node == shard_map.nodes[shard]
@@ -120,10 +120,6 @@ def predecessors(base: Base, shard_map: ShardMap, shard: int) -> list[Predecesso
             )
         )
     return found
-
-
-def _within(first: int, last: int) -> Callable[[int], bool]:
-    return lambda key_hash: first <= key_hash <= last
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Plan
@@ -18,7 +19,7 @@ from dist_zero.native.build import STRICT, available
 from dist_zero.native.executor import NativeExecutor
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.reference.scalar import compile_tuple
-from dist_zero.shards import HASH_MAX, interval, owner
+from dist_zero.shards import HASH_MAX, Interval, interval, owner
 from dist_zero.state import Division, StateTable, TableChange, state_tables
 from dist_zero.types import Row, picker
 from dist_zero.writes import route
@@ -204,11 +205,19 @@ def reshard(run: Run, chains: Sequence[Sequence[Save]], shards: ShardMap) -> Non
         heirs[old] = run.chance.randint(owner(shards, first), owner(shards, last))
     for new, executor in enumerate(successors):
         low, high = interval(shards, new)
+        keeps = (
+            Interval(low, high),
+            partial(_is_within, low, high),
+        )  # of which an executor may know the first
         olds = range(owner(run.shards, low), owner(run.shards, high) + 1)
         for old in run.chance.sample(list(olds), len(olds)):
             saves = [stored(run.plan, save) for save in chains[old]]
-            executor.load(run.epoch, saves, lambda h: low <= h <= high, heirs[old] == new)  # noqa: B023
+            executor.load(run.epoch, saves, run.chance.choice(keeps), heirs[old] == new)
     run.nodes, run.shards = successors, shards
+
+
+def _is_within(low: int, high: int, key_hash: int) -> bool:
+    return low <= key_hash <= high
 
 
 def totals(errors: Sequence[ErrorCount]) -> list[tuple[str, str, int]]:

@@ -139,9 +139,7 @@ def check(change: Change, reached: Counter[str], make: Callable[[Plan], Executor
     reached["rows"] += any(nodes.rows(view.name) for view in after.views)
 
 
-def loaded(
-    plan: Plan, count: int, before: Nodes, make: Callable[[Plan], Executor] = Interpreter
-) -> Nodes:
+def loaded(plan: Plan, count: int, before: Nodes, make: Callable[[Plan], Executor] = Interpreter) -> Nodes:
     """Nodes of another plan, and of another number, with what these have saved."""
     nodes = Nodes(plan, count, make)
     names = [table.name for table in state_tables(before.plan)]

@@ -15,6 +15,7 @@ from dist_zero.types import Row
 from dist_zero_common.protocol.messages import BatchBlob, ShardMap
 from test.contract.executors import native
 
+
 class Twins:
     """Both, which have to say the same."""
 

@@ -308,6 +308,7 @@ def test_a_failed_check_has_its_own_code(shell: Shell, monkeypatch: pytest.Monke
 def test_explain_prints_the_levels(shell: Shell) -> None:
     """All levels, or the one that is asked for."""
     assert shell("explain", "toy.py").out.count("toy") >= 4
+    assert "typedef struct node" in shell("explain", "toy.py", "--level", "c").out
     assert "exchange" in shell("explain", "toy.py", "--level", "partitioned").out
 
 

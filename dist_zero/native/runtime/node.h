@@ -5,14 +5,14 @@
 #ifndef DZ_NODE_H
 #define DZ_NODE_H
 
-#include "saving.h"
+#include "loading.h"
 
 /* What the renderer writes. */
 static void node_begin(dz_base *base);
 static void node_step(dz_base *base, dz_reader *reader, int64_t epoch, int64_t stage);
 static void node_finish(dz_base *base, int64_t epoch);
 static void node_rows(dz_base *base, int64_t view);
-static void node_settle(dz_base *base);
+static bool node_settle(dz_base *base, uint32_t count);
 static void node_free(dz_base *base);
 
 /* A node of nothing; NULL if there is no memory for it. */
@@ -172,12 +172,110 @@ DZ_EXPORT int64_t dz_take(void *pointer, int64_t number, const int64_t *head, co
     return 0;
 }
 
-/* Computes the rest of the state from what the tables have taken in. */
-DZ_EXPORT int64_t dz_settle(void *pointer)
+/* Computes the rest of the state from what the tables have taken in, so many entries at a time; 1: there are more. */
+DZ_EXPORT int64_t dz_settle(void *pointer, int64_t count)
 {
     dz_base *base = pointer;
     if (dz_enter(base)) return -1;
-    node_settle(base);
+    bool more = node_settle(base, (uint32_t)count);
+    dz_sweep(base);
+    return more;
+}
+
+/* ---- loading -------------------------------------------------------------------------------------------------- */
+
+/* A fold of nothing, for saves of a table; its number. */
+DZ_EXPORT int64_t dz_load_begin(void *pointer, int64_t table)
+{
+    dz_base *base = pointer;
+    if (dz_enter(base)) return -1;
+    return dz_fold_make(base, &((node *)pointer)->folds, &state_tables[table]);
+}
+
+/* Folds a change; what is wrong with it, 0 if nothing is. */
+DZ_EXPORT int64_t dz_load_change(void *pointer, int64_t number, const int64_t *head, const char *const *blobs)
+{
+    dz_base *base = pointer;
+    if (dz_enter(base)) return -1;
+    dz_reader reader = {head, blobs};
+    int64_t wrong = dz_fold_change(base, dz_fold_find(base, &((node *)pointer)->folds, number), &reader);
+    dz_sweep(base);
+    return wrong;
+}
+
+/* Adds to a fold of everything what is here and not in it; `part`: what the predecessor had before, 0: the table. */
+DZ_EXPORT int64_t dz_load_missing(void *pointer, int64_t number, int64_t part)
+{
+    dz_base *base = pointer;
+    dz_folds *folds = &((node *)pointer)->folds;
+    if (dz_enter(base)) return -1;
+    if (part)
+        dz_fold_miss_part(base, dz_fold_find(base, folds, number), dz_fold_find(base, folds, part));
+    else
+        dz_fold_miss(base, dz_fold_find(base, folds, number));
+    dz_sweep(base);
+    return 0;
+}
+
+/* Says the hashes of the entries of a fold. */
+DZ_EXPORT int64_t dz_load_hashes(void *pointer, int64_t number)
+{
+    dz_base *base = pointer;
+    node *n = pointer;
+    if (dz_enter(base)) return -1;
+    n->out.length = 0;
+    dz_fold_hashes(base, dz_fold_find(base, &n->folds, number), &n->out);
+    return node_end(base);
+}
+
+/* Which of the entries of a fold are wanted, by byte; `missing`: of those that are missing, or of the others. */
+DZ_EXPORT int64_t dz_load_keep(void *pointer, int64_t number, const char *wanted, int64_t missing)
+{
+    dz_base *base = pointer;
+    if (dz_enter(base)) return -1;
+    dz_fold_keep(dz_fold_find(base, &((node *)pointer)->folds, number), wanted, missing != 0);
+    return 0;
+}
+
+/* The same by an interval of hashes, which are words without a sign. */
+DZ_EXPORT int64_t dz_load_interval(void *pointer, int64_t number, int64_t first, int64_t last, int64_t missing)
+{
+    dz_base *base = pointer;
+    if (dz_enter(base)) return -1;
+    dz_fold *fold = dz_fold_find(base, &((node *)pointer)->folds, number);
+    dz_fold_keep_interval(base, fold, (uint64_t)first, (uint64_t)last, missing != 0);
+    dz_sweep(base);
+    return 0;
+}
+
+/* Adds so many entries of a fold to its table, which has none of them yet; 1: there are more. */
+DZ_EXPORT int64_t dz_load_take(void *pointer, int64_t number, int64_t count)
+{
+    dz_base *base = pointer;
+    if (dz_enter(base)) return -1;
+    bool more = dz_fold_take(base, dz_fold_find(base, &((node *)pointer)->folds, number), (uint32_t)count);
+    dz_sweep(base);
+    return more;
+}
+
+/* Puts so many entries of a fold in the place of those that are here; 1: there are more. */
+DZ_EXPORT int64_t dz_load_replace(void *pointer, int64_t number, int64_t part, int64_t count)
+{
+    dz_base *base = pointer;
+    dz_folds *folds = &((node *)pointer)->folds;
+    if (dz_enter(base)) return -1;
+    dz_fold *before = part ? dz_fold_find(base, folds, part) : NULL;
+    bool more = dz_fold_replace(base, dz_fold_find(base, folds, number), before, (uint32_t)count);
+    dz_sweep(base);
+    return more;
+}
+
+/* Forgets a fold. */
+DZ_EXPORT int64_t dz_load_end(void *pointer, int64_t number)
+{
+    dz_base *base = pointer;
+    if (dz_enter(base)) return -1;
+    dz_fold_free(base, &((node *)pointer)->folds, number);
     dz_sweep(base);
     return 0;
 }

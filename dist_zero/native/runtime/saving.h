@@ -11,8 +11,9 @@ slices of some milliseconds: first pieces are sorted, then they are merged. */
 /* A change with more rows comes in pieces; `reference/kept.py`. */
 #define DZ_PIECE_ROWS 20000u
 
-/* One table of the state. `entry`: its row type; `key`: the columns by which an entry is told, of a Z-set all. Without
-   functions, the table is kept elsewhere. */
+/* One table of the state. `entry`: its row type; `key`: the columns by which an entry is told, of a Z-set all, so that it
+   is the same shape. `key_of`: writes the key of an entry, not of a Z-set; `hash`: the one that owns an entry, where
+   hashes do (false: it fails). Without functions, the table is kept elsewhere. */
 typedef struct {
     const dz_shape *entry, *key;
     void (*entries)(dz_base *, dz_delta *out);
@@ -20,6 +21,8 @@ typedef struct {
     bool (*get)(dz_base *, const uint64_t *key, dz_delta *out);
     void (*track)(dz_base *);
     void (*take)(dz_base *, const uint64_t *entry, int64_t weight);
+    void (*key_of)(const uint64_t *entry, uint64_t *key);
+    bool (*hash)(dz_base *, const uint64_t *entry, uint64_t *hash);
 } dz_state_table;
 
 /* Says the entry of the key that the call has, if there is one. */
