@@ -147,10 +147,10 @@ def _run(engine: Engine, mode: str, name: str, size: int, directory: Path, out: 
             command, cwd=data.ROOT, capture_output=True, text=True, check=True, timeout=SECONDS_MAX
         )
     except subprocess.TimeoutExpired:
-        raise Unable(f"not done after {SECONDS_MAX} s") from None
+        raise Unable(f"{mode} was not done after {SECONDS_MAX} s") from None
     except subprocess.CalledProcessError as failed:
         said = (failed.stderr or failed.stdout).strip().splitlines() or ["nothing"]
-        raise Unable(f"ended with {failed.returncode}: {said[-1][:200]}") from None
+        raise Unable(f"{mode} ended with {failed.returncode}: {said[-1][:200]}") from None
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
