@@ -2,7 +2,7 @@
 # `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check simulate bench bench-peers docs lock images images-with-docker up down
+.PHONY: help setup demo test test-long check simulate bench bench-peers bench-broker docs lock images images-with-docker up down
 
 BIN := .venv/bin
 
@@ -12,7 +12,7 @@ SEEDS ?= 200
 ARGS ?=
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/.set-up  ## bring pipenv and the environment (.venv); the other targets do this by themselves
 
@@ -43,10 +43,13 @@ test-long: check images-with-docker  ## every test, the long ones too, with far 
 simulate: setup  ## one program under many seeds of faults, on all cores (APP=examples/bank.py SEEDS=2000)
 	$(BIN)/dist-zero test $(APP) --seeds $(SEEDS) $(ARGS)
 
-bench: setup  ## rows, messages and epochs per second, and the cost of an update
+bench: setup  ## workloads beside other engines, the cost of an update, deploying, saving (ARGS="W1 q3 --repeat 3")
 	$(BIN)/python -m benchmarks $(ARGS)
 
-bench-peers: setup  ## the same over RabbitMQ, beside plain aio-pika and Celery (needs Docker and the images)
+bench-peers: setup  ## bring Pathway, Bytewax and Flink for `make bench`, each into an environment of its own
+	@scripts/peers $(ARGS)
+
+bench-broker: setup  ## the same over RabbitMQ, beside plain aio-pika and Celery (needs Docker and the images)
 	$(BIN)/python -m benchmarks rabbitmq bytes latency start recovery reshard $(ARGS)
 
 up: setup  ## a system in containers (docker-compose.yml), with passwords in .env (ARGS="--scale node-runner=4")

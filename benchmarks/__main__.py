@@ -1,9 +1,11 @@
-"""Runs benchmarks, each measurement in a process of its own, prints a table and keeps the results.
+"""Runs benchmarks, each measurement in a process of its own, prints tables and keeps the results.
 
-python -m benchmarks [NAME ...] [--quick]
+python -m benchmarks [NAME ...] [--quick] [--engines E,E] [--size N] [--repeat N]
 
-names: counts, state, saves, growth, simulator, which need nothing; rabbitmq, bytes, latency, start, recovery, reshard,
-which need Docker. Without names: the first five. `--quick` measures a tenth of everything.
+names: W1, W1s, q1, q2, q3, q4, W3, W4, which are run beside others (`make bench-peers` installs them); growth, deploy,
+saves, deciding, simulator, which need nothing; rabbitmq, bytes, latency, start, recovery, reshard, which need Docker.
+Without names: all that need no Docker. `--quick` measures a tenth of everything. `report` prints what was measured last
+as the tables of docs/performance.md.
 """
 
 from __future__ import annotations
@@ -18,27 +20,30 @@ from dataclasses import asdict, dataclass
 
 from benchmarks import (
     celery_counts,
-    counts,
+    deciding,
+    deploy,
     growth,
     latency,
     limit,
+    peers,
     rabbitmq,
     recovery,
+    report,
     reshard,
     saves,
     simulator,
     start,
-    state,
 )
 from benchmarks.measure import RESULTS, Measurement, keep, table
 from benchmarks.system import Broker, broker_url
+from benchmarks.workloads import LATENCY, WORKLOADS
 from test.virtual.rabbitmq_server import RabbitServer, have_base_images
 
 ALONE: dict[str, Callable[[str, int], list[Measurement]]] = {
-    "counts": counts.measure,
-    "state": state.measure,
-    "saves": saves.measure,
     "growth": growth.measure,
+    "deploy": deploy.measure,
+    "saves": saves.measure,
+    "deciding": deciding.measure,
     "simulator": simulator.measure,
     "start": start.measure,
     "recovery": recovery.measure,
@@ -51,7 +56,8 @@ OVER_BROKER: dict[str, Callable[[str, int, Broker], list[Measurement]]] = {
     "latency": latency.measure,
     "reshard": reshard.measure,
 }
-BY_THEMSELVES = ("counts", "state", "saves", "growth", "simulator")
+BESIDE_PEERS = (*WORKLOADS, LATENCY)
+BY_THEMSELVES = ("growth", "deploy", "saves", "deciding", "simulator")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +71,29 @@ class Run:
 
 
 NODES = ("1 node", "2 nodes", "4 nodes")
+EXECUTORS = ("native", "interpreter") if peers.has_native_executor() else ("interpreter",)
+ROWS_MAX = {"native": 10_000_000, "interpreter": 1_000_000}
+"""More would take the interpreter minutes, and memory that not every machine has."""
 RUNS: dict[str, list[Run]] = {
-    "counts": [Run("counts", engine, size) for size in (200_000, 2_000_000) for engine in counts.ENGINES],
-    "state": [Run("state", "interpreter", size) for size in (10_000, 100_000, 1_000_000)],
-    "saves": [Run("saves", "interpreter", size, divisor=1) for size in (1_000, 100_000, 1_000_000)],
-    "growth": [Run("growth", what, size) for what in growth.ROUNDS for size in (1_000, 10_000, 100_000)],
+    "growth": [
+        Run("growth", executor, size)
+        for executor in EXECUTORS
+        for size in (10_000, 100_000, 1_000_000, 10_000_000)
+        if size <= ROWS_MAX[executor]
+    ],
+    "deploy": [
+        Run("deploy", f"{executor}, {kind}", 5, divisor=2)
+        for executor in EXECUTORS
+        for kind in ("cold", "warm")
+    ],
+    "saves": [
+        Run("saves", executor, size, divisor=1)
+        for executor in EXECUTORS
+        for size in (1_000, 100_000, 1_000_000)
+    ],
+    "deciding": [
+        Run("deciding", what, size) for what in deciding.ROUNDS for size in (1_000, 10_000, 100_000)
+    ],
     "simulator": [Run("simulator", "simulated", 3_000)],
     "rabbitmq": [
         *(Run("system counts", nodes, 200_000) for nodes in NODES),
@@ -101,9 +125,17 @@ def main() -> int:
     """Returns 1 if an answer was wrong."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", choices=[[], *RUNS], help="which ones; what needs no Docker if none is named"
+        "names",
+        nargs="*",
+        choices=[[], *BESIDE_PEERS, *RUNS, "report"],
+        help="which ones; what needs no Docker if none is named",
     )
     parser.add_argument("--quick", action="store_true", help="a tenth of everything")
+    parser.add_argument(
+        "--engines", default=",".join(peers.ENGINES), help="of W1 to W4: which engines, the first for ratios"
+    )
+    parser.add_argument("--size", type=int, help="of W1 to W4: rows, events, orders or writes to be made")
+    parser.add_argument("--repeat", type=int, default=1, help="of W1 to W3: how often; the median counts")
     parser.add_argument(
         "--one", nargs=5, metavar=("WHAT", "ENGINE", "SIZE", "URL", "CONTAINER"), help=argparse.SUPPRESS
     )
@@ -111,11 +143,24 @@ def main() -> int:
     if options.one:
         print(json.dumps([asdict(m) for m in _measured(*options.one)]))
         return 0
+    if "report" in options.names:
+        print(report.tables(RESULTS))
+        return 0
+    engines = options.engines.split(",")
+    if unknown := [name for name in engines if name not in peers.ENGINES]:
+        parser.error(f"no engine {', '.join(unknown)}; there are {', '.join(peers.ENGINES)}")
+    names = options.names or [*BESIDE_PEERS, *BY_THEMSELVES]
+    divisor = 10 if options.quick else 1
     right = True
+    for name in (name for name in names if name in BESIDE_PEERS):
+        found, unable = peers.measured(name, engines, options.size, divisor, options.repeat)
+        keep(found)
+        right = right and all(m.right for m in found)
+        print(peers.table(found, unable) + "\n", flush=True)
     with ExitStack() as stack:
         servers: list[RabbitServer] = []
-        for name in options.names or BY_THEMSELVES:
-            found: list[Measurement] = []
+        for name in (name for name in names if name in RUNS):
+            found = []
             for run in RUNS[name]:
                 if run.what in OVER_BROKER and not servers:
                     have_base_images()
@@ -139,6 +184,8 @@ def _measured(what: str, engine: str, size: str, url: str, container: str) -> li
 def _in_a_process(run: Run, size: int, servers: Sequence[RabbitServer]) -> list[Measurement]:
     """Memory is measured by process, so every measurement gets a fresh one; and a virtual host of its own."""
     command = [sys.executable, "-m", "benchmarks", "--one", run.what, run.engine, str(size)]
+    if run.what == "deploy":
+        command = ["env", f"DIST_ZERO_EXECUTOR={run.engine.partition(',')[0]}", *command]
     with ExitStack() as stack:
         if run.what in OVER_BROKER:
             host = stack.enter_context(servers[0].virtual_host("bench"))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+
+from benchmarks.engines.process import peak_rss_mb as peak_rss_mb
 
 RESULTS = Path(__file__).parent / "results.jsonl"
 
@@ -37,9 +38,12 @@ class Measurement:
         return self.rows / self.seconds
 
 
-def peak_rss_mb() -> float:
-    """The most memory this process has held, in MB of 10⁶ bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+def rss_bytes() -> int:
+    """The memory this process holds now; 0 where the kernel does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except OSError:
+        return 0
 
 
 def keep(measurements: Sequence[Measurement]) -> None:

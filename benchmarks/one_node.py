@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Plan
-from dist_zero.native.choice import make_executor
+from dist_zero.executor import Executor
+from dist_zero.native.executor import NativeExecutor
+from dist_zero.reference.interpreter import Interpreter
 from dist_zero.shards import even_map
 from dist_zero.types import Row
 from dist_zero_common.protocol.messages import (
@@ -12,11 +14,19 @@ from dist_zero_common.protocol.messages import (
 )
 
 
+def new_executor(plan: Plan, name: str) -> Executor:
+    """The executor of this name, `interpreter` or `native`."""
+    if name == "interpreter":
+        return Interpreter(plan)
+    return NativeExecutor(plan)
+
+
 class OneNode:
     """Runs a plan on stored rows."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan, self.executor, self._shards = plan, make_executor(plan), even_map(1, ("n1",))
+    def __init__(self, plan: Plan, executor: str = "interpreter") -> None:
+        self._plan, self._shards = plan, even_map(1, ("n1",))
+        self.executor = new_executor(plan, executor)
         self.epoch = 0
 
     def write(self, dataset: int, rows: list[Row]) -> None:

@@ -1,7 +1,7 @@
 """What saving costs, at a thousand, 100 thousand and a million rows of state, and what it takes to begin with it
 again.
 
-The program and its updates are those of `state`. Every thousand updates the executor is asked for what changed, which
+The program and its updates are those of `growth`. Every thousand updates the executor is asked for what changed, which
 is encoded as it goes to the store; bytes are of that, and the share is of the processor's time, save and updates
 together. Both must follow what changed and not how much there is. Then another executor loads everything. Right: it
 shows the same as the one that was saved.
@@ -12,22 +12,21 @@ from __future__ import annotations
 import random
 import time
 
+from benchmarks.growth import TEAMS_PER_ROWS, UPDATES, UPDATES_PER_EPOCH, app, best
 from benchmarks.measure import Measurement, peak_rss_mb
-from benchmarks.one_node import OneNode
-from benchmarks.state import TEAMS_PER_ROWS, UPDATES, UPDATES_PER_EPOCH, app, best
+from benchmarks.one_node import OneNode, new_executor
 from dist_zero.blobs import blob_bytes
 from dist_zero.compiler import compile
-from dist_zero.reference.interpreter import Interpreter
 from dist_zero.state import TableChange
 
 EPOCHS_PER_SAVE = 10
 
 
 def measure(engine: str, rows: int) -> list[Measurement]:
-    """Saves of a state of so many rows; `engine` is always the interpreter."""
+    """Saves of a state of so many rows; `engine` is the executor."""
     rng = random.Random(1)
     plan = compile(app.graph())
-    node = OneNode(plan)
+    node = OneNode(plan, engine)
     team_count = max(1, rows // TEAMS_PER_ROWS)
     node.write(1, [(team, f"team-{team}") for team in range(team_count)])
     for first in range(0, rows, 10_000):
@@ -47,7 +46,7 @@ def measure(engine: str, rows: int) -> list[Measurement]:
             saving += time.perf_counter() - before
     seconds = time.perf_counter() - start
     before = time.perf_counter()
-    again = Interpreter(plan)
+    again = new_executor(plan, engine)
     again.load(node.epoch, chain)
     loading = time.perf_counter() - before
     right = all(

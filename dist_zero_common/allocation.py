@@ -8,7 +8,9 @@ it is.
 
 Likewise the collector of cycles: a node with a million rows is some millions of objects that stay, and looking through
 all of them stops the process for a second or more, each time that a quarter as many have come. What a node has loaded
-is taken out of its sight.
+is taken out of its sight, in processes that are there to host nodes, until a node ends: what that leaves lies in
+cycles, and would never be freed. Elsewhere (thousands of simulated systems, one behind the other
+in one process) nothing is hidden from the collector.
 """
 
 from __future__ import annotations
@@ -21,12 +23,11 @@ _LARGEST_KEPT = 32 * 2**20  # glibc takes no more
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-_ours = [False]
+_hosts_nodes, _has_ended = [False], [False]
 
 
 def keep_freed_memory() -> bool:
     """Reuse what is freed, in this process, from now on. Returns whether the C library can: glibc can."""
-    _ours[0] = True
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
@@ -34,8 +35,22 @@ def keep_freed_memory() -> bool:
     return done == [1, 1]
 
 
+def host_nodes() -> None:
+    """This process is there to host nodes: `overlook_what_stays` works in it."""
+    _hosts_nodes[0] = True
+
+
 def overlook_what_stays() -> None:
-    """Let the collector of cycles look no more at anything that there is now, in processes of ours. What is not
-    needed any more is freed all the same, but for cycles that nobody needed at this very moment."""
-    if _ours[0]:
+    """Let the collector of cycles look no more at anything that there is now, in processes that host nodes."""
+    if _hosts_nodes[0]:
+        if _has_ended[0]:
+            _has_ended[0] = False
+            gc.collect()
         gc.freeze()
+
+
+def look_again() -> None:
+    """A large state is not needed any more: let the collector look at everything, until `overlook_what_stays`."""
+    if _hosts_nodes[0]:
+        _has_ended[0] = True
+        gc.unfreeze()

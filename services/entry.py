@@ -23,7 +23,7 @@ from typing import Any
 
 import uvloop
 
-from dist_zero_common.allocation import keep_freed_memory
+from dist_zero_common.allocation import host_nodes, keep_freed_memory
 from dist_zero_common.broker.base import Connect
 from dist_zero_common.broker.rabbitmq import connector
 from dist_zero_common.clock import Clock, RealClock
@@ -96,6 +96,7 @@ def main(service: str, serve: Serve, missing: Callable[[Settings], list[str]], *
     `service`.
     """
     keep_freed_memory()
+    host_nodes()
     try:
         settings = load_settings()
         if wanting := missing(settings):

@@ -223,7 +223,9 @@ def explain(
     file: ProgramFile,
     level: Annotated[
         str | None,
-        typer.Option("--level", metavar="LEVEL", help="Only one: program, normalised, plan, partitioned or c."),
+        typer.Option(
+            "--level", metavar="LEVEL", help="Only one: program, normalised, plan, partitioned or c."
+        ),
     ] = None,
     program: ProgramName = None,
 ) -> None:

@@ -23,7 +23,7 @@ Names = Sequence[str]
 
 
 def explain(graph: Graph, level: str | None = None) -> str:
-    """The program at `level`, or at the four levels of `LEVELS`, for people; `c` is the C source of the native executor,
+    """The program at `level`, or at the four levels of `LEVELS`, for people; `c` is the native executor's C source,
     which is long. Raises `RequestError`."""
     if level == "c":
         from dist_zero.native.render import render as rendered  # all of a back end, for one who asks

@@ -48,6 +48,7 @@ class FaultySystem(SimulatedSystem):
         self.injector = Injector(world, self.broker, self.processes, clock)
         self.clock, self.store = clock, GuardedStore(store)
         self.store.on_created = self.injector.written
+        self.store.on_deleted = self.injector.deleted
         self.injector.is_full = _is_full
         self.connector = guarded_connector(self.broker.connector)
 

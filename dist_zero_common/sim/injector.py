@@ -94,7 +94,7 @@ class Injector:
         self._calm = world.weather
         self._blowing: dict[int, Fault] = {}
         self._away = 0
-        self._sleepers: list[Callable[[Process, str], None]] = []
+        self._sleepers: list[Callable[[Process, str, bool], None]] = []
         self._kinds: dict[str, Callable[[Fault], bool | None]] = {
             "crash": self._crash,
             "restart": self._restart,
@@ -250,9 +250,13 @@ class Injector:
 
     def _lay(self, fault: Fault, victims: list[Process]) -> None:
         moment, part = fault.variant.split()[:2]
+        caught: list[str] = []
 
         def fits(name: str, data: bytes) -> bool:
-            return _is_of(part, name) and self.is_full(name, data)
+            if not (_is_of(part, name) and self.is_full(name, data)):
+                return False
+            caught.append(name)
+            return True
 
         def spring(victim: Process) -> None:
             for other in victims:
@@ -265,37 +269,51 @@ class Injector:
                 return
             victim.pause()
             # In a context of its own, for that of the victim stands still.
-            self._tasks.create_task(self._sleep(fault, part, victim), context=Context())
+            self._tasks.create_task(self._sleep(fault, part, victim, caught[-1]), context=Context())
 
         for victim in victims:
             victim.ambush = Ambush(moment == "before", fits, partial(spring, victim))
 
-    async def _sleep(self, fault: Fault, part: str, victim: Process) -> None:
-        """Let it stand still until another has written what it was to write, and a little longer."""
+    async def _sleep(self, fault: Fault, part: str, victim: Process, caught: str) -> None:
+        """Let it stand still until another has written what it was to write, and a little longer. Or until that place
+        has been collected since: with it sleeps a writer, who so hears first what it has to say when it goes on."""
         if not fault.amount:
             await self._wake(replace(fault, target=""), [victim])
             return
+        collected = fault.variant.endswith(" collected")
+        writers = self._processes.hit_by(replace(fault, target="writer"), self._broker) if collected else []
+        for writer in writers:
+            self._tell(f"{writer} stands still with it", writer.name)
+            writer.pause()
         if fault.variant.endswith(" cut"):
             victim.lose_connections("no route to host")
         taken_over = asyncio.Event()
 
-        def written(process: Process, name: str) -> None:
-            if process is not victim and _is_of(part, name):
+        def heard(process: Process, name: str, gone: bool) -> None:
+            if process is not victim and (gone and name == caught if collected else _is_of(part, name)):
                 taken_over.set()
 
-        self._sleepers.append(written)
+        self._sleepers.append(heard)
         with suppress(TimeoutError):
             async with asyncio.timeout(fault.duration_seconds):
                 await taken_over.wait()
                 await asyncio.sleep(fault.amount)
-        self._sleepers.remove(written)
+        self._sleepers.remove(heard)
         self._tell(f"{victim} goes on", victim.name)
         victim.go_on()
+        for writer in writers:
+            await asyncio.sleep(fault.amount)
+            writer.go_on()
 
     def written(self, process: Process, name: str) -> None:
         """A process has written an object: who waits for somebody to do so may wake up."""
         for sleeper in self._sleepers:
-            sleeper(process, name)
+            sleeper(process, name, False)
+
+    def deleted(self, process: Process, name: str) -> None:
+        """A process has collected an object."""
+        for sleeper in self._sleepers:
+            sleeper(process, name, True)
 
     def _damage(self, fault: Fault) -> bool:
         what = self.damage(fault.variant)

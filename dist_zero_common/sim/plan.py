@@ -209,6 +209,8 @@ AMBUSHES = {"log": "a record", "base": "a base", "checkpoints": "a checkpoint"}
 
 TAKE_OVER_SECONDS = 25.0
 """After so long without a sign others have taken over, whoever has kept his connection."""
+COLLECTED_SECONDS = 60.0
+"""After so long two bases may be there behind what was to be written, and its place collected."""
 _AMBUSHED = (
     *4 * [("sequencer", "before log")],
     *2 * [("sequencer", "after log")],
@@ -232,6 +234,14 @@ def _ambush(rng: random.Random, at: float, horizon: float, machines: int) -> Fau
         case how:
             variant = f"{variant} cut" if "cut" in how else variant
             amount = rng.choice((0.001, 0.001, 0.1, 1.0, 8.0))
+            if variant == "before log" and amount == 1.0:
+                return replace(
+                    fault,
+                    at_seconds=round(at / 4, 4),
+                    variant=f"{variant} collected",
+                    duration_seconds=COLLECTED_SECONDS,
+                    amount=amount,
+                )
             return replace(fault, variant=variant, duration_seconds=TAKE_OVER_SECONDS, amount=amount)
 
 

@@ -247,6 +247,8 @@ class GuardedStore:
         self.inner = inner
         self.on_created: Callable[[Process, str], None] = lambda _process, _name: None
         """Called with the process that has written an object, and its name."""
+        self.on_deleted: Callable[[Process, str], None] = lambda _process, _name: None
+        """The same of an object that is gone."""
 
     async def create(self, name: str, data: bytes) -> Created:
         process = await self._checked()
@@ -277,7 +279,11 @@ class GuardedStore:
         if process is None:
             await self.inner.delete(name)
         else:
-            await _carried_on(process, self.inner.delete(name))
+            await _carried_on(process, self._deleted(process, name))
+
+    async def _deleted(self, process: Process, name: str) -> None:
+        await self.inner.delete(name)
+        self.on_deleted(process, name)
 
     async def close(self) -> None:
         await self.inner.close()

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
+from dist_zero_common.allocation import look_again
 from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages import (
     EPOCHS_AHEAD_MAX,
@@ -63,6 +64,7 @@ class HostedNode:
     def end(self) -> list[Token]:
         """Let go of everything; returns the tokens of all that has come for it and is not settled."""
         self.task.cancel()
+        look_again()
         tokens = [token_of(event) for event in self.take_early()]
         return tokens + (self.kernel.abandon() if self.kernel is not None else [])
 

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable
 
 from dist_zero.compiler.plan import Plan
+from dist_zero_common.allocation import look_again
 from dist_zero_common.clock import Clock
 from dist_zero_common.errors import LogDamaged, MalformedMessage, StoreError
 from dist_zero_common.log import Logger
@@ -154,3 +155,4 @@ class Preparing:
         for node in self._nodes.values():
             node.task.cancel()
         self._nodes.clear()
+        look_again()

@@ -90,10 +90,12 @@ class HostedSequencer:
         options: SequencerOptions,
         log: Logger,
         on_end: Callable[[], None] = lambda: None,
+        on_failed: Callable[[], None] = lambda: None,
         voids: tuple[TransactionPlace, ...] = (),
     ) -> None:
-        """`on_end`: called when the generation has come to the end that was asked for."""
-        self._on_end = on_end
+        """`on_end`: called when the generation has come to the end that was asked for. `on_failed`: called when the
+        store does not let it begin; then it does not listen, and another one has to."""
+        self._on_end, self._on_failed = on_end, on_failed
         self.incarnation = incarnation
         self._voids = voids
         self._system = system
@@ -112,11 +114,19 @@ class HostedSequencer:
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
-        """Load the log, write the fence, then listen; a damaged log halts the program. Raises `StoreError` if the
-        store does not answer."""
+        """Load the log, write the fence, then listen; a damaged log halts the program."""
         async with self._starting:
             if not self.stopped:
-                await self._start()
+                await self._start_or_fail()
+
+    async def _start_or_fail(self) -> None:
+        try:
+            await self._start()
+        except StoreError as error:
+            self.stopped = True
+            self._log.error("sequencer_failed", reason=str(error))
+            await self._leave()
+            self._on_failed()
 
     async def _start(self) -> None:
         try:
@@ -176,16 +186,19 @@ class HostedSequencer:
         async with self._starting:
             if not self.stopped:
                 await self._stop_listening()
-                await self._start()
+                await self._start_or_fail()
 
     async def stop(self) -> None:
         """Stop listening; what is not recorded stays in the clients' inbox for whoever comes next."""
         self.stopped = True
         async with self._starting:
-            if self._host.telling.sequencer is self:
-                self._host.telling.sequencer = None
-                self._host.tell_progress()
-            await self._stop_listening()
+            await self._leave()
+
+    async def _leave(self) -> None:
+        if self._host.telling.sequencer is self:
+            self._host.telling.sequencer = None
+            self._host.tell_progress()
+        await self._stop_listening()
 
     async def _stop_listening(self) -> None:
         await self._post.stop_listening(self.clients_inbox, self._on_client_message)

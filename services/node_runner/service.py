@@ -7,13 +7,14 @@ runner hosts it reports every second, and at once when it changed.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from dist_zero.native import choice
 from dist_zero_common.aside import Aside
 from dist_zero_common.broker.base import Connect, ConnectionState, Queue
 from dist_zero_common.broker.topology import runner_inbox, scheduler_inbox
 from dist_zero_common.clock import Clock, wait_changed
-from dist_zero_common.errors import MalformedMessage, StoreError
+from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token, log_state
 from dist_zero_common.protocol.dispatch import Handlers, Role, check_handlers, dispatch
@@ -212,24 +213,25 @@ class RunnerService:
                 options=self._options,
                 log=log,
                 on_end=self._changed.set,
+                on_failed=partial(self._on_sequencer_failed, message.program, message.incarnation),
                 voids=message.voids,
             )
             self._sequencers[message.program] = sequencer
             host.locate(message.generation, message.inboxes, "")
-            self._tasks.create_task(self._start_sequencer(message.program, here, sequencer))
+            self._tasks.create_task(self._start_sequencer(here, sequencer))
         self.post.settle(token)
 
-    async def _start_sequencer(
-        self, program: str, older: HostedSequencer | None, sequencer: HostedSequencer
-    ) -> None:
+    async def _start_sequencer(self, older: HostedSequencer | None, sequencer: HostedSequencer) -> None:
         if older is not None:
             await older.stop()
-        try:
-            await sequencer.start()
-        except StoreError as error:
-            self._log.error("sequencer_failed", program=program, reason=str(error))
-            if self._sequencers.get(program) is sequencer:
-                del self._sequencers[program]
+        await sequencer.start()
+        self._changed.set()
+
+    def _on_sequencer_failed(self, program: str, incarnation: int) -> None:
+        """Report none, so that the scheduler has one started again."""
+        here = self._sequencers.get(program)
+        if here is not None and here.incarnation == incarnation:
+            del self._sequencers[program]
         self._changed.set()
 
     def _on_prepare_nodes(self, message: PrepareNodes, token: Token) -> None:

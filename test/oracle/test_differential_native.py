@@ -1,7 +1,7 @@
 """The native executor against the interpreter: random programs with random histories, everything that both say.
 
-`Twins` runs both side by side and compares; the harnesses are those of the interpreter itself. `make test` tries the same
-programs each time, `make test-long` others.
+`Twins` runs both side by side and compares; the harnesses are those of the interpreter itself. `make test` tries the
+same programs each time, `make test-long` others.
 """
 
 from __future__ import annotations

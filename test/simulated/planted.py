@@ -276,8 +276,6 @@ PLANTED = {
         missed="a hole: 60 seeds do not show it. Two sequencers have to open generations at two different bases",
     ),
     "collected slot believed": Planted(
-        saving.a_collected_slot_is_believed,
-        missed="a hole: 120 seeds do not show it. A deposed sequencer has to wake up with something to record after"
-        " its successor has collected the place of that record",
+        saving.a_collected_slot_is_believed, ("commit", "progress"), 60, faults="ambush"
     ),
 }

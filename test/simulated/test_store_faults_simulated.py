@@ -6,16 +6,23 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
+from dist_zero.compiler import compile
 from dist_zero.system import SimulatedSystem
+from dist_zero.testing.workload import input_of
 from dist_zero_common.errors import StoreError
+from dist_zero_common.log import captured_events
+from dist_zero_common.protocol.stored import LogRecord
 from dist_zero_common.sim.faults import Delay, StoreFaults, Weather, drawn_store_faults, drawn_weather
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore
+from examples.bank import app as bank
+from services.node_runner.epoch_log import EpochLog
+from services.node_runner.sequencer import Sequencer
 from test.simulated.property_world import PROGRAMS, BusyRun
 
 Result = TypeVar("Result")
@@ -170,3 +177,41 @@ def test_a_store_that_is_away_when_a_system_starts_is_waited_for() -> None:
         else:
             with pytest.raises(StoreError, match="did not answer in time to a list of scheduler/log/"):
                 run_simulation(live(), until_seconds=200)
+
+
+@pytest.mark.parametrize("failures_in_a_row", [1, 3])
+def test_a_store_that_is_away_when_a_sequencer_loads_again_ends_no_runner(
+    failures_in_a_row: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression (seed 684 of the bank): the store's failure, of which only a first start took notice, ended the whole
+    process. Another sequencer is started, and what was written is there once."""
+    load, check = EpochLog.load, Sequencer._check_opening
+    left = [failures_in_a_row]
+    again: list[str] = []
+
+    def check_opening(self: Sequencer, record: LogRecord, bases: Any, effects: Any) -> None:
+        check(self, record, bases, effects)
+        if not again:
+            again.append("once")
+            self._load_again("a test wants it", effects)
+
+    async def failing(self: EpochLog, *arguments: Any, **named: Any) -> Any:
+        if again and left[0]:
+            left[0] -= 1
+            raise StoreError("the store does not answer")
+        return await load(self, *arguments, **named)
+
+    monkeypatch.setattr(Sequencer, "_check_opening", check_opening)
+    monkeypatch.setattr(EpochLog, "load", failing)
+
+    async def live() -> list[tuple[Any, ...]]:
+        async with SimulatedSystem(SimWorld(7, "faithful")) as system, system.connect(bank) as client:
+            await client.write(transfer)
+            return list((await client.snapshot()).stored["balances"])
+
+    transfer = input_of(bank, compile(bank.graph()), 1, 2)[1]
+    with captured_events("debug") as events:
+        rows = run_simulation(live(), until_seconds=1_000)
+    assert len(rows) == 2 and left == [0]
+    assert sum(event["event"] == "sequencer_failed" for event in events) == failures_in_a_row
+    assert not [event for event in events if event["event"] == "runner_died"]

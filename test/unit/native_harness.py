@@ -134,31 +134,31 @@ class Answers:
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
 
-    def bytes(self, length: int) -> bytes:
+    def raw(self, length: int) -> bytes:
         found = self.data[self.at : self.at + length]
         assert len(found) == length
         self.at += length
         return found
 
     def word(self) -> int:
-        return int.from_bytes(self.bytes(8), "little")
+        return int.from_bytes(self.raw(8), "little")
 
-    def int(self) -> int:
-        return int.from_bytes(self.bytes(8), "little", signed=True)
+    def signed(self) -> int:
+        return int.from_bytes(self.raw(8), "little", signed=True)
 
-    def float(self) -> float:
-        (value,) = struct.unpack("<d", self.bytes(8))
+    def real(self) -> float:
+        (value,) = struct.unpack("<d", self.raw(8))
         return NAN if value != value else float(value)
 
     def text(self) -> bytes:
-        return self.bytes(self.word())
+        return self.raw(self.word())
 
     def row(self, types: Sequence[DataType]) -> Row:
-        return tuple(self._value(dtype) if self.bytes(1) == b"\1" else None for dtype in types)
+        return tuple(self._value(dtype) if self.raw(1) == b"\1" else None for dtype in types)
 
     def rows(self, types: Sequence[DataType]) -> list[tuple[Row, int]]:
         """Rows with a number each, how many in front."""
-        return [(self.row(types), self.int()) for _ in range(self.word())]
+        return [(self.row(types), self.signed()) for _ in range(self.word())]
 
     def done(self) -> bool:
         return self.at == len(self.data)
@@ -169,8 +169,8 @@ class Answers:
         if dtype.kind is Kind.BYTES:
             return self.text()
         if dtype.kind is Kind.FLOAT:
-            return self.float()
-        return bool(self.word()) if dtype.kind is Kind.BOOL else self.int()
+            return self.real()
+        return bool(self.word()) if dtype.kind is Kind.BOOL else self.signed()
 
 
 class Harness:

@@ -223,13 +223,13 @@ class Pair:
         found = self.native.run(script)
         rows: Delta = []
         failed: Delta = []
-        while tag := found.bytes(1)[0]:
+        while tag := found.raw(1)[0]:
             row_type = (output_type(self.how), LEFT, RIGHT, BOTH)[tag - 1]
             row = found.row(row_type.types)
             if tag == 1:
-                rows.append((row, found.int()))
+                rows.append((row, found.signed()))
             else:
-                failed.append((row + self.scalars[tag - 2].failure(row), found.int()))
+                failed.append((row + self.scalars[tag - 2].failure(row), found.signed()))
         assert found.done()
         return consolidate(rows), consolidate(failed)
 

@@ -273,11 +273,11 @@ def test_kept_rows_and_what_was_touched(types: tuple[DataType, ...], data: st.Da
         found = node.run(letter + row_bytes(types, row) + (b"" if letter == b"w" else word(weight)))
         before = model.get(row, 0)
         if letter == b"w":
-            assert found.int() == before
+            assert found.signed() == before
             continue
         model[row] = before + weight
         if letter == b"k":
-            assert (found.int(), found.int()) == (before, before + weight)
+            assert (found.signed(), found.signed()) == (before, before + weight)
             if touched is not None:
                 touched[row] = 0
         if not model[row]:

@@ -112,7 +112,7 @@ def check(found: Answers, summed: Accumulator, mean: Accumulator) -> None:
     assert encoded == summed.encode() == mean.encode()
     assert bool(found.word()) == (not any(encoded))
     for accumulator in (summed, mean):
-        assert (found.word(), found.bytes(8)) == expected(accumulator)
+        assert (found.word(), found.raw(8)) == expected(accumulator)
 
 
 weights = st.one_of(

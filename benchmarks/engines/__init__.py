@@ -1,0 +1,1 @@
+"""One file for each engine that workloads are measured on; each runs in a process and an environment of its own."""
