@@ -214,8 +214,13 @@ def _build(source: str, compiler: Compiler, extra_flags: Sequence[str], path: Pa
 def _compile(
     source: str, compiler: Compiler, extra_flags: Sequence[str], place: Path
 ) -> subprocess.CompletedProcess[str]:
+    """Compile in this directory, with the headers that the key was made of: those of the tree may be others by now, and
+    what came of them would be taken for what the key says, by every process of this machine."""
     (place / "library.c").write_text(source, encoding="utf-8")
-    files = ["-I", str(RUNTIME), "-o", str(place / "library.so"), str(place / "library.c"), "-lm"]
+    names = iter(_headers())
+    for header, text in zip(names, names, strict=True):
+        (place / header).write_text(text, encoding="utf-8")
+    files = ["-I", str(place), "-o", str(place / "library.so"), str(place / "library.c"), "-lm"]
     return _run([*compiler.command, *FLAGS, *extra_flags, *files])
 
 

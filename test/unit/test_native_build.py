@@ -195,3 +195,22 @@ def test_headers_go_with_the_package() -> None:
     """pyproject.toml names them as package data."""
     text = (Path(build.__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
     assert '"dist_zero.native" = ["runtime/*.h"]' in text
+
+
+def test_headers_that_change_while_a_process_runs_are_not_mixed_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: the key was of the headers as the process had read them, and the compiler took those of the tree. So
+    what one process had half edited came to others under the name of what they had."""
+    runtime = tmp_path / "runtime"
+    runtime.mkdir()
+    for header in RUNTIME.glob("*.h"):
+        (runtime / header.name).write_bytes(header.read_bytes())
+    monkeypatch.setattr(build, "RUNTIME", runtime)
+    build._headers.cache_clear()
+    try:
+        assert answer(tmp_path / "cache") == 42
+        (runtime / "core.h").write_text("#error half edited\n", encoding="utf-8")
+        assert answer(tmp_path / "cache", 43) == 43
+    finally:
+        build._headers.cache_clear()
