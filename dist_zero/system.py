@@ -36,6 +36,8 @@ from dist_zero_common.store.opening import open_directory
 from dist_zero_common.store.probe import probe_store
 
 if TYPE_CHECKING:
+    from dist_zero.compiler.plan import Plan
+    from dist_zero.executor import Executor
     from dist_zero.program import Program
     from services.machine_agent.service import AgentService
     from services.node_runner.sequencer_events import SequencerOptions
@@ -278,8 +280,9 @@ class SimulatedSystem(System):
         name: str = "local",
         sequencer: SequencerOptions | None = None,
         growth: GrowthOptions | None = None,
+        make_executor: Callable[[Plan], Executor] = choice.make_executor,
     ) -> None:
-        self.world = world
+        self.world, self._make_executor = world, make_executor
         if store is None:
             store = MemoryStore(world=world)
         elif isinstance(store, str | Path):
@@ -293,6 +296,11 @@ class SimulatedSystem(System):
             machines=machines,
             sequencer=sequencer,
             growth=growth,
+        )
+
+    def _new_runner(self, machine: str, runner: str, incarnation: int, **others: Any) -> RunnerService:
+        return super()._new_runner(
+            machine, runner, incarnation, **{"make_executor": self._make_executor, **others}
         )
 
 

@@ -34,6 +34,13 @@ def make_executor(plan: Plan) -> Executor:
     return Interpreter(plan)
 
 
+def make_tested_executor(plan: Plan) -> Executor:
+    """The same for the systems of `dist-zero test`: interpreted, unless the settings name native. To compile takes
+    longer than a seed; and a seed has one history, also on a machine without a compiler, while executors divide the
+    loading of a state into different slices, between which other things happen."""
+    return make_executor(plan) if setting() == "native" else Interpreter(plan)
+
+
 async def prepare(plan: Plan) -> None:
     """Let the plan be compiled beside the event loop, so that `make_executor` need not wait for the compiler. Not for a
     simulation, in which there are no threads."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dist_zero.client.remote import RemoteSystem
+from dist_zero.native import choice
 from dist_zero.system import SimulatedSystem
 from dist_zero_common.errors import first_error
 from dist_zero_common.log import get_logger
@@ -42,7 +43,13 @@ class FaultySystem(SimulatedSystem):
     def __init__(
         self, world: SimWorld, *, machines: int, store: Store, sequencer: SequencerOptions | None = None
     ) -> None:
-        super().__init__(world, machines=machines, store=store, sequencer=sequencer)
+        super().__init__(
+            world,
+            machines=machines,
+            store=store,
+            sequencer=sequencer,
+            make_executor=choice.make_tested_executor,
+        )
         self.processes = Processes()
         clock = SkewedClock(world.clock)
         self.injector = Injector(world, self.broker, self.processes, clock)

@@ -21,6 +21,7 @@ from dist_zero.client.snapshot import Snapshot
 from dist_zero.client.writes import Transaction
 from dist_zero.compiler import compile
 from dist_zero.expr.graph import encode_graph
+from dist_zero.native import choice
 from dist_zero.program import Program
 from dist_zero.system import SimulatedSystem
 from dist_zero.testing.checks import (
@@ -310,7 +311,9 @@ class _Run:
         nodes = 1 + self._options.nodes % 3
         objects = log_alone(self._program.name, graph, self.seen.log, nodes)
         async with (
-            SimulatedSystem(world, store=MemoryStore(objects, world)) as system,
+            SimulatedSystem(
+                world, store=MemoryStore(objects, world), make_executor=choice.make_tested_executor
+            ) as system,
             system.connect(self._program) as client,
         ):
             snapshot = await client.snapshot()
