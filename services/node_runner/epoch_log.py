@@ -107,9 +107,16 @@ class EpochLog:
         return [each for each in bases if not unusable(self._program, marks, each.generation, each.epoch)]
 
     async def newest_base_of(self, generation: int) -> Base | None:
-        """The base at which a node of this generation begins; None as long as there is none."""
-        own = [each for each in await self.usable_bases() if each.generation == generation]
-        return await self.read_base(own[-1]) if own else None
+        """The base at which a node of this generation begins; None as long as there is none. Raises `BaseDamaged` when
+        there was one, and it has a mark: who put that there may be gone, and nobody else knows yet."""
+        marks = await self._store.list(damaged_prefix(self._program))
+        own = [each for each in await self.bases() if each.generation == generation]
+        usable = [each for each in own if not unusable(self._program, marks, each.generation, each.epoch)]
+        if own and not usable:
+            raise BaseDamaged(
+                f"the bases of generation {generation} are marked as damaged, the last at {own[-1].epoch}"
+            )
+        return await self.read_base(usable[-1]) if usable else None
 
     async def load(
         self, generation: int, shard_map: ShardMap, voids: Sequence[TransactionPlace] = (), graph: bytes = b""

@@ -148,6 +148,18 @@ def test_nobody_begins_at_a_damaged_base() -> None:
         loaded(objects)
 
 
+def test_a_node_hears_that_the_base_of_its_generation_is_damaged() -> None:
+    """Regression (seed 40 of the bank): whoever had marked it was gone before anybody had asked it; the node that came
+    in its place took the base for one that was still to be written, and waited for ever."""
+    objects = with_base(stored(1, 2), 2, 7)
+    assert with_log(lambda log: log.newest_base_of(8), objects) is None
+    found = with_log(lambda log: log.newest_base_of(7), objects)
+    assert found is not None and found.epoch == 2
+    with_log(lambda log: log.mark_damaged(BaseId(7, 2), "a checkpoint is gone"), objects)
+    with pytest.raises(BaseDamaged, match="generation 7"):
+        with_log(lambda log: log.newest_base_of(7), objects)
+
+
 def test_the_original_of_a_base_whose_copy_is_torn_is_as_good_as_ever() -> None:
     """What cannot be read itself says nothing of what it was copied from; what refers to something that cannot be read
     does, and of later generations neither says anything."""
