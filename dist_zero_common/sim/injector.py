@@ -290,7 +290,8 @@ class Injector:
         taken_over = asyncio.Event()
 
         def heard(process: Process, name: str, gone: bool) -> None:
-            if process is not victim and (gone and name == caught if collected else _is_of(part, name)):
+            awaited = gone and name == caught if collected else not gone and _is_of(part, name)
+            if process is not victim and awaited:
                 taken_over.set()
 
         self._sleepers.append(heard)
