@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
 
 from rich.text import Text
 
@@ -26,6 +27,7 @@ COMMANDS = (commands, up, bridge, system_commands, scaling, stores)
 def main() -> None:
     """The entry point: runs a command, and turns errors into one message and an exit code."""
     keep_freed_memory()
+    warnings.showwarning = _show_warning
     sys.exit(_main())
 
 
@@ -51,6 +53,11 @@ def _main() -> int:
         return _failed(error, OPERATOR_ERROR)
     except Exception as error:
         return _bug(error)
+
+
+def _show_warning(message: Warning | str, *_where: object, **_more: object) -> None:
+    """What a person is to know; the line of ours that says so helps nobody."""
+    console_for(stderr=True).print(Text.assemble(("warning: ", "bold yellow"), str(message)))
 
 
 def _failed(error: Exception, code: int) -> int:

@@ -214,3 +214,27 @@ def test_headers_that_change_while_a_process_runs_are_not_mixed_in(
         assert answer(tmp_path / "cache", 43) == 43
     finally:
         build._headers.cache_clear()
+
+
+def test_the_command_line_says_once_that_there_is_no_compiler(tmp_path: Path) -> None:
+    """One sentence, no line of ours, and the same answer."""
+    command = [sys.executable, "-c", "from dist_zero.cli.main import main; main()"]
+    command += ["run", "examples/leaderboard.py"]
+    said = [
+        subprocess.run(
+            command,
+            cwd=Path(__file__).parents[2],
+            env=child_environment({"DIST_ZERO_NATIVE_CACHE": str(tmp_path), "COLUMNS": "200", **more}),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for more in ({"CC": "/no/such", "DIST_ZERO_EXECUTOR": "auto"}, {"DIST_ZERO_EXECUTOR": "interpreter"})
+    ]
+    warning = (
+        "warning: CC says '/no/such', and there is no such program; so plans are interpreted, which is slower"
+    )
+    assert [line for line in said[0].stderr.splitlines() if "arning" in line] == [warning]
+    assert "arning" not in said[1].stderr
+    tables = [[line for line in each.stdout.splitlines() if line.startswith("│")] for each in said]
+    assert tables[0] == tables[1] != []
