@@ -223,7 +223,7 @@ PLANTED = {
     "save loses the last epoch": Planted(
         saving.a_save_loses_the_last_epoch, ("view", "error", "progress", "replay"), 10
     ),
-    "chains collected": Planted(saving.chains_are_collected, ("error", "progress"), 30),
+    "chains collected": Planted(saving.chains_are_collected, ("kept", "error", "progress"), 5),
     "loose state for every successor": Planted(
         saving.loose_state_for_every_successor, ("view", "error"), 10, program=saving.LOOSE
     ),
