@@ -47,9 +47,9 @@ def fold(scalar: Scalar) -> Scalar:
         return scalar
     folded = replace(scalar, args=tuple(map(fold, scalar.args)))
     if folded.name == "and":
-        left, right = folded.args
-        if _is_true(left) or _is_true(right):
-            return right if _is_true(left) else left
+        for true, other in (folded.args, folded.args[::-1]):
+            if _is_true(true) and other.dtype == folded.dtype:  # what is around it counts on its type
+                return other
     if all(isinstance(arg, Literal) for arg in folded.args):
         try:
             return Literal(compile_scalar(folded)(()), folded.dtype)

@@ -388,6 +388,19 @@ def test_a_filter_stays_above_what_others_use() -> None:
     assert verbs(push_filters(graph_of(build))).count("Join") == 1
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_what_is_folded_keeps_its_type(swapped: bool) -> None:
+    """A condition that is always true, but may be null by its type, is not left out where the type of what it is part
+    of would change."""
+
+    def build(t: Tables) -> dz.Table:
+        sure, large = dz.when(dz.lit(True)).then(True).otherwise(None), t.sales.amount > 5
+        both = large & sure if swapped else sure & large
+        return t.sales.where(both | (t.sales.amount < -5))
+
+    compile(graph_of(build))
+
+
 def test_constants_are_folded_unless_they_fail() -> None:
     """What can be computed once is; what fails stays, and fails for each row."""
 
