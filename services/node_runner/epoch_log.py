@@ -9,7 +9,7 @@ An older sequencer that does not know of the opening yet may still write a base 
 collected what the base before it reached. So the opening counts only if the base that it names is still the newest of
 all earlier generations when the record is there; else it is opened again, at the newer one. From then on nothing is
 collected that this base reaches: a sequencer collects only what its two newest bases do not reach, and only after it
-has seen that there is no record behind its own newest one (`collecting.py`).
+has seen that there is no record behind its own newest one (`sequencing.py`).
 
 **Damage.** A base that cannot be read, or refers to what cannot be read, gets a mark in the store, with the reason.
 Nobody begins at a marked base, nor, if it refers to what cannot be read, at one of the same epoch in an earlier

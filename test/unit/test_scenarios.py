@@ -272,9 +272,14 @@ TABLE = {
     ),
     27: Scenario(
         "a rolling upgrade, and back",
-        "older messages and objects are read",
-        ("unit/test_codec.py::test_encoding_is_a_stored_format",),
-        "there is one version",
+        "views and log are right; messages and objects of either version are read by both",
+        (
+            "simulated/test_upgrade_simulated.py::test_oracle_a_rolling_upgrade_and_back_simulated",
+            "simulated/test_upgrade_simulated.py::test_each_version_reads_what_the_other_says",
+            "simulated/test_upgrade_simulated.py::test_a_message_that_only_the_next_version_has_is_set_aside",
+            "unit/test_codec.py::test_encoding_is_a_stored_format",
+        ),
+        "there is one version: the next one is made of its schemas, by their rules",
     ),
     28: Scenario(
         "a row that raises, hangs, eats memory or kills the process",
@@ -351,10 +356,12 @@ TABLE = {
         "the disk, the descriptors or the memory of a container run out",
         PROGRESS,
         (
+            "virtual/test_faults_virtual.py::test_a_fault_under_load_virtual",
+            "virtual/test_faults_virtual.py::test_faults_at_random_virtual",
             "virtual/test_broker_virtual.py::test_a_full_disk_holds_up_publishes_however_long_it_lasts",
             "unit/test_directory_store.py::test_a_full_disk_is_said_and_survived",
         ),
-        "descriptors are not tried; memory that runs out is a killed process (1)",
+        "a container's limits are stood in for by those of its processes",
     ),
     36: Scenario(
         "a power cut: all are killed at once, the broker too",

@@ -1,5 +1,6 @@
 """A system of operating system processes over a real RabbitMQ loses what it stands on, under load: the broker, gently
-or not; a runner, an agent, a machine, the scheduler, each with SIGKILL; every connection, at moments drawn from a seed.
+or not; a runner, an agent, a machine, the scheduler, each with SIGKILL; every connection, at moments drawn from a seed;
+all descriptors, all disk, all memory.
 
 At the end the views are those that the oracle makes of the log, bit for bit; each transaction that was sent is in the
 log once; and a watcher was told every epoch once, in order, but for a gap that a snapshot closes and is marked as such.
@@ -10,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +37,8 @@ SYSTEM = "till"
 NODES = 4
 STEP = 25
 """So many transactions of each writer are committed between two faults, and behind the last."""
+SHORT_SECONDS = 4.0
+"""For so long a process goes without descriptors, disk or memory."""
 STALL_SECONDS_MAX = 200.0
 """Nothing may stand still for so long, not even while a broker starts on a machine full of other work."""
 
@@ -113,6 +117,32 @@ class Site:
         await self.scheduler.ended(signal.SIGKILL)
         self.scheduler = await self._start("scheduler", DIST_ZERO_MACHINES="2")
 
+    async def no_descriptors(self) -> None:
+        """Nobody may open a file or a connection; then all connections are lost, too, and cannot be made again."""
+        await self._short_of(resource.RLIMIT_NOFILE, lambda _pid: 0)
+
+    async def no_room(self) -> None:
+        """Nothing can be written to any file, as on a disk that is full: neither to the store nor to the logs."""
+        await self._short_of(resource.RLIMIT_FSIZE, lambda _pid: 0)
+
+    async def no_memory(self) -> None:
+        """The agent's runner has what it has, and is given no more. It dies of it, or hangs, which its agent sees, or
+        lives on."""
+        await self._short_of(resource.RLIMIT_AS, _address_space, only_runner=True)
+
+    async def _short_of(self, what: int, limit: Callable[[int], int], *, only_runner: bool = False) -> None:
+        runners = self.agent.found("process_started", service="node-runner")
+        pids = [_number(runners[-1]["pid"])]
+        if not only_runner:
+            pids += [service.process.pid for service in (self.machine, self.scheduler, self.agent)]
+        before = {pid: _limited(pid, what, limit(pid)) for pid in pids}
+        if what == resource.RLIMIT_NOFILE:
+            self.proxy.cut()
+        await asyncio.sleep(SHORT_SECONDS)
+        for pid, was in before.items():
+            with suppress(ProcessLookupError):  # it has died of it
+                resource.prlimit(pid, what, was)
+
     async def cut_connections(self) -> None:
         """All of them, clients' too, are reset."""
         self.proxy.cut()
@@ -173,10 +203,26 @@ class Site:
         return f"waits for {self.client.waiting_for!r}; last warnings {warnings[-10:]}"
 
 
-async def _kill(pid: object) -> bool:
+def _number(pid: object) -> int:
     assert isinstance(pid, int)
+    return pid
+
+
+def _limited(pid: int, what: int, soft: int) -> tuple[int, int]:
+    """Give a process this limit; returns what it had."""
+    was = resource.prlimit(pid, what)
+    resource.prlimit(pid, what, (soft, was[1]))
+    return was
+
+
+def _address_space(pid: int) -> int:
+    """How many bytes a process has."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+async def _kill(pid: object) -> bool:
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(_number(pid), signal.SIGKILL)
     except ProcessLookupError:
         return False
     return True
@@ -296,6 +342,9 @@ FAULTS: dict[str, Fault] = {
     "kill machine": Site.kill_machine,
     "kill scheduler": Site.kill_scheduler,
     "kill all": Site.kill_all,
+    "no descriptors": Site.no_descriptors,
+    "no room": Site.no_room,
+    "no memory": Site.no_memory,
 }
 
 
@@ -309,7 +358,10 @@ FAULTS: dict[str, Fault] = {
         "kill all",
         *(
             pytest.param(name, marks=pytest.mark.long)
-            for name in ("cut", "restart broker", "kill runner", "kill machine")
+            for name in (
+                *("cut", "restart broker", "kill runner", "kill machine"),
+                *("no descriptors", "no room", "no memory"),
+            )
         ),
     ],
 )
