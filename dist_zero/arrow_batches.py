@@ -214,43 +214,88 @@ def table_of(row_type: RowType, batches: Sequence[Batch]) -> pa.Table:
     return pa.Table.from_batches(chunks, schema=schema).combine_chunks()
 
 
+_Key = tuple[pa.Array, bool]
+"""Values to order rows by, and whether they descend."""
+
+
 def sorted_table(
     row_type: RowType, batches: Sequence[Batch], order: Sequence[tuple[int, bool]], sign: int = 1
 ) -> pa.Table:
     """The rows whose weights have this sign, each as often as its weight says, in the order of a view: by the places in
     `order`, of which those with true descend, then by all columns; null last, NaN behind all numbers."""
+    return sorted_tables(row_type, batches, order, (sign,))[0]
+
+
+def sorted_tables(
+    row_type: RowType, batches: Sequence[Batch], order: Sequence[tuple[int, bool]], signs: Sequence[int]
+) -> list[pa.Table]:
+    """The same for several signs."""
     if not batches or not row_type.types:
-        return table_of(row_type, batches)
+        return [table_of(row_type, batches) for _ in signs]
     blob = Batch.concat(row_type.types, batches).whole_blob()
-    places = _sorted_places(row_type, blob, order)
-    if blob.weights or sign < 0:
-        weights = pc.multiply(_numbers(pa.int64(), blob.weights or _ONE * blob.row_count), sign).take(places)
-        told = pc.greater(weights, 0)
-        places, weights = places.filter(told), weights.filter(told)
-        if len(places) and pc.max(weights).as_py() > 1:
-            ends = pc.cumulative_sum_checked(weights)
-            places = pc.run_end_decode(pa.RunEndEncodedArray.from_arrays(ends, places))
-    return table_of(row_type, [Batch.of_blob(row_type.types, blob)]).take(places)
+    rows = table_of(row_type, [Batch.of_blob(row_type.types, blob)])
+    keys = _keys(row_type, blob, order)
+    weights = _numbers(pa.int64(), blob.weights) if blob.weights else None
+    return [_sorted(*_told(rows, keys, weights, sign)) for sign in signs]
 
 
-def _sorted_places(row_type: RowType, blob: BatchBlob, order: Sequence[tuple[int, bool]]) -> pa.Array:
+def _told(
+    rows: pa.Table, keys: list[_Key], weights: pa.Array | None, sign: int
+) -> tuple[pa.Table, list[_Key], pa.Array | None]:
+    """The rows of one sign with their keys, and how often each is there; None: once."""
+    if weights is None and sign > 0:
+        return rows, keys, None
+    if weights is None:
+        return rows.slice(0, 0), [(array.slice(0, 0), descends) for array, descends in keys], None
+    told = pc.greater(weights, 0) if sign > 0 else pc.less(weights, 0)
+    keys = [(array.filter(told), descends) for array, descends in keys]
+    return rows.filter(told), keys, pc.abs(weights.filter(told))
+
+
+def _sorted(rows: pa.Table, keys: list[_Key], counts: pa.Array | None) -> pa.Table:
+    places = None if _is_in_order(keys) else _places_by(keys)
+    if counts is not None and len(counts) and pc.max(counts).as_py() > 1:
+        places = places if places is not None else pa.array(range(len(counts)), pa.uint64())
+        ends = pc.cumulative_sum_checked(counts.take(places))
+        places = pc.run_end_decode(pa.RunEndEncodedArray.from_arrays(ends, places))
+    return rows if places is None else rows.take(places)
+
+
+def _keys(row_type: RowType, blob: BatchBlob, order: Sequence[tuple[int, bool]]) -> list[_Key]:
+    """What a view's rows are ordered by."""
     named = {place for place, _ in order}
-    every = [*order, *((place, False) for place in range(len(row_type)) if place not in named)]
-    keys: dict[str, pa.Array] = {}
-    directions: list[tuple[str, str]] = []
-
-    def by(array: pa.Array, descending: bool) -> None:
-        name = f"k{len(keys)}"
-        keys[name] = array
-        directions.append((name, "descending" if descending else "ascending"))
-
-    for place, descending in every:
+    keys: list[_Key] = []
+    for place, descending in [
+        *order,
+        *((place, False) for place in range(len(row_type)) if place not in named),
+    ]:
         dtype, column = row_type.types[place], blob.columns[place]
         array = array_of(_COMPARED_AS.get(dtype.kind, dtype), column, blob.row_count)
         if dtype.kind is Kind.FLOAT and descending:  # Arrow has NaN last in both directions
-            by(pc.is_nan(array).cast(pa.uint8()), True)
-        by(array.cast(pa.uint8()) if dtype.kind is Kind.BOOL else array, descending)
-    return pc.sort_indices(pa.table(keys), sort_keys=directions)
+            keys.append((pc.is_nan(array).cast(pa.uint8()), True))
+        keys.append((array.cast(pa.uint8()) if dtype.kind is Kind.BOOL else array, descending))
+    return keys
+
+
+def _places_by(keys: list[_Key]) -> pa.Array:
+    directions = [
+        (f"k{n}", "descending" if descends else "ascending") for n, (_, descends) in enumerate(keys)
+    ]
+    return pc.sort_indices(
+        pa.table({f"k{n}": array for n, (array, _) in enumerate(keys)}), sort_keys=directions
+    )
+
+
+def _is_in_order(keys: list[_Key]) -> bool:
+    """Whether rows are in strict order by their first key, as what an executor says of a view with a key of one column
+    mostly is: looking costs far less than sorting. A null or NaN says no."""
+    array, descends = keys[0]
+    if len(array) < 2:
+        return True
+    if array.null_count:
+        return False
+    compare = pc.greater if descends else pc.less
+    return bool(pc.all(compare(array.slice(0, len(array) - 1), array.slice(1))).as_py())
 
 
 def _arrays(row_type: RowType, blob: BatchBlob) -> list[pa.Array]:

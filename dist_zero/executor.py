@@ -73,10 +73,11 @@ class Executor(Protocol):
         """Run one stage of one epoch.
 
         `writes` (stage 1 only) are the epoch's writes to this node's keys, in any order: they carry transaction and
-        row indices. `arrived` (stages above 1) are pairs (exchange id, batch), from all nodes, in any order. Returns
-        at most one parcel per shard and exchange, in ascending (shard, exchange), none of them empty; what goes to
-        `shard` itself is returned like the rest. `fill` (stage 1 of a plan with gates only) are the slices whose rows
-        the gates let pass in this epoch; those in front of them they have let pass before.
+        row indices. `arrived` (stages above 1) are pairs (exchange id, batch), from all other nodes, in any order.
+        Returns at most one parcel per shard and exchange, in ascending (shard, exchange), none of them empty; what goes
+        to `shard` itself stays in the executor until the next stage of the epoch. `fill` (stage 1 of a plan with gates
+        only) are the slices whose rows the gates let pass in this epoch; those in front of them they have let pass
+        before.
         """
         ...
 

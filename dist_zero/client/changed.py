@@ -84,14 +84,15 @@ class Change:
 
     def to_arrow(self) -> tuple[pyarrow.Table, pyarrow.Table]:
         """The rows that came and those that went, in the view's order, as Arrow tables."""
-        from dist_zero.arrow_batches import sorted_table
+        from dist_zero.arrow_batches import sorted_tables
 
         row_type, order = self._reader.row_type, self._reader.sink.order
         if isinstance(self._rows, ChangedRows):
             batches: Sequence[Batch] = self._rows.batches
         else:
             batches = [Batch.from_zset(row_type.types, dict(self._rows))]
-        return sorted_table(row_type, batches, order), sorted_table(row_type, batches, order, -1)
+        came, went = sorted_tables(row_type, batches, order, (1, -1))
+        return came, went
 
     def _user_rows(self, sign: int) -> list[ViewRow]:
         rows = [row for row, weight in self._rows for _ in range(sign * weight)]

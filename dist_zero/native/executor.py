@@ -92,7 +92,7 @@ class NativeExecutor:
         given = Given()
         head = given.head
         lasts, owns_empty_key = self._map(shards, shard)
-        head.extend((epoch, stage, owns_empty_key, fill.start, fill.stop, len(lasts), *lasts))
+        head.extend((epoch, stage, owns_empty_key, fill.start, fill.stop, len(lasts), *lasts, shard))
         head.append(len(writes))
         for each in writes:
             head.extend((each.dataset, _KINDS[each.kind], len(each.columns), *each.columns))
@@ -104,18 +104,16 @@ class NativeExecutor:
             head.append(self._checked_exchange(number, stage, batch.types))
             given.batch(batch)
         self._stepped = True
-        return self._step(
-            epoch, stage, Said(self._node.ask(self._library.step, *given.arguments())), len(lasts)
-        )
+        others = [each for each in range(len(lasts)) if each != shard]
+        return self._step(epoch, stage, Said(self._node.ask(self._library.step, *given.arguments())), others)
 
-    def _step(self, epoch: int, stage: int, said: Said, shards: int) -> list[Parcel]:
+    def _step(self, epoch: int, stage: int, said: Said, others: list[int]) -> list[Parcel]:
         """What a step has said: parcels, what missed, what is left out."""
         parcels: list[Parcel] = []
         for _ in range(said.word()):
             shard, number = said.word(), said.word()
             batch = said.batch(self._exchanges[number].row_type.types)
-            to = range(shards) if shard < 0 else (shard,)
-            parcels += [Parcel(each, number, batch) for each in to]
+            parcels += [Parcel(each, number, batch) for each in (others if shard < 0 else (shard,))]
         parcels.sort(key=lambda parcel: (parcel.shard, parcel.exchange))
         for source in self._sources:
             missed = said.word()

@@ -200,6 +200,9 @@ def _stage(text: PlanText, operators: list[OperatorText], stage: int) -> str:
         target = text.plan.operators[edge.target]
         if edge.waits and edge.stage == stage and not isinstance(target, plans.Sink):
             lines += _take_waiting(text, edge)
+    for operator in text.plan.operators:
+        if operator.stage == stage and isinstance(operator, plans.Exchange):
+            lines += _take_own(text, operator)
     runs = [o for o in text.plan.operators if o.stage == stage and not isinstance(o, plans.Exchange)]
     sends = [o for o in text.plan.operators if o.stage == stage + 1 and isinstance(o, plans.Exchange)]
     for operator in runs:
@@ -207,6 +210,8 @@ def _stage(text: PlanText, operators: list[OperatorText], stage: int) -> str:
     lines.append("uint32_t parcels = 0;")
     for operator in sends:
         lines += operators[operator.id].run
+        shape = text.row(operator).shape
+        lines.append(f"dz_wait(base, &n->op{operator.id}_routing.own, &{shape}, epoch);")
     for edge in text.edges:
         if edge.waits and text.plan.operators[edge.source].stage == stage:
             shape = text.row(text.plan.operators[edge.source]).shape
@@ -229,6 +234,20 @@ def _take_waiting(text: PlanText, edge: Edge) -> list[str]:
     ]
 
 
+def _take_own(text: PlanText, exchange: plans.Exchange) -> list[str]:
+    """What an exchange has kept in the stage before for this shard."""
+    shape, own = text.row(exchange).shape, f"&n->op{exchange.id}_routing.own"
+    return [
+        "{",
+        f"    dz_delta waited = dz_take_waiting({own}, epoch);",
+        "    for (uint32_t at = 0; at < waited.count; at++)",
+        f"        op{exchange.id}_emit(base, dz_delta_row(&waited, &{shape}, at),",
+        f"            dz_delta_weight(&waited, &{shape}, at));",
+        f"    dz_waited(base, {own}, &waited, &{shape});",
+        "}",
+    ]
+
+
 def _step(text: PlanText) -> str:
     plan = text.plan
     sources = [o for o in plan.operators if isinstance(o, plans.Source)]
@@ -239,6 +258,7 @@ def _step(text: PlanText) -> str:
         "n->fill_stop = dz_read(reader);",
         "n->shards.count = (uint32_t)dz_read(reader);",
         "n->shards.lasts = (const uint64_t *)dz_read_words(reader, n->shards.count);",
+        "n->shards.own = (uint32_t)dz_read(reader);",
         *[f"n->op{o.id}_source.missed = 0;" for o in sources],
         "for (int64_t left = dz_read(reader); left > 0; left--) {",
         "    int64_t dataset = dz_read(reader);",

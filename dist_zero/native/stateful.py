@@ -62,37 +62,34 @@ def exchange_text(text: PlanText, operator: plans.Exchange) -> OperatorText:
     """Sends rows to the shards that own the hashes of their keys, or to all of them."""
     name, row = f"op{operator.id}", text.row(operator)
     out = OperatorText(
-        members=[f"dz_delta {name}_input;", f"dz_routing {name}_routing;"],
-        inputs={0: [f"dz_delta_add(base, &n->{name}_input, &{row.shape}, row, weight);"]},
-        free=[
-            f"dz_delta_free(base, &n->{name}_input, &{row.shape});",
-            f"dz_routing_free(base, &n->{name}_routing);",
-        ],
+        members=[f"dz_routing {name}_routing;"],
+        inputs={0: [f"dz_delta_add(base, &n->{name}_routing.own.now, &{row.shape}, row, weight);"]},
+        free=[f"dz_routing_free(base, &n->{name}_routing, &{row.shape});"],
     )
-    arguments = f"base, &n->{name}_routing, &{row.shape}, &n->{name}_input"
+    arguments = f"base, &n->{name}_routing, &{row.shape}, &n->shards, {operator.id}, &n->out"
+    has_rows = f"n->{name}_routing.own.now.count"
     if operator.broadcast:
-        run = f"dz_broadcast_run({arguments}, {operator.id}, &n->out)"
-    else:
-        _key_hash(text, operator, out)
-        run = f"dz_exchange_run({arguments}, &n->shards, {operator.id}, &n->out, {name}_key_hash)"
-    out.run = [f"if (n->{name}_input.count) parcels += {run};"]
+        out.run = [f"if ({has_rows}) parcels += dz_broadcast_run({arguments});"]
+        return out
+    fails = any(map(may_fail, operator.key))
+    _key_hash(text, operator, out, fails)
+    # Where everything is on one shard, nobody needs a hash; but who fails is left out.
+    needed = has_rows if fails else f"n->shards.count > 1 && {has_rows}"
+    out.run = [f"if ({needed}) parcels += dz_exchange_run({arguments}, {name}_key_hash);"]
     return out
 
 
-def _key_hash(text: PlanText, operator: plans.Exchange, out: OperatorText) -> None:
+def _key_hash(text: PlanText, operator: plans.Exchange, out: OperatorText, fails: bool) -> None:
     """The function that says the hash of a row's key."""
     name, source = f"op{operator.id}", text.input(operator)
     key = text.tuple(f"{name}_key", [scalar.dtype for scalar in operator.key])
     text.scalars(f"{name}_key", operator.key, source, key)
-    fails = any(map(may_fail, operator.key))
     lines = ["(void)weight;", words(key, "key")]
     if fails:
         report = text.report(LeftOut(operator.id, "row"), source)
         lines = ["node *n = (node *)base;", *lines, f"if (DZ_UNLIKELY({name}_key(base, row, key))) {{"]
         lines += [f"    {report}", "    return false;", "}"]
     else:
-        # Where everything is on one shard, nobody needs a hash.
-        lines.append("if (((node *)base)->shards.count == 1) return (*hash = 0, true);")
         lines.append(f"{name}_key(base, row, key);")
     lines += [f"*hash = dz_key_hash(&{key.shape}, key);", "return true;"]
     head = f"static bool {name}_key_hash(dz_base *base, const uint64_t *row, int64_t weight, uint64_t *hash)"

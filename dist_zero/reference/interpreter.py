@@ -135,7 +135,7 @@ class Interpreter:
                 raise
         if stage == 1:
             self._waiting_missed[epoch] = {n: source.missed_count for n, source in self._sources.items()}
-        parcels = self._send(epoch, stage, deltas, shards)
+        parcels = self._send(epoch, stage, deltas, shards, shard)
         waiting = {n: delta for n, delta in deltas.items() if delta and self._last_use[n] > stage}
         if waiting:
             self._waiting[epoch] = waiting
@@ -267,14 +267,17 @@ class Interpreter:
             waiting[operator.id] = Failures(self._places.get(operator.id, ()))
         return waiting[operator.id]
 
-    def _send(self, epoch: int, stage: int, deltas: dict[int, Delta], shards: ShardMap) -> list[Parcel]:
-        """What the exchanges into the next stage send, in ascending (shard, exchange)."""
+    def _send(
+        self, epoch: int, stage: int, deltas: dict[int, Delta], shards: ShardMap, shard: int
+    ) -> list[Parcel]:
+        """What the exchanges into the next stage send, in ascending (shard, exchange); what stays here waits there."""
         parcels = []
         for operator in self._by_stage[stage + 1] if stage < self.plan.stages else ():
             delta = deltas.get(operator.inputs[0]) if isinstance(operator, plans.Exchange) else None
             if delta:
                 routed = self._exchanges[operator.id].route(delta, self._failures(epoch, operator), shards)
                 types = operator.row_type.types
+                deltas[operator.id] = list(routed.pop(shard, {}).items())
                 parcels += [Parcel(to, operator.id, sorted_batch(types, rows)) for to, rows in routed.items()]
         return sorted(parcels, key=lambda parcel: (parcel.shard, parcel.exchange))
 

@@ -133,7 +133,12 @@ def drawn_rhythm(rng: random.Random, largest_bytes: int) -> SequencerOptions:
     usual = SequencerOptions(save_interval_seconds=interval)
     if not is_tight:
         return usual
-    return replace(usual, record_bytes=largest_bytes, behind_bytes=TIGHT_TRANSACTIONS * largest_bytes)
+    return replace(
+        usual,
+        record_bytes=largest_bytes,
+        record_bytes_max=largest_bytes,
+        behind_bytes=TIGHT_TRANSACTIONS * largest_bytes,
+    )
 
 
 def _is_full(name: str, data: bytes) -> bool:

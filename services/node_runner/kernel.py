@@ -348,7 +348,7 @@ class NodeKernel:
                 e, stage, f"the executor failed{where}: {type(error).__name__}: {error}", writes, effects
             )
             return
-        size = _too_large([p.batch for p in parcels if p.shard != self._shard] + list(changes.values()))
+        size = _too_large([p.batch for p in parcels] + list(changes.values()))
         if size:
             reason = f"a row of {size:,} bytes cannot be sent; at most {TRANSACTION_BYTES_MAX:,} can. It came of the"
             self._stand_still(e, stage, f"{reason} program's expressions, from smaller ones", writes, effects)
@@ -357,11 +357,14 @@ class NodeKernel:
         if stage == 1 and epoch.hand_out.save:
             self._save_at = e
         if stage < self._plan.stages:
-            by_target: dict[int, list[tuple[int, Batch]]] = {target: [] for target in range(self._shards)}
+            others = [target for target in range(self._shards) if target != self._shard]
+            by_target: dict[int, list[tuple[int, Batch]]] = {target: [] for target in others}
             for parcel in parcels:
                 by_target[parcel.shard].append((parcel.exchange, parcel.batch))
+            self._take_rows(epoch, RowsEvent(e, stage + 1, self._shard, 0, 1, (), 0), effects)
             for target, batches in by_target.items():
-                self._send(target, e, stage + 1, tuple(batches), epoch, effects)
+                self._sent.setdefault((e, stage + 1), {})[target] = tuple(batches)
+                effects.append(SendRows(target, e, stage + 1, tuple(batches)))
         else:
             self._finish(e, changes, saved, effects)
 
@@ -372,21 +375,6 @@ class NodeKernel:
         everything = hand_out.everything or not self._was_saved
         self._was_saved = True
         return SaveState(hand_out.epoch, everything, self._executor.freeze(everything))
-
-    def _send(
-        self,
-        target: int,
-        e: int,
-        stage: int,
-        batches: Batches,
-        epoch: _EpochInput,
-        effects: list[NodeEffect],
-    ) -> None:
-        if target == self._shard:
-            self._take_rows(epoch, RowsEvent(e, stage, self._shard, 0, 1, batches, 0), effects)
-        else:
-            self._sent.setdefault((e, stage), {})[target] = batches
-            effects.append(SendRows(target, e, stage, batches))
 
     def _finish(
         self, e: int, changes: dict[int, Batch], saved: SaveState | None, effects: list[NodeEffect]

@@ -13,7 +13,7 @@ follow the rules of this file:
   nodes of that generation begin; a copy of the base under the new generation is written next (`epoch_log.py` says why).
   The log behind the base is handed out to whoever begins there.
 - At most one record is being created at any time; what comes in meanwhile waits, so epochs grow with the load and with
-  the latency of the store by themselves.
+  the latency of the store by themselves. They also grow where the nodes are behind (`pace.py`).
 
 Every transaction is checked against the row types when it arrives (`sessions.py`), before anything is recorded of it.
 Hand-out is separate from recording: records may run ahead of it by some bytes, and it stays within a window of
@@ -73,6 +73,7 @@ from dist_zero_common.protocol.stored import (
     place_in_log,
 )
 from services.node_runner.filling import Filling, slices_at_once
+from services.node_runner.pace import Pace
 from services.node_runner.patience import Patience
 from services.node_runner.saving import Saving
 from services.node_runner.sequencer_events import (
@@ -169,12 +170,13 @@ class Sequencer:
         self._kept: dict[int, HandOutEpoch] = {}
         """What was handed out behind the base, by epoch: it may have to be sent again."""
         self._patience = Patience()
+        self._pace = Pace(options.record_bytes, options.record_bytes_max)
         self._ahead_bytes = 0
         self._kept_bytes = 0
         self._last_saved_at = 0.0
         self._last_active_at = 0.0
         self._last_was_save = False
-        self._waking = False
+        self._wakes_at: float | None = None
         self._ending = False
         self._ends = 0
         self._ended_at: float | None = None
@@ -240,7 +242,7 @@ class Sequencer:
             case FromClient():
                 self._on_client(event.message, event.token, now, effects)
             case ShardFinished():
-                self._on_finished(event, effects)
+                self._on_finished(event, now, effects)
             case ShardSaved():
                 self._saving.on_saved(event)
             case ShardBegun():
@@ -258,9 +260,9 @@ class Sequencer:
             case Look():
                 self._look(now, effects)
             case Tick():
-                self._waking = False
+                self._wakes_at = None
         if not self.deposed:
-            self._hand_out(effects)
+            self._hand_out(now, effects)
             self._propose(now, effects)
             self._write_base(effects)
         return effects
@@ -347,6 +349,10 @@ class Sequencer:
             return
         due = now.monotonic - self._last_saved_at >= self._options.save_interval_seconds
         turns = self._ending is not bool(self._ends)  # to its end, or away from it
+        rest = self._pace.rest(self._sessions.waiting_bytes, now.monotonic)
+        if rest > 0 and not turns:
+            self._wake_after(rest, now, effects)
+            return
         record = self._record(now, save=due or self._saving.has_enough or (turns and self._ending))
         idle = not _says_something(record) and not turns and record.filled == self._filling.filled
         if not idle:
@@ -356,15 +362,21 @@ class Sequencer:
         else:
             rest = self._last_active_at + self._options.save_interval_seconds - now.monotonic
             if rest > 0:
-                if not self._waking:
-                    self._waking = True
-                    effects.append(WakeAfter(rest))
+                self._wake_after(rest, now, effects)
                 return
             record = self._record(now, save=True)
         if record.save:
             self._last_saved_at = now.monotonic
         self._creating = True
+        self._pace.on_proposed()
         effects.append(Append(record))
+
+    def _wake_after(self, seconds: float, now: Now, effects: list[SequencerEffect]) -> None:
+        """See that a `Tick` comes by then."""
+        at = now.monotonic + seconds
+        if self._wakes_at is None or at < self._wakes_at:
+            self._wakes_at = at
+            effects.append(WakeAfter(seconds))
 
     def _record(self, now: Now, save: bool) -> LogRecord:
         epoch = self.epoch + 1
@@ -388,7 +400,7 @@ class Sequencer:
             filled=self._filling.next(self.finished) if self._based else self._filling.filled,
             expired=tuple(self._sessions.expired(time_us)),
             opens=self._sessions.wanted_opens(),
-            transactions=tuple(self._sessions.next_transactions()),
+            transactions=tuple(self._sessions.next_transactions(self._pace.record_bytes)),
             snapshots=tuple(self._snapshots),
             subscriptions=subscriptions,
             unsubscriptions=tuple(self._unsubscribes),
@@ -455,6 +467,7 @@ class Sequencer:
         fill = self._filling.take(record)
         size = sum(len(t.payload) for t in record.transactions)
         self._saving.on_record(record, size)
+        self._pace.on_record(record.epoch, size)
         if record.save:
             subscriptions = tuple(self._subscriptions.values())
             self._saving.freeze(record, self._sessions.as_of_now(), subscriptions, self._filling.filled)
@@ -485,7 +498,7 @@ class Sequencer:
 
     # -- hand-out ----------------------------------------------------------------------------------------------
 
-    def _hand_out(self, effects: list[SequencerEffect]) -> None:
+    def _hand_out(self, now: Now, effects: list[SequencerEffect]) -> None:
         """Give the next epochs to the nodes, as far as the window goes; never before fence and base are there."""
         if not self.fenced or not self._based:
             return
@@ -510,6 +523,7 @@ class Sequencer:
             )
             self._kept[self._handed_out] = epoch
             self._kept_bytes += ready.size_bytes
+            self._pace.on_handed_out(record.epoch, ready.size_bytes, now.monotonic)
             effects.append(epoch)
 
     def _route(self, ready: _HandOut) -> tuple[tuple[Writes, ...], ...]:
@@ -563,9 +577,10 @@ class Sequencer:
         elif now.monotonic - self._ended_at >= self._options.ended_seconds:
             self._ending, self._ended_at = False, None
 
-    def _on_finished(self, event: ShardFinished, effects: list[SequencerEffect]) -> None:
+    def _on_finished(self, event: ShardFinished, now: Now, effects: list[SequencerEffect]) -> None:
         self._shard_finished[event.shard] = max(self._shard_finished[event.shard], event.epoch)
         self._count_finished()
+        self._pace.on_finished(self.finished, now.monotonic)
         self._answer_awaiting(effects)
 
     def _count_finished(self) -> None:

@@ -25,7 +25,9 @@ class SequencerOptions:
     unless the name says otherwise."""
 
     record_bytes: int = 4 * 2**20
-    """A record takes what waits up to about this much; one transaction larger than that goes alone."""
+    """A record takes what waits up to about this much at first; one transaction larger than that goes alone."""
+    record_bytes_max: int = 32 * 2**20
+    """As much where the nodes are fast (`pace.py`)."""
     window_epochs: int = 8
     """No hand-out while this many handed-out epochs are unfinished."""
     ahead_bytes: int = 64 * 2**20

@@ -60,6 +60,8 @@ class _Pending:
     writes: tuple[Writes, ...]
     reply_to: str
     tokens: list[Token]
+    size: int
+    """Its bytes when it is handed out."""
 
 
 @dataclass(slots=True)
@@ -91,7 +93,7 @@ class Sessions:
         self._by_client: dict[str, _Session] = {}
         self._opens: dict[_Asker, tuple[OpenSession, list[Token]]] = {}
         self._opened: dict[_Asker, SessionOpened] = {}
-        self._pending_bytes = 0
+        self._pending_bytes = self._waiting_bytes = 0
         for each in known:
             self._restore(each)
 
@@ -192,9 +194,11 @@ class Sessions:
             if self._plan.datasets[each.dataset].dropped:
                 name = self._plan.datasets[each.dataset].name
                 return _refused(message, f"a change of the program has dropped dataset {name!r}")
-        session.pending[number] = _Pending(message.payload, writes, message.reply_to, [token])
+        size = hand_out_size(len(message.payload), sum(len(each.batch) for each in writes))
+        session.pending[number] = _Pending(message.payload, writes, message.reply_to, [token], size)
         self._writing[session.id] = session
         self._pending_bytes += len(message.payload)
+        self._waiting_bytes += size
         return _gap(session, number)
 
     # -- for the next record -----------------------------------------------------------------------------------
@@ -213,15 +217,20 @@ class Sessions:
             ):  # what waits for a number that never came goes, too
                 yield session.id
 
-    def next_transactions(self) -> Iterator[RecordedTransaction]:
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the transactions that wait, as they are handed out."""
+        return self._waiting_bytes
+
+    def next_transactions(self, record_bytes: int) -> Iterator[RecordedTransaction]:
         """What waits and follows without a gap, up to the size of a record."""
         size = 0
         for session in self._writing.values():
             number = session.committed + 1
             while (pending := session.pending.get(number)) is not None:
-                own = hand_out_size(len(pending.payload), sum(len(each.batch) for each in pending.writes))
+                own = pending.size
                 size += own
-                if size > self._options.record_bytes and size > own:
+                if size > record_bytes and size > own:
                     return
                 yield RecordedTransaction(session.id, number, pending.payload)
                 number += 1
@@ -247,6 +256,7 @@ class Sessions:
         if not session.pending:
             del self._writing[session.id]
         self._pending_bytes -= len(pending.payload)
+        self._waiting_bytes -= pending.size
         same = pending.payload == transaction.payload
         answer = (
             Committed(session.id, transaction.number, record.epoch)
@@ -287,6 +297,7 @@ class Sessions:
         self._writing.pop(session.id, None)
         for pending in session.pending.values():
             self._pending_bytes -= len(pending.payload)
+            self._waiting_bytes -= pending.size
             answer = Answer(pending.reply_to, SessionUnknown(session.id, reason))
             effects += (answer, SettleMessages(tuple(pending.tokens)))
 

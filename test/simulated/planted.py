@@ -155,13 +155,13 @@ def done_counts_across_generations(patch: Patch) -> None:
 
 def sent_rows_are_forgotten(patch: Patch) -> None:
     """A node does not keep what it sent, for those to whom it did not come."""
-    original = NodeKernel._send
+    original = NodeKernel._run
 
-    def send(self: NodeKernel, *arguments: Any) -> None:
+    def run(self: NodeKernel, *arguments: Any) -> None:
         original(self, *arguments)
         self._sent.clear()
 
-    patch.setattr(NodeKernel, "_send", send)
+    patch.setattr(NodeKernel, "_run", run)
 
 
 def a_get_does_not_wait(patch: Patch) -> None:

@@ -55,7 +55,7 @@ def test_oracle_views_and_log_are_right_while_machines_come_and_go(seed: int) ->
     """I1 and I2 at every epoch that a watcher saw, and it saw every one, once; the nodes did move."""
     profile = ("calm", "faithful", "hostile")[seed % 3]
     world = SimWorld(3_200 + seed, profile)
-    options = SequencerOptions(record_bytes=(600, 2**20)[seed % 2])
+    options = SequencerOptions(record_bytes=(600, 2**20)[seed % 2], record_bytes_max=(600, 2**25)[seed % 2])
     run = BusyRun(
         stages=1 + seed % 3, nodes=2 + seed % 4, machines=1 + seed % 2, transactions=60, options=options
     )

@@ -62,7 +62,11 @@ def test_views_and_log_are_right_at_every_epoch(stages: int, nodes: int, machine
 def test_views_and_log_are_right_in_long_searches(seed: int) -> None:
     """The same, over many seeds and bad weathers."""
     stages, nodes, machines = CASES[seed % len(CASES)]
-    options = SequencerOptions(record_bytes=(600, 2**20)[seed % 2], window_epochs=1 + seed % 5)
+    options = SequencerOptions(
+        record_bytes=(600, 2**20)[seed % 2],
+        record_bytes_max=(600, 2**25)[seed % 2],
+        window_epochs=1 + seed % 5,
+    )
     run = BusyRun(stages, nodes, machines, transactions=90, options=options)
     run.run(SimWorld(1_000 + seed, "hostile" if seed % 3 else "faithful")).check()
 

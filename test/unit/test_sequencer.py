@@ -35,6 +35,7 @@ from dist_zero_common.protocol.stored import (
     BaseId,
     LogRecord,
 )
+from services.node_runner.pace import LINGER_SECONDS
 from services.node_runner.sequencer import Sequencer
 from services.node_runner.sequencer_events import (
     DAY_US,
@@ -405,11 +406,42 @@ def test_hand_out_stays_within_the_window() -> None:
     session = driver.open().session
     for number in range(1, 8):
         driver.client(Transaction(session, number, payload((1, number)), "me"))
+        driver.seconds += LINGER_SECONDS
+        driver.event(Tick())
         driver.write()
     assert len(driver.answers(Committed)) == 7
     assert [h.record.epoch for h in driver.handed_out()] == [1, 2, 3]
     driver.event(ShardFinished(0, 2))
     assert [h.record.epoch for h in driver.handed_out()] == [1, 2, 3, 4, 5]
+
+
+def test_behind_busy_nodes_what_waits_becomes_one_record() -> None:
+    """With two epochs of writes unfinished, transactions wait together: for one of the two, for a tick that was asked
+    for, or until they fill a record; a lone one waits for nothing."""
+    driver = ready(options=SequencerOptions(record_bytes=1_000))
+    session = driver.open().session
+    numbers = iter(range(1, 1_000))
+
+    def send(count: int) -> None:
+        for _, number in zip(range(count), numbers, strict=False):
+            driver.client(Transaction(session, number, payload((1, number)), "me"))
+
+    for _ in range(2):
+        send(1)
+        assert len(driver.write().transactions) == 1
+    driver.effects.clear()
+    send(2)
+    assert driver.proposed() is None
+    assert [round(e.seconds, 6) for e in driver.effects if isinstance(e, WakeAfter)] == [LINGER_SECONDS]
+    driver.event(ShardFinished(0, driver.sequencer.epoch - 1))
+    assert len(driver.write().transactions) == 2, "one of the two was finished"
+    send(2)
+    assert driver.proposed() is None
+    driver.seconds += LINGER_SECONDS
+    driver.event(Tick())
+    assert len(driver.write().transactions) == 2, "they have waited long enough"
+    send(20)
+    assert len(driver.write().transactions) > 2, "a record is full"
 
 
 def test_clients_are_told_to_wait_when_too_much_is_pending() -> None:

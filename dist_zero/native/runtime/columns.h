@@ -206,8 +206,9 @@ static void dz_sort_by_merging(const dz_shape *shape, dz_sorted *rows, dz_sorted
     memcpy(rows + place, room + left, (half - left) * sizeof *rows);
 }
 
-/* Sorts by `key`, one digit of eleven bits after the other, except those that are the same everywhere. */
-static void dz_sort_by_digits(dz_sorted *rows, dz_sorted *room, uint32_t count)
+/* Sorts by `key`, one digit of eleven bits after the other, except those that are the same everywhere. Returns whether
+   there was anything to do. */
+static bool dz_sort_by_digits(dz_sorted *rows, dz_sorted *room, uint32_t count)
 {
     enum { BITS = 11, DIGITS = 6, SIZE = 1 << BITS };
     uint64_t all_and = ~(uint64_t)0, all_or = 0;
@@ -217,7 +218,7 @@ static void dz_sort_by_digits(dz_sorted *rows, dz_sorted *room, uint32_t count)
         all_or |= rows[at].key;
         in_order &= at == 0 || rows[at - 1].key <= rows[at].key;
     }
-    if (in_order) return;
+    if (in_order) return false;
     uint64_t differs = all_and ^ all_or;
     dz_sorted *from = rows, *to = room;
     for (uint32_t digit = 0; digit < DIGITS; digit++) {
@@ -235,10 +236,24 @@ static void dz_sort_by_digits(dz_sorted *rows, dz_sorted *room, uint32_t count)
         to = swapped;
     }
     if (from != rows) memcpy(rows, from, count * sizeof *rows);
+    return true;
 }
 
-/* Sorts rows without nulls that are equal in front of this column. */
-static void dz_sort_plain(const dz_shape *shape, dz_sorted *rows, dz_sorted *room, uint32_t count, uint32_t column)
+/* Copies the items of rows to one place, in their order: what looks at them next goes through memory from the front to
+   the back, in place of jumping. */
+static void dz_gather(const dz_shape *shape, dz_sorted *rows, uint32_t count, uint64_t *items)
+{
+    size_t words = shape->words + 1;
+    for (uint32_t at = 0; at < count; at++, items += words) {
+        if (at + DZ_AHEAD < count) __builtin_prefetch(rows[at + DZ_AHEAD].row);
+        memcpy(items, rows[at].row, words * sizeof *items);
+        rows[at].row = items;
+    }
+}
+
+/* Sorts rows without nulls that are equal in front of this column. `items`: room for them all, or NULL. */
+static void dz_sort_plain(const dz_shape *shape, dz_sorted *rows, dz_sorted *room, uint32_t count, uint32_t column,
+                          uint64_t *items)
 {
     if (column >= shape->columns || count < 2) return;
     if (count <= DZ_FEW_ROWS) {
@@ -248,21 +263,21 @@ static void dz_sort_plain(const dz_shape *shape, dz_sorted *rows, dz_sorted *roo
     uint8_t kind = shape->kinds[column];
     uint32_t word = shape->null_words + column;
     for (uint32_t at = 0; at < count; at++) rows[at].key = dz_order_word(kind, rows[at].row[word]);
-    dz_sort_by_digits(rows, room, count);
+    if (dz_sort_by_digits(rows, room, count) && items) dz_gather(shape, rows, count, items);
     for (uint32_t start = 0, end; start < count; start = end) {
         bool same = true; /* not only what they sort by, but the values */
         for (end = start + 1; end < count && rows[end].key == rows[start].key; end++)
             same &= rows[end].row[word] == rows[start].row[word];
         if (end - start < 2) continue;
         if (same)
-            dz_sort_plain(shape, rows + start, room, end - start, column + 1);
+            dz_sort_plain(shape, rows + start, room, end - start, column + 1, NULL);
         else
             dz_sort_by_merging(shape, rows + start, room, end - start, column);
     }
 }
 
-/* Puts rows in canonical order, with room for as many beside. */
-static void dz_sort(const dz_shape *shape, dz_sorted *rows, dz_sorted *room, uint32_t count)
+/* Puts rows in canonical order, with room for as many beside. `items`: room for what they point to, or NULL. */
+static void dz_sort(const dz_shape *shape, dz_sorted *rows, dz_sorted *room, uint32_t count, uint64_t *items)
 {
     uint32_t plain = 0, behind = 0;
     for (uint32_t at = 0; at < count; at++) {
@@ -272,14 +287,19 @@ static void dz_sort(const dz_shape *shape, dz_sorted *rows, dz_sorted *room, uin
             rows[plain++] = rows[at];
     }
     if (behind) memcpy(rows + plain, room, behind * sizeof *rows);
-    dz_sort_plain(shape, rows, room, plain, 0);
+    dz_sort_plain(shape, rows, room, plain, 0, items);
     if (behind) dz_sort_by_merging(shape, rows + plain, room, behind, 0);
 }
 
-/* Items of a delta in canonical order. */
+#define DZ_MANY_ROWS 4096u
+#define DZ_MANY_WORDS 16u
+
+/* Items of a delta in canonical order. Where there are many and they are not too large, they are copied to `items`. */
 typedef struct {
     dz_sorted *rows;
     uint32_t count, capacity;
+    uint64_t *items;
+    size_t room; /* in words */
 } dz_order;
 
 /* Makes room for so many rows, and for as many beside. */
@@ -297,14 +317,29 @@ static void dz_order_reserve(dz_base *base, dz_order *order, uint32_t count)
 static void dz_order_free(dz_base *base, dz_order *order)
 {
     dz_free_memory(base, order->rows, order->capacity * 2 * sizeof *order->rows);
+    dz_free_memory(base, order->items, order->room * sizeof *order->items);
     *order = (dz_order){0};
+}
+
+/* Room for the items themselves; NULL where they stay where they are. */
+static uint64_t *dz_order_items(dz_base *base, dz_order *order, const dz_shape *shape, uint32_t count)
+{
+    if (count < DZ_MANY_ROWS || shape->words >= DZ_MANY_WORDS) return NULL;
+    size_t needed = (size_t)count * (shape->words + 1);
+    if (needed > order->room) {
+        uint64_t *items = dz_alloc(base, needed * sizeof *items);
+        dz_free_memory(base, order->items, order->room * sizeof *items);
+        order->items = items;
+        order->room = needed;
+    }
+    return order->items;
 }
 
 /* Sorts what is in `order`, adds up the weights of equal rows, and leaves out what cancels. */
 static void dz_order_settle(dz_base *base, dz_order *order, const dz_shape *shape)
 {
     uint32_t count = order->count, left = 0;
-    dz_sort(shape, order->rows, order->rows + order->capacity, count);
+    dz_sort(shape, order->rows, order->rows + order->capacity, count, dz_order_items(base, order, shape, count));
     for (uint32_t start = 0, end; start < count; start = end) {
         uint64_t *item = (uint64_t *)order->rows[start].row;
         int64_t weight = (int64_t)item[shape->words];
@@ -316,7 +351,7 @@ static void dz_order_settle(dz_base *base, dz_order *order, const dz_shape *shap
     order->count = left;
 }
 
-/* The rows of a delta in canonical order, each once; the weights in the delta are changed. */
+/* The rows of a delta in canonical order, each once; the weights in the delta may be changed. */
 static void dz_order_delta(dz_base *base, dz_order *order, const dz_delta *delta, const dz_shape *shape)
 {
     dz_order_reserve(base, order, delta->count);

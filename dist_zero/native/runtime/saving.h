@@ -123,7 +123,7 @@ static bool dz_merging_sort(dz_base *base, dz_merging *merging, const dz_shape *
     if (!merging->sorted) dz_merging_begin(base, merging, shape);
     if (merging->sorted_count < merging->rows.count) {
         uint32_t end = dz_piece_end(merging, merging->sorted_count / DZ_PIECE_ROWS);
-        dz_sort(shape, merging->sorted + merging->sorted_count, merging->room, end - merging->sorted_count);
+        dz_sort(shape, merging->sorted + merging->sorted_count, merging->room, end - merging->sorted_count, NULL);
         merging->sorted_count = end;
         if (end < merging->rows.count) return false;
         merging->heap_count = merging->piece_count;

@@ -156,15 +156,18 @@ static void dz_gate_free(dz_base *base, dz_gate *gate, const dz_shape *shape)
 
 /* ---- exchanges ------------------------------------------------------------------------------------------------ */
 
-/* The shard map of the step. */
+/* The shard map of the step, and which of its shards this node is. */
 typedef struct {
     const uint64_t *lasts;
-    uint32_t count;
+    uint32_t count, own;
 } dz_shards;
 
-/* What an exchange sends in a step: `rows` for each shard, `counts` how many of them. */
+/* An exchange. Rows that come in begin in `own.now`. Those for other shards move to `away` at the end of the step, to be
+   sent in canonical order; those for this one stay, as they came, and wait for the next stage. */
 typedef struct {
-    dz_order order, routed;
+    dz_waiting own;
+    dz_delta away;
+    dz_order order, routed; /* what is sent in a step; `counts`: how many rows to each shard, `owners`: of each row */
     uint32_t *counts, *owners;
     uint32_t shards, capacity;
 } dz_routing;
@@ -197,23 +200,46 @@ static void dz_routing_reserve(dz_base *base, dz_routing *routing, uint32_t shar
     memset(routing->counts, 0, shards * sizeof *routing->counts);
 }
 
-/* Sends rows to the shards that own the hashes of their keys, each shard's in canonical order. `key_hash` says the hash;
-   false if the key fails, which it has reported then. Returns how many parcels it wrote. */
-static inline uint32_t dz_exchange_run(dz_base *base, dz_routing *routing, const dz_shape *shape, dz_delta *input,
+/* Leaves the rows of this shard in `own.now`, moves those of others to `away`, and notes their owners. `key_hash` says
+   the hash; false if the key fails, which it has reported then, and the row goes nowhere. */
+static inline void dz_exchange_divide(dz_base *base, dz_routing *routing, const dz_shape *shape, const dz_shards *shards,
+                                      bool (*key_hash)(dz_base *, const uint64_t *row, int64_t weight, uint64_t *hash))
+{
+    dz_delta *own = &routing->own.now;
+    uint32_t left = 0;
+    for (uint32_t at = 0; at < own->count; at++) {
+        const uint64_t *item = dz_delta_row(own, shape, at);
+        int64_t weight = (int64_t)item[shape->words];
+        uint64_t hash;
+        if (!key_hash(base, item, weight, &hash)) continue;
+        if (dz_owner(shards->lasts, shards->count, hash) != shards->own) {
+            dz_delta_add(base, &routing->away, shape, item, weight);
+            continue;
+        }
+        uint64_t *target = dz_delta_row(own, shape, left++);
+        if (target != item) memcpy(target, item, dz_delta_stride(shape) * sizeof(uint64_t));
+    }
+    own->count = left;
+}
+
+/* Sends rows to the other shards that own the hashes of their keys, each shard's in canonical order. Returns how many
+   parcels it wrote. */
+static inline uint32_t dz_exchange_run(dz_base *base, dz_routing *routing, const dz_shape *shape,
                                        const dz_shards *shards, int64_t exchange, dz_output *out,
                                        bool (*key_hash)(dz_base *, const uint64_t *row, int64_t weight, uint64_t *hash))
 {
     dz_order *order = &routing->order;
-    uint32_t parcels = 0, left = 0;
-    dz_order_delta(base, order, input, shape);
+    uint32_t parcels = 0;
+    dz_exchange_divide(base, routing, shape, shards, key_hash);
+    if (!routing->away.count) return 0;
+    dz_order_delta(base, order, &routing->away, shape);
     dz_routing_reserve(base, routing, shards->count, order->count);
     for (uint32_t at = 0; at < order->count; at++) {
         const uint64_t *row = order->rows[at].row;
-        uint64_t hash;
-        if (!key_hash(base, row, (int64_t)row[shape->words], &hash)) continue;
+        uint64_t hash = 0;
+        key_hash(base, row, (int64_t)row[shape->words], &hash);
         uint32_t to = dz_owner(shards->lasts, shards->count, hash);
-        order->rows[left].row = row;
-        routing->owners[left++] = to;
+        routing->owners[at] = to;
         routing->counts[to]++;
     }
     uint32_t start = 0;
@@ -222,7 +248,7 @@ static inline uint32_t dz_exchange_run(dz_base *base, dz_routing *routing, const
         routing->counts[shard] = start;
         start += here;
     }
-    for (uint32_t at = 0; at < left; at++)
+    for (uint32_t at = 0; at < order->count; at++)
         routing->routed.rows[routing->counts[routing->owners[at]]++].row = order->rows[at].row;
     for (uint32_t shard = 0; shard < shards->count; shard++) {
         uint32_t first = shard ? routing->counts[shard - 1] : 0, count = routing->counts[shard] - first;
@@ -230,24 +256,30 @@ static inline uint32_t dz_exchange_run(dz_base *base, dz_routing *routing, const
         dz_write_parcel(base, out, shard, exchange, shape, routing->routed.rows + first, count);
         parcels++;
     }
-    dz_delta_clear(input);
+    dz_delta_clear(&routing->away);
     return parcels;
 }
 
-/* Sends all rows to every shard. Returns how many parcels it wrote. */
-static inline uint32_t dz_broadcast_run(dz_base *base, dz_routing *routing, const dz_shape *shape, dz_delta *input,
-                                        int64_t exchange, dz_output *out)
+/* Sends all rows to every other shard; they stay here as well. Returns how many parcels it wrote. */
+static inline uint32_t dz_broadcast_run(dz_base *base, dz_routing *routing, const dz_shape *shape,
+                                        const dz_shards *shards, int64_t exchange, dz_output *out)
 {
-    dz_order_delta(base, &routing->order, input, shape);
-    dz_delta_clear(input);
+    const dz_delta *own = &routing->own.now;
+    if (shards->count == 1) return 0;
+    for (uint32_t at = 0; at < own->count; at++)
+        dz_delta_add(base, &routing->away, shape, dz_delta_row(own, shape, at), dz_delta_weight(own, shape, at));
+    dz_order_delta(base, &routing->order, &routing->away, shape);
+    dz_delta_clear(&routing->away);
     if (!routing->order.count) return 0;
     dz_write_parcel(base, out, -1, exchange, shape, routing->order.rows, routing->order.count);
     return 1;
 }
 
 /* Frees what an exchange works with. */
-static void dz_routing_free(dz_base *base, dz_routing *routing)
+static void dz_routing_free(dz_base *base, dz_routing *routing, const dz_shape *shape)
 {
+    dz_waiting_free(base, &routing->own, shape);
+    dz_delta_free(base, &routing->away, shape);
     dz_order_free(base, &routing->order);
     dz_order_free(base, &routing->routed);
     dz_free_memory(base, routing->counts, routing->shards * sizeof *routing->counts);
