@@ -45,7 +45,8 @@ class TableInC:
                 else:
                     yield TableChange(self._number, said.batch(self._types), said.batch(self._key_types))
         finally:
-            self._node.call(self._library.thaw, frozen)
+            if not self._node.is_free:
+                self._node.call(self._library.thaw, frozen)
 
 
 class KeptInC:

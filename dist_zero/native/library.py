@@ -92,18 +92,34 @@ class Node:
 
     def __init__(self, library: Library) -> None:
         self.library = library
-        self._pointer = library.new()
+        self._pointer: int | None = library.new()
         if not self._pointer:
             raise MemoryError("no memory for a node")
 
     def __del__(self) -> None:
-        pointer = getattr(self, "_pointer", None)
+        self.free()
+
+    def free(self) -> None:
+        """Give its memory back; whoever calls it after that gets an error. The collector of cycles ends objects in any
+        order: a generator that is at something in the node may be ended after the node."""
+        pointer, self._pointer = getattr(self, "_pointer", None), None
         if pointer:
             self.library.delete(pointer)
 
+    @property
+    def is_free(self) -> bool:
+        """Whether its memory was given back."""
+        return self._pointer is None
+
+    @property
+    def _address(self) -> int:
+        if self._pointer is None:
+            raise InternalError("a native node is used after its end")
+        return self._pointer
+
     def call(self, function: _Function, *arguments: object) -> int:
         """What a function of the library answers. Raises if the call has failed."""
-        answer: int = function(self._pointer, *arguments)
+        answer: int = function(self._address, *arguments)
         if answer < 0:
             self._fail()
         return answer
@@ -111,21 +127,21 @@ class Node:
     def ask(self, function: _Function, *arguments: object) -> bytes:
         """What a function of the library says."""
         length = self.call(function, *arguments)
-        return ctypes.string_at(self.library.said(self._pointer), length) if length else b""
+        return ctypes.string_at(self.library.said(self._address), length) if length else b""
 
     @property
     def bytes_used(self) -> int:
         """Memory that the node has."""
-        used: int = self.library.bytes(self._pointer)
+        used: int = self.library.bytes(self._address)
         return used
 
     def fail_after(self, allocations: int) -> None:
         """For tests: the so many-th allocation from now on fails."""
-        self.library.fail_after(self._pointer, allocations)
+        self.library.fail_after(self._address, allocations)
 
     def _fail(self) -> None:
         text = ctypes.create_string_buffer(_MESSAGE_BYTES)
-        error = self.library.error(self._pointer, text)
+        error = self.library.error(self._address, text)
         message = text.value.decode(errors="replace")
         if error == _MALFORMED:
             raise MalformedMessage(message)

@@ -7,7 +7,10 @@ What it computes is held against the interpreter in `test/oracle/test_differenti
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +19,7 @@ from dist_zero.compiler import compile
 from dist_zero.compiler.plan import Plan
 from dist_zero.native import build, choice
 from dist_zero.native.executor import NativeExecutor
+from dist_zero.native.library import Node, library_of
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.types import Row
 from dist_zero_common.errors import InternalError, NativeUnavailable
@@ -85,6 +89,36 @@ def test_what_is_gone_takes_no_memory() -> None:
             executor.save(everything=True)
         used.append([executor.bytes_used for executor in executors])
     assert used[2] == used[3] == used[4] == used[5], used
+
+
+_ENDED_AFTER_ITS_NODE = """
+from test.unit.test_native_executor import _orders, _plan
+from test.contract.executors import native
+from test.oracle.nodes import Nodes, put
+
+for steps in range(8):
+    nodes = Nodes(_plan(), 1, native)
+    for first in range(0, 30_000, 300):
+        nodes.run([put(nodes.plan, "orders", *_orders(first))])
+    executor = nodes.executors[0]
+    saving = executor.freeze(True)
+    for _ in range(steps):
+        next(saving)
+    executor._node.__del__()
+    saving.close()
+"""
+
+
+def test_a_save_that_is_ended_after_its_node_touches_nothing() -> None:
+    """The collector of cycles ends what it finds in any order, so a node may be freed before a save of it that was
+    broken off, as when a system ends in the middle of one. In a process of its own, which would crash."""
+    run = [sys.executable, "-c", _ENDED_AFTER_ITS_NODE]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr[-2000:]}"
+    node = Node(library_of(_plan()))
+    node.free()
+    with pytest.raises(InternalError, match="after its end"):
+        node.ask(node.library.rows, 0)
 
 
 def test_without_memory_a_node_fails_and_nothing_else() -> None:
