@@ -62,6 +62,8 @@ SomeRow = TypeVar("SomeRow", bound=Row)
 FORMATS = ("csv", "jsonl", "ndjson", "parquet")
 COMPRESSIONS = {"gz": "gzip", "zst": "zstd", "bz2": "bz2", "zip": "zip"}
 BLOCK_BYTES = 2**20
+_READ_ROWS = 8 * BLOCK_ROWS
+"""Rows of a Parquet file that are decoded at a time: each time costs as much as some thousands of rows."""
 _ROWS_LOOKED_AT = 100
 _SCALE_WITHOUT_EXPONENT_MAX = 6
 
@@ -180,7 +182,7 @@ class RowFile:
             names = list(self._row_type.names)
             read = 0
             total = max(1, file.metadata.num_rows)
-            for batch in file.iter_batches(BLOCK_ROWS, columns=names, use_threads=False):
+            for batch in _in_blocks(file.iter_batches(_READ_ROWS, columns=names, use_threads=False)):
                 columns = [
                     self._arrow_column(read, name, dtype, batch.column(name))
                     for name, dtype in zip(names, self._row_type.types, strict=True)
@@ -277,6 +279,12 @@ class _CountedLines:
         for line in self._text:
             self.count += 1
             yield line
+
+
+def _in_blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        for start in range(0, batch.num_rows, BLOCK_ROWS):
+            yield batch.slice(start, BLOCK_ROWS)
 
 
 def _lines(stream: Any) -> Iterator[bytes]:

@@ -105,7 +105,7 @@ class NativeExecutor:
             given.batch(batch)
         self._stepped = True
         others = [each for each in range(len(lasts)) if each != shard]
-        return self._step(epoch, stage, Said(self._node.ask(self._library.step, *given.arguments())), others)
+        return self._step(epoch, stage, self._node.ask(self._library.step, *given.arguments()), others)
 
     def _step(self, epoch: int, stage: int, said: Said, others: list[int]) -> list[Parcel]:
         """What a step has said: parcels, what missed, what is left out."""
@@ -143,7 +143,7 @@ class NativeExecutor:
         """Make `epoch` visible. Returns what changed, by view number, without empty ones."""
         self._failing.finish(epoch)
         self._missed = self._waiting_missed.pop(epoch)
-        said = Said(self._node.ask(self._library.finish, epoch))
+        said = self._node.ask(self._library.finish, epoch)
         changed: dict[int, Batch] = {}
         for _ in range(said.word()):
             view = said.word()
@@ -153,7 +153,7 @@ class NativeExecutor:
     def rows(self, view: int) -> Batch:
         """This node's part of a view as of the newest finished epoch."""
         types = self._sinks[view].row_type.types
-        return Said(self._node.ask(self._library.rows, view)).batch(types)
+        return self._node.ask(self._library.rows, view).batch(types)
 
     def get(self, view: int, key: Row) -> Row | None:
         """The row of a keyed view with this key, as of the newest finished epoch."""

@@ -25,7 +25,7 @@ def join_text(text: PlanText, operator: plans.Join) -> OperatorText:
     pairs = zip(operator.left_key, operator.right_key, strict=True)
     key = text.tuple(f"{name}_key", [a.dtype if a.dtype.nullable else b.dtype for a, b in pairs])
     out = OperatorText(
-        members=[f"dz_delta {name}_left_input, {name}_right_input;", f"dz_join {name}_join;"],
+        members=[f"dz_join {name}_join;"],
         run=[
             f"if (n->{name}_left_input.count || n->{name}_right_input.count) {name}_run(base);",
         ],
@@ -40,8 +40,7 @@ def join_text(text: PlanText, operator: plans.Join) -> OperatorText:
         if text.scalars(f"{name}_{side}_key", scalars, layout, key):
             report = text.report(LeftOut(operator.id, side), layout)
             reports.append(f"if (what == DZ_JOIN_{side.upper()}) {report}")
-        out.inputs[place] = [f"dz_delta_add(base, &n->{name}_{side}_input, &{layout.shape}, row, weight);"]
-        out.free.append(f"dz_delta_free(base, &n->{name}_{side}_input, &{layout.shape});")
+        out.collect(place, f"{name}_{side}_input", layout)
         kept, extra = f"n->{name}_join.sides[{place}]", f"dz_join_extra(&{name}_spec, {place})"
         out.tables[side] = zset_table(kept, layout, extra)
         out.tables[side].take = f"dz_join_take(base, &n->{name}_join, &{name}_spec, {place}, entry, weight);"

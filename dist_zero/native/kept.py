@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from dist_zero.batch import Batch
-from dist_zero.native.library import Given, Node, Said
+from dist_zero.native.library import Given, Node
 from dist_zero.reference.kept import Pair
 from dist_zero.state import StateTable, TableChange
 from dist_zero.types import Row
@@ -23,7 +23,7 @@ class TableInC:
         """The entry of a key with its weight, if there is one."""
         given = Given()
         given.batch(Batch.from_rows(self._key_types, [key]))
-        said = Said(self._node.ask(self._library.get, self._number, *given.arguments()))
+        said = self._node.ask(self._library.get, self._number, *given.arguments())
         return next(iter(said.batch(self._types).items()), None)
 
     def take(self, entries: Batch) -> None:
@@ -38,8 +38,7 @@ class TableInC:
 
     def _given_out(self, frozen: int) -> Iterator[TableChange | None]:
         try:
-            while data := self._node.ask(self._library.next, frozen):
-                said = Said(data)
+            while said := self._node.ask(self._library.next, frozen):
                 if said.word() < 0:
                     yield None
                 else:

@@ -124,10 +124,10 @@ class Node:
             self._fail()
         return answer
 
-    def ask(self, function: _Function, *arguments: object) -> bytes:
-        """What a function of the library says."""
+    def ask(self, function: _Function, *arguments: object) -> Said:
+        """What a function of the library says, to be read before the next call."""
         length = self.call(function, *arguments)
-        return ctypes.string_at(self.library.said(self._address), length) if length else b""
+        return Said(self.library.said(self._address) if length else 0, length)
 
     @property
     def bytes_used(self) -> int:
@@ -177,28 +177,27 @@ class Given:
 
 
 class Said:
-    """What a call has said, read from the front."""
+    """What a call has said, read from the front: where it is in the node, whose next call overwrites it."""
 
-    __slots__ = ("_at", "_data", "_words")
+    __slots__ = ("_at", "_end")
 
-    def __init__(self, data: bytes) -> None:
-        self._data, self._at = data, 0
-        self._words = memoryview(data).cast("q")
+    def __init__(self, address: int, length: int) -> None:
+        self._at, self._end = address, address + length
 
     def __bool__(self) -> bool:
-        return self._at < len(self._data)
+        return self._at < self._end
 
     def word(self) -> int:
         """The next word."""
-        word = self._words[self._at // 8]
-        self._at += 8
-        return word
+        return self.words(1)[0]
+
+    def words(self, count: int) -> Sequence[int]:
+        """The next words."""
+        return memoryview(self._bytes(8 * count)).cast("q")
 
     def batch(self, types: Sequence[DataType]) -> Batch:
         """The next batch, of these types."""
-        count, weights_length = self.word(), self.word()
-        lengths = self._words[self._at // 8 : self._at // 8 + 2 * len(types)]
-        self._at += 16 * len(types)
+        count, weights_length, *lengths = self.words(2 + 2 * len(types))
         weights = self._bytes(weights_length)
         columns = []
         for place, dtype in enumerate(types):
@@ -207,7 +206,13 @@ class Said:
             columns.append(ColumnBlob(validity, offsets, self._bytes(lengths[2 * place + 1])))
         return Batch.of_blob(tuple(types), BatchBlob(count, weights, tuple(columns)))
 
+    def rest(self) -> bytes:
+        """All that is left."""
+        return self._bytes(self._end - self._at)
+
     def _bytes(self, length: int) -> bytes:
+        if not length:
+            return b""
         start = self._at
         self._at += length + 7 & ~7
-        return self._data[start : start + length]
+        return ctypes.string_at(start, length)

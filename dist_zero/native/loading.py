@@ -144,7 +144,7 @@ class NativeLoading:
             first, last = map(_signed, (keep.first, keep.last))
             self._node.call(self._library.load_interval, fold, first, last, missing)
             return
-        hashes = array("Q", self._node.ask(self._library.load_hashes, fold))
+        hashes = array("Q", self._node.ask(self._library.load_hashes, fold).rest())
         self._node.call(self._library.load_keep, fold, bytes(map(keep, hashes)), missing)
 
     def _begin(self, number: int) -> int:

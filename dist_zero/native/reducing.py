@@ -38,13 +38,12 @@ class _Reduce(GroupText):
         name, out = self.name, self.out
         self.declare_group()
         out.members += [
-            f"dz_delta {name}_input;",
             f"dz_kept {name}_groups;",
             f"dz_words {name}_touched, {name}_loaded;",
         ]
         if self.is_global or self.phase is Phase.PARTIAL:
             out.members.append(f"bool {name}_started;")
-        out.inputs[0] = [f"dz_delta_add(base, &n->{name}_input, &{self.source.shape}, row, weight);"]
+        out.collect(0, f"{name}_input", self.source)
         self.free_group()
         if self.phase is Phase.PARTIAL:
             self.encode()
@@ -70,7 +69,6 @@ class _Reduce(GroupText):
             f"dz_kept_free(base, &n->{name}_groups, &{self.key.shape}, {self.extra});",
             f"dz_words_free(base, &n->{name}_touched);",
             f"dz_words_free(base, &n->{name}_loaded);",
-            f"dz_delta_free(base, &n->{name}_input, &{self.source.shape});",
         ]
         return out
 

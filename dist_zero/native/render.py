@@ -199,10 +199,10 @@ def _stage(text: PlanText, operators: list[OperatorText], stage: int) -> str:
     for edge in text.edges:
         target = text.plan.operators[edge.target]
         if edge.waits and edge.stage == stage and not isinstance(target, plans.Sink):
-            lines += _take_waiting(text, edge)
+            lines += _take_edge(text, operators, edge)
     for operator in text.plan.operators:
         if operator.stage == stage and isinstance(operator, plans.Exchange):
-            lines += _take_own(text, operator)
+            lines += _take_own(text, operators, operator)
     runs = [o for o in text.plan.operators if o.stage == stage and not isinstance(o, plans.Exchange)]
     sends = [o for o in text.plan.operators if o.stage == stage + 1 and isinstance(o, plans.Exchange)]
     for operator in runs:
@@ -221,31 +221,37 @@ def _stage(text: PlanText, operators: list[OperatorText], stage: int) -> str:
     return function(head, _with_node(lines), f"What runs in stage {stage}; how many parcels it sends.")
 
 
-def _take_waiting(text: PlanText, edge: Edge) -> list[str]:
-    layout = text.row(text.plan.operators[edge.source])
-    return [
-        "{",
-        f"    dz_delta waited = dz_take_waiting(&n->{edge.name}, epoch);",
-        "    for (uint32_t at = 0; at < waited.count; at++)",
-        f"        op{edge.target}_in{edge.place}(base, dz_delta_row(&waited, &{layout.shape}, at),",
-        f"            dz_delta_weight(&waited, &{layout.shape}, at));",
-        f"    dz_waited(base, &n->{edge.name}, &waited, &{layout.shape});",
-        "}",
-    ]
+def _take_edge(text: PlanText, operators: list[OperatorText], edge: Edge) -> list[str]:
+    """Gives what has waited for this stage to whom it waited for."""
+    collects = operators[edge.target].collects.get(edge.place)
+    shape = text.row(text.plan.operators[edge.source]).shape
+    return _take_waiting(f"&n->{edge.name}", shape, collects, f"op{edge.target}_in{edge.place}")
 
 
-def _take_own(text: PlanText, exchange: plans.Exchange) -> list[str]:
-    """What an exchange has kept in the stage before for this shard."""
-    shape, own = text.row(exchange).shape, f"&n->op{exchange.id}_routing.own"
-    return [
-        "{",
-        f"    dz_delta waited = dz_take_waiting({own}, epoch);",
-        "    for (uint32_t at = 0; at < waited.count; at++)",
-        f"        op{exchange.id}_emit(base, dz_delta_row(&waited, &{shape}, at),",
-        f"            dz_delta_weight(&waited, &{shape}, at));",
-        f"    dz_waited(base, {own}, &waited, &{shape});",
-        "}",
-    ]
+def _take_own(text: PlanText, operators: list[OperatorText], exchange: plans.Exchange) -> list[str]:
+    """Gives on what an exchange has kept in the stage before for this shard."""
+    edges = text.outgoing(exchange)
+    alone = edges[0] if len(edges) == 1 and not edges[0].waits else None
+    collects = operators[alone.target].collects.get(alone.place) if alone is not None else None
+    own, shape = f"&n->op{exchange.id}_routing.own", text.row(exchange).shape
+    return _take_waiting(own, shape, collects, f"op{exchange.id}_emit")
+
+
+def _take_waiting(waiting: str, shape: str, collects: str | None, take: str) -> list[str]:
+    """`take` takes row by row, where there is no delta that `collects` them."""
+    lines = [f"dz_delta waited = dz_take_waiting({waiting}, epoch);"]
+    if collects is not None:
+        lines += [
+            f"dz_delta_drop(base, &waited, &{shape});",
+            f"dz_delta_move(base, &{collects}, &waited, &{shape});",
+        ]
+    else:
+        lines += [
+            "for (uint32_t at = 0; at < waited.count; at++)",
+            f"    {take}(base, dz_delta_row(&waited, &{shape}, at), dz_delta_weight(&waited, &{shape}, at));",
+        ]
+    lines.append(f"dz_waited(base, {waiting}, &waited, &{shape});")
+    return ["{", *(f"    {line}" for line in lines), "}"]
 
 
 def _step(text: PlanText) -> str:

@@ -21,16 +21,14 @@ from dist_zero.native.text import (
 def distinct_text(text: PlanText, operator: plans.Distinct) -> OperatorText:
     """Every row that is there, once."""
     name, row = f"op{operator.id}", text.row(operator)
-    return OperatorText(
-        members=[f"dz_delta {name}_input;", f"dz_kept {name}_rows;"],
-        inputs={0: [f"dz_delta_add(base, &n->{name}_input, &{row.shape}, row, weight);"]},
+    out = OperatorText(
+        members=[f"dz_kept {name}_rows;"],
         run=[f"dz_distinct_run(base, &n->{name}_rows, &{row.shape}, &n->{name}_input, {name}_emit);"],
-        free=[
-            f"dz_delta_free(base, &n->{name}_input, &{row.shape});",
-            f"dz_kept_free(base, &n->{name}_rows, &{row.shape}, DZ_ZSET_EXTRA);",
-        ],
+        free=[f"dz_kept_free(base, &n->{name}_rows, &{row.shape}, DZ_ZSET_EXTRA);"],
         tables={"rows": zset_table(f"n->{name}_rows", row)},
     )
+    out.collect(0, f"{name}_input", row)
+    return out
 
 
 def difference_text(text: PlanText, operator: plans.Difference) -> OperatorText:
@@ -45,15 +43,12 @@ def difference_text(text: PlanText, operator: plans.Difference) -> OperatorText:
     ]
     inputs = f"&n->{name}_left_input, &n->{name}_right_input"
     out = OperatorText(
-        members=[f"dz_delta {name}_left_input, {name}_right_input;", f"dz_difference {name}_rows;"],
+        members=[f"dz_difference {name}_rows;"],
         run=[f"dz_difference_run(base, &n->{name}_rows, &{name}_type, {inputs}, {name}_emit);"],
     )
     for place, (side, layout) in enumerate((("left", left), ("right", right))):
-        out.inputs[place] = [f"dz_delta_add(base, &n->{name}_{side}_input, &{layout.shape}, row, weight);"]
-        out.free += [
-            f"dz_delta_free(base, &n->{name}_{side}_input, &{layout.shape});",
-            f"dz_kept_free(base, &n->{name}_rows.{side}, &{layout.shape}, DZ_ZSET_EXTRA);",
-        ]
+        out.collect(place, f"{name}_{side}_input", layout)
+        out.free.append(f"dz_kept_free(base, &n->{name}_rows.{side}, &{layout.shape}, DZ_ZSET_EXTRA);")
         out.tables[side] = zset_table(f"n->{name}_rows.{side}", layout)
     return out
 
@@ -149,9 +144,8 @@ def gate_text(text: PlanText, operator: plans.Gate) -> OperatorText:
         *_key_columns(kept, operator.key),
         f"return dz_key_hash(&{kept.key.shape}, key);",
     ]
-    return OperatorText(
-        members=[f"dz_delta {name}_input;", f"dz_gate {name}_gate;"],
-        inputs={0: [f"dz_delta_add(base, &n->{name}_input, &{row.shape}, row, weight);"]},
+    out = OperatorText(
+        members=[f"dz_gate {name}_gate;"],
         functions=[
             function(
                 f"static uint64_t {name}_key_hash(const uint64_t *row)", lines, "The hash of a row's key."
@@ -161,11 +155,10 @@ def gate_text(text: PlanText, operator: plans.Gate) -> OperatorText:
             f"dz_gate_run(base, &n->{name}_gate, &{kept.name}, &n->op{source.id}_source.kept, &n->{name}_input,",
             f"    n->fill_start, n->fill_stop, {name}_key_hash, {name}_emit);",
         ],
-        free=[
-            f"dz_delta_free(base, &n->{name}_input, &{row.shape});",
-            f"dz_gate_free(base, &n->{name}_gate, &{row.shape});",
-        ],
+        free=[f"dz_gate_free(base, &n->{name}_gate, &{row.shape});"],
     )
+    out.collect(0, f"{name}_input", row)
+    return out
 
 
 def _key_columns(kept: KeyedLayouts, key: tuple[int, ...]) -> list[str]:

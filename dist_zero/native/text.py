@@ -78,11 +78,13 @@ def zset_table(kept: str, layout: Layout, extra: str = "DZ_ZSET_EXTRA") -> Table
 
 @dataclass(slots=True)
 class OperatorText:
-    """What one operator becomes. `inputs`: by input, the statements that take a row of it (`row`, `weight`)."""
+    """What one operator becomes. `inputs`: by input, the statements that take a row of it (`row`, `weight`);
+    `collects`: by input, the delta to which they do no more than add it."""
 
     members: list[str] = field(default_factory=list)
     functions: list[str] = field(default_factory=list)
     inputs: dict[int, list[str]] = field(default_factory=dict)
+    collects: dict[int, str] = field(default_factory=dict)
     run: list[str] = field(default_factory=list)
     """Statements in its own stage, or of an exchange in the one before."""
     settle: list[str] = field(default_factory=list)
@@ -90,6 +92,13 @@ class OperatorText:
     free: list[str] = field(default_factory=list)
     tables: dict[str, Table] = field(default_factory=dict)
     """By the last part of their names."""
+
+    def collect(self, place: int, delta: str, layout: Layout) -> None:
+        """The rows of this input are added to a delta of the node."""
+        self.members.append(f"dz_delta {delta};")
+        self.collects[place] = f"n->{delta}"
+        self.inputs[place] = [f"dz_delta_add(base, &n->{delta}, &{layout.shape}, row, weight);"]
+        self.free.append(f"dz_delta_free(base, &n->{delta}, &{layout.shape});")
 
 
 class PlanText:

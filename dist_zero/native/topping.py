@@ -87,15 +87,13 @@ def top_text(text: PlanText, operator: plans.Top) -> OperatorText:
     tables: dict[str, Table] = {"rows": rows}
     if part:
         tables["shown"] = zset_table(f"{top}.shown", shown)
-    return OperatorText(
-        members=[f"dz_delta {name}_input;", f"dz_top {name}_top;"],
+    out = OperatorText(
+        members=[f"dz_top {name}_top;"],
         functions=[function(head, lines, "A row without a place is left out.")],
-        inputs={0: [f"dz_delta_add(base, &n->{name}_input, &{row.shape}, row, weight);"]},
         run=[f"if (n->{name}_input.count || {top}.unsettled) {run}"],
         settle=[f"dz_top_settle(base, &{top}, {type_});"],
-        free=[
-            f"dz_delta_free(base, &n->{name}_input, &{row.shape});",
-            f"dz_top_free(base, &{top}, {type_});",
-        ],
+        free=[f"dz_top_free(base, &{top}, {type_});"],
         tables=tables,
     )
+    out.collect(0, f"{name}_input", row)
+    return out

@@ -487,6 +487,23 @@ static inline void dz_delta_add(dz_base *base, dz_delta *delta, const dz_shape *
     dz_row_copy(shape, dz_delta_place(base, delta, shape, weight), row);
 }
 
+/* Adds all items of `from`, which has none then. */
+static void dz_delta_move(dz_base *base, dz_delta *to, dz_delta *from, const dz_shape *shape)
+{
+    if (to->count == 0) {
+        dz_delta swapped = *to;
+        *to = *from;
+        *from = swapped;
+    } else if (from->count) {
+        dz_delta_reserve(base, to, shape, (uint64_t)to->count + from->count);
+        memcpy(dz_delta_row(to, shape, to->count), from->items, (size_t)from->count * dz_delta_stride(shape) * 8);
+        to->count += from->count;
+        to->negative |= from->negative;
+    }
+    from->count = 0;
+    from->negative = false;
+}
+
 /* Forgets the items; their memory is kept for the next ones. */
 static inline void dz_delta_clear(dz_delta *delta)
 {
