@@ -24,15 +24,14 @@ from dist_zero.shards import even_map
 from dist_zero_common.broker.topology import agent_inbox, runner_inbox
 from dist_zero_common.clock import RealClock
 from dist_zero_common.log import get_logger
-from dist_zero_common.protocol.messages import (
-    MachineLimits,
+from dist_zero_common.protocol.messages.control import (
     MachineReport,
-    NodeLimits,
     NodeStatus,
     RunnerReport,
     RunnerStatus,
     SequencerStatus,
 )
+from dist_zero_common.protocol.messages.requests import MachineLimits, NodeLimits
 from services.scheduler.deciding import decide, with_program
 from services.scheduler.growing import Growing
 from services.scheduler.growth import GrowthOptions

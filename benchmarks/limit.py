@@ -34,10 +34,8 @@ from dist_zero_common.broker.base import Queue
 from dist_zero_common.broker.rabbitmq import connector
 from dist_zero_common.broker.topology import runner_inbox
 from dist_zero_common.mailbox import Mailbox, Token
-from dist_zero_common.protocol.messages import (
-    Message,
-    Transaction,
-)
+from dist_zero_common.protocol.messages.envelope import Message
+from dist_zero_common.protocol.messages.writing import Transaction
 
 WINDOW, PREFETCH = 8, 64
 QUEUE, SYSTEM = "limit", "limit"

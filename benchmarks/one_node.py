@@ -9,9 +9,7 @@ from dist_zero.native.executor import NativeExecutor
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.shards import even_map
 from dist_zero.types import Row
-from dist_zero_common.protocol.messages import (
-    WriteKind,
-)
+from dist_zero_common.protocol.messages.pieces import WriteKind
 
 
 def new_executor(plan: Plan, name: str) -> Executor:

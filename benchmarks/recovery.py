@@ -34,10 +34,7 @@ from dist_zero.client.remote import RemoteSystem
 from dist_zero.hashing import key_hash
 from dist_zero.shards import owner
 from dist_zero.types import DataType, Kind
-from dist_zero_common.protocol.messages import (
-    ProgramState,
-    SystemStatus,
-)
+from dist_zero_common.protocol.messages.requests import ProgramState, SystemStatus
 from test.virtual.containers import ContainerSystem, container_system
 
 SYSTEM = "bench-recovery"

@@ -19,7 +19,7 @@ from dist_zero.column_data import shifted, word_at
 from dist_zero.text_values import value_from_text
 from dist_zero.types import DATETIME_MAX_US, DATETIME_MIN_US, INT, NAN, DataType, Kind, RowType
 from dist_zero_common.errors import InternalError
-from dist_zero_common.protocol.messages import BatchBlob, ColumnBlob
+from dist_zero_common.protocol.messages.pieces import BatchBlob, ColumnBlob
 
 
 class Unfit(Exception):

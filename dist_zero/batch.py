@@ -30,11 +30,7 @@ from dist_zero.zset import ZSet
 from dist_zero_common.checksum import xxh64
 from dist_zero_common.errors import DataError, InternalError, MalformedMessage
 from dist_zero_common.garbage import no_collection
-from dist_zero_common.protocol.messages import (
-    BatchBlob,
-    WriteKind,
-    WritesBlob,
-)
+from dist_zero_common.protocol.messages.pieces import BatchBlob, WriteKind, WritesBlob
 
 CONTENT_MODULUS = 2**64 - 59
 """The largest prime of 64 bits: no weight but its multiples makes a row vanish from a sum of hashes."""

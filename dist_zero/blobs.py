@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 from dist_zero.column_data import join_columns, pack, slice_column, word_at
-from dist_zero_common.protocol.messages import BatchBlob
+from dist_zero_common.protocol.messages.pieces import BatchBlob
 
 BATCH_ROWS_MAX = 2**21
 """Most rows of a batch on the wire: what a message full of 8-byte values holds. Bounds what a few bytes, such

@@ -18,7 +18,7 @@ from dist_zero.expr.graph import fingerprint
 from dist_zero.expr.ops import Dataset, Graph, View
 from dist_zero.expr.walk import in_order
 from dist_zero.state import state_tables
-from dist_zero_common.protocol.messages import ChangeLine, Fate
+from dist_zero_common.protocol.messages.requests import ChangeLine, Fate
 
 
 @dataclass(frozen=True, slots=True)

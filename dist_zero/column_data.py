@@ -1,6 +1,6 @@
 """One column of stored values to bytes and back, with every check a peer's bytes need.
 
-The layout is that of `messages.ColumnBlob`, little-endian, so that native code reads it in place:
+The layout is that of `pieces.ColumnBlob`, little-endian, so that native code reads it in place:
 
     bool                            a byte per row, 0 or 1
     int, datetime, decimal, enum    8 bytes per row, two's complement
@@ -28,9 +28,7 @@ from typing import Any
 from dist_zero.native import columns
 from dist_zero.types import DATETIME_MAX_US, DATETIME_MIN_US, NAN, DataType, Kind
 from dist_zero_common.errors import DataError, MalformedMessage
-from dist_zero_common.protocol.messages import (
-    ColumnBlob,
-)
+from dist_zero_common.protocol.messages.pieces import ColumnBlob
 
 Values = Sequence[Any]
 """The stored values of one column."""

@@ -25,9 +25,7 @@ from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import Plan
 from dist_zero.state import TableChange
 from dist_zero.types import Row
-from dist_zero_common.protocol.messages import (
-    ShardMap,
-)
+from dist_zero_common.protocol.messages.pieces import ShardMap
 
 NOTHING_FILLED = range(0)
 

@@ -55,7 +55,7 @@ from dist_zero.types import (
 )
 from dist_zero.types import Row as StoredRow
 from dist_zero_common.errors import DataError, OperatorError
-from dist_zero_common.protocol.messages import BatchBlob, ColumnBlob
+from dist_zero_common.protocol.messages.pieces import BatchBlob, ColumnBlob
 
 SomeRow = TypeVar("SomeRow", bound=Row)
 

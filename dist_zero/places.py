@@ -13,7 +13,7 @@ from dist_zero.column_data import check_length, pack, unpack
 from dist_zero.native import columns
 from dist_zero.types import INT
 from dist_zero_common.errors import MalformedMessage
-from dist_zero_common.protocol.messages import BatchBlob, ColumnBlob
+from dist_zero_common.protocol.messages.pieces import BatchBlob, ColumnBlob
 
 Places = Sequence[int]
 

@@ -1,4 +1,4 @@
-"""Shard maps: which node owns which interval of the hash space 0 … 2⁶⁴ − 1. Over `messages.ShardMap`.
+"""Shard maps: which node owns which interval of the hash space 0 … 2⁶⁴ − 1. Over `pieces.ShardMap`.
 
 The intervals of a map are disjoint and cover the whole space, so every hash has one owner; `validate` holds
 that for maps that come from elsewhere. The empty key belongs to the owner of its hash like any other.
@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from dist_zero_common.errors import MalformedMessage
-from dist_zero_common.protocol.messages import (
-    ShardMap,
-)
+from dist_zero_common.protocol.messages.pieces import ShardMap
 
 HASH_MAX = 2**64 - 1
 SHARDS_MAX = 4096

@@ -23,13 +23,8 @@ from dist_zero.places import joined_places, one_place, packed_places, places_fro
 from dist_zero.types import INT
 from dist_zero_common.errors import DataError, MalformedMessage
 from dist_zero_common.protocol import codec
-from dist_zero_common.protocol.messages import (
-    TRANSACTION_BYTES_MAX,
-    BatchBlob,
-    Payload,
-    ShardMap,
-    WriteKind,
-)
+from dist_zero_common.protocol.messages.pieces import BatchBlob, Payload, ShardMap, WriteKind
+from dist_zero_common.protocol.messages.writing import TRANSACTION_BYTES_MAX
 
 _PLACE_TYPES = (INT, INT, INT)
 _PLACE_SIZE = 16

@@ -45,18 +45,11 @@ from dist_zero_common.broker.base import (
 from dist_zero_common.errors import BrokerError, ConnectionLost, InternalError, MalformedMessage, Unroutable
 from dist_zero_common.log import Logger
 from dist_zero_common.protocol.codec import decode, encode
-from dist_zero_common.protocol.messages import (
-    ENVELOPE_BYTES_MAX,
-    BatchBlob,
-    Changes,
-    Envelope,
-    HandOut,
-    Message,
-    SnapshotAnswer,
-    StageRows,
-    Transaction,
-    WritesBlob,
-)
+from dist_zero_common.protocol.messages.envelope import ENVELOPE_BYTES_MAX, Envelope, Message
+from dist_zero_common.protocol.messages.epochs import HandOut, StageRows
+from dist_zero_common.protocol.messages.pieces import BatchBlob, WritesBlob
+from dist_zero_common.protocol.messages.reading import Changes, SnapshotAnswer
+from dist_zero_common.protocol.messages.writing import Transaction
 
 Token = int
 NO_TOKEN: Token = 0

@@ -1,6 +1,6 @@
 @0xd5c1a0f1e93b7a42;
 # What services, nodes and clients say to each other, and what is in the store.
-# dist_zero_common/protocol/messages.py and stored.py have the same structs field by field; a test holds them together.
+# dist_zero_common/protocol/messages/ and stored.py have the same structs field by field; a test holds them together.
 # README.md beside this file says how to change it.  Times are in microseconds since 1970-01-01 UTC; epochs,
 # sessions and versions count from 1, places from 0. Ids of sessions and subscriptions are places in the log.
 # Columns of numbers are little-endian bytes (Data), read in place.

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from dist_zero.cli.render import console_for
 from dist_zero.cli.status import compact_table
-from dist_zero_common.protocol.messages import ChangeLine, ChangeWanted, Fate, ProgramChange
+from dist_zero_common.protocol.messages.requests import ChangeLine, ChangeWanted, Fate, ProgramChange
 
 if TYPE_CHECKING:
     from dist_zero.client.change import MayChange

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from dist_zero_common.broker.base import QueueDepth
 from dist_zero_common.broker.topology import AGENT, RUNNER, SCHEDULER, scheduler_inbox
 from dist_zero_common.broker.topology import parsed as parsed_queue
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.requests import (
     MachineStatus,
     ProgramState,
     ProgramStatus,

@@ -33,11 +33,8 @@ from dist_zero_common.broker.topology import ROLES, STANDBY, client_replies, que
 from dist_zero_common.errors import BrokerError, ConnectionLost, MalformedMessage, OperatorError, Unroutable
 from dist_zero_common.processes import is_running
 from dist_zero_common.protocol.codec import decode, encode
-from dist_zero_common.protocol.messages import (
-    AskStatus,
-    Envelope,
-    SystemStatus,
-)
+from dist_zero_common.protocol.messages.envelope import Envelope
+from dist_zero_common.protocol.messages.requests import AskStatus, SystemStatus
 from dist_zero_common.settings import Settings
 from dist_zero_common.store.opening import directory_of, open_store
 from dist_zero_common.store.probe import probe_store

@@ -14,10 +14,7 @@ from dist_zero.client.client import Client
 from dist_zero_common.broker.base import QueueDepth
 from dist_zero_common.broker.topology import scheduler_inbox
 from dist_zero_common.errors import OperatorError, RequestError
-from dist_zero_common.protocol.messages import (
-    ProgramState,
-    SystemStatus,
-)
+from dist_zero_common.protocol.messages.requests import ProgramState, SystemStatus
 
 STATUS_SECONDS = 15.0
 """A scheduler that has not answered within this time is not waited for by a person at a terminal."""

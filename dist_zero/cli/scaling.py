@@ -11,10 +11,7 @@ import typer
 
 from dist_zero.cli.app import AsJson, BrokerUrl, SystemName, app
 from dist_zero_common.clock import RealClock
-from dist_zero_common.protocol.messages import (
-    MachineLimits,
-    NodeLimits,
-)
+from dist_zero_common.protocol.messages.requests import MachineLimits, NodeLimits
 
 if TYPE_CHECKING:
     pass

@@ -15,7 +15,7 @@ from rich.text import Text
 from dist_zero.cli.diagnosis import is_silent
 from dist_zero.cli.reach import RunningSystem, status_of
 from dist_zero.cli.render import console_for
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.requests import (
     MachineStatus,
     ProgramState,
     ProgramStatus,

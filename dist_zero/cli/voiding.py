@@ -13,9 +13,7 @@ from dist_zero.cli.reach import status_of
 from dist_zero.cli.render import console_for
 from dist_zero.client.remote import RemoteSystem
 from dist_zero_common.errors import DataError, OperatorError
-from dist_zero_common.protocol.messages import (
-    TransactionPlace,
-)
+from dist_zero_common.protocol.messages.pieces import TransactionPlace
 
 VOID_SECONDS = 60.0
 _PLACE = re.compile(r"(\d{1,18})/(\d{1,7})\Z")

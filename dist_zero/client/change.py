@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dist_zero.client.line import Line
 from dist_zero_common.broker.topology import scheduler_inbox
 from dist_zero_common.errors import OperatorError
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.requests import (
     ChangeWanted,
     Located,
     ProgramChange,

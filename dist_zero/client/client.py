@@ -50,30 +50,34 @@ from dist_zero_common.errors import (
     first_error,
 )
 from dist_zero_common.log import Logger
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.control import Placement
+from dist_zero_common.protocol.messages.envelope import Message
+from dist_zero_common.protocol.messages.pieces import RequestRefused
+from dist_zero_common.protocol.messages.reading import (
     AwaitEpoch,
     Changes,
     ChangesGone,
-    Committed,
     EpochFinished,
     Get,
     Got,
+    SnapshotAnswer,
+    SnapshotRequest,
+    Unsubscribe,
+)
+from dist_zero_common.protocol.messages.requests import (
     Locate,
     Located,
-    Message,
-    OpenSession,
-    Placement,
     ProgramState,
-    RequestRefused,
+    SubmitProgram,
+    SystemStatus,
+)
+from dist_zero_common.protocol.messages.writing import (
+    Committed,
+    OpenSession,
     ResendFrom,
     SessionOpened,
     SessionUnknown,
-    SnapshotAnswer,
-    SnapshotRequest,
-    SubmitProgram,
-    SystemStatus,
     TransactionRefused,
-    Unsubscribe,
     Wait,
 )
 

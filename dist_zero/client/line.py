@@ -19,9 +19,7 @@ from dist_zero_common.clock import Clock
 from dist_zero_common.errors import ConnectionLost
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token
-from dist_zero_common.protocol.messages import (
-    Message,
-)
+from dist_zero_common.protocol.messages.envelope import Message
 
 CONNECT_SECONDS_MAX = 10.0
 """A broker that cannot be reached for the first time within this time is an error."""

@@ -9,9 +9,7 @@ from typing import Any
 
 from dist_zero_common.clock import Clock
 from dist_zero_common.errors import OperatorError
-from dist_zero_common.protocol.messages import (
-    Message,
-)
+from dist_zero_common.protocol.messages.envelope import Message
 
 ANSWER_SECONDS_MAX = 300.0
 """How long any question waits for its answer before it is an error."""

@@ -23,22 +23,21 @@ from dist_zero_common.clock import Clock, RealClock
 from dist_zero_common.errors import InternalError, MalformedMessage, OperatorError, RequestError, first_error
 from dist_zero_common.ids import checked_name
 from dist_zero_common.log import get_logger
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.envelope import Message
+from dist_zero_common.protocol.messages.pieces import RequestRefused, TransactionPlace
+from dist_zero_common.protocol.messages.requests import (
     AskStatus,
     AutoscaleProgram,
     DrainMachine,
     Located,
     MachineLimits,
-    Message,
     NodeLimits,
     ProgramChange,
     ProgramRemoved,
     ProgramState,
     RemoveProgram,
-    RequestRefused,
     ScaleProgram,
     SystemStatus,
-    TransactionPlace,
     TransactionVoided,
     VoidTransaction,
 )

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 
 from dist_zero_common.errors import InternalError
 from dist_zero_common.protocol.codec import encode
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.pieces import Payload
+from dist_zero_common.protocol.messages.writing import (
     Committed,
     OpenSession,
-    Payload,
     ResendFrom,
     SessionOpened,
     SessionUnknown,

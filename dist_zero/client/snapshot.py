@@ -22,11 +22,7 @@ from dist_zero.shards import SHARDS_MAX
 from dist_zero.types import DataType, Kind, RowType
 from dist_zero.types import Row as StoredRow
 from dist_zero_common.errors import MalformedMessage, RequestError
-from dist_zero_common.protocol.messages import (
-    ErrorEntry,
-    SnapshotAnswer,
-    ViewRows,
-)
+from dist_zero_common.protocol.messages.reading import ErrorEntry, SnapshotAnswer, ViewRows
 
 if TYPE_CHECKING:
     import pandas

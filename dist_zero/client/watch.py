@@ -16,11 +16,8 @@ from dist_zero.client.changed import Change, ChangedRows
 from dist_zero.client.snapshot import PartsByEpoch, ViewReader, check_part
 from dist_zero.types import Row as StoredRow
 from dist_zero_common.errors import MalformedMessage
-from dist_zero_common.protocol.messages import (
-    EPOCHS_AHEAD_MAX,
-    Changes,
-    SnapshotAnswer,
-)
+from dist_zero_common.protocol.messages.epochs import EPOCHS_AHEAD_MAX
+from dist_zero_common.protocol.messages.reading import Changes, SnapshotAnswer
 
 _Place = tuple[int, int, int]
 """The version of the map, the shard, and the number of a part."""

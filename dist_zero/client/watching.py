@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dist_zero.client.watch import StoredChange, Subscription
 from dist_zero_common.errors import RequestError
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.reading import (
     AskChanges,
     Changes,
     ChangesGone,

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dist_zero.client.session import Outcome, Session
 from dist_zero_common.clock import Clock
 from dist_zero_common.errors import DataError, OperatorError, SessionExpired
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.writing import (
     Committed,
     OpenSession,
     ResendFrom,

@@ -19,9 +19,7 @@ from dist_zero.types import Row as StoredRow
 from dist_zero.types import RowType, to_stored
 from dist_zero.writes import encode_payload
 from dist_zero_common.errors import DataError, RequestError
-from dist_zero_common.protocol.messages import (
-    WriteKind,
-)
+from dist_zero_common.protocol.messages.pieces import WriteKind
 
 RowLike = Row | Mapping[str, Any]
 """What a caller writes as a row: an instance of the dataset's row class, or a mapping from columns to

@@ -15,7 +15,7 @@ from functools import cache
 from dist_zero.native import build
 from dist_zero.types import DataType, Kind
 from dist_zero_common.errors import InternalError, NativeUnavailable
-from dist_zero_common.protocol.messages import BatchBlob, ColumnBlob
+from dist_zero_common.protocol.messages.pieces import BatchBlob, ColumnBlob
 from dist_zero_common.settings import load_settings
 
 ROWS_MIN = 16

@@ -25,7 +25,7 @@ from dist_zero.shards import owner
 from dist_zero.state import TableChange, state_tables
 from dist_zero.types import DataType, Row
 from dist_zero_common.errors import InternalError, MalformedMessage, RequestError
-from dist_zero_common.protocol.messages import ShardMap, WriteKind
+from dist_zero_common.protocol.messages.pieces import ShardMap, WriteKind
 
 _EMPTY_KEY_HASH = key_hash((), ())
 _KINDS = {WriteKind.PUT: 0, WriteKind.UPDATE: 1, WriteKind.DELETE: 2, WriteKind.APPEND: 3}

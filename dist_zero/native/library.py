@@ -17,7 +17,7 @@ from dist_zero.native.build import compiled
 from dist_zero.native.render import Rendered, render
 from dist_zero.types import DataType, Kind
 from dist_zero_common.errors import InternalError, MalformedMessage
-from dist_zero_common.protocol.messages import BatchBlob, ColumnBlob
+from dist_zero_common.protocol.messages.pieces import BatchBlob, ColumnBlob
 
 _MESSAGE_BYTES = 256
 _MALFORMED = 3

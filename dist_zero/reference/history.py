@@ -8,9 +8,7 @@ from dist_zero.batch import Writes
 from dist_zero.expr.ops import Graph
 from dist_zero.types import Row
 from dist_zero.zset import ZSet
-from dist_zero_common.protocol.messages import (
-    WriteKind,
-)
+from dist_zero_common.protocol.messages.pieces import WriteKind
 
 
 class Datasets:

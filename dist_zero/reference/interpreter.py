@@ -35,9 +35,7 @@ from dist_zero.state import TableChange, error_places, shows_a_part, state_table
 from dist_zero.types import Row, RowType
 from dist_zero.zset import ZSet
 from dist_zero_common.errors import InternalError, MalformedMessage
-from dist_zero_common.protocol.messages import (
-    ShardMap,
-)
+from dist_zero_common.protocol.messages.pieces import ShardMap
 
 _EMPTY_KEY_HASH = key_hash((), ())
 

@@ -13,9 +13,7 @@ from dist_zero.reference.ordering import canonical_order
 from dist_zero.types import DataType, Row, picker
 from dist_zero.zset import ZSet
 from dist_zero_common.errors import RequestError
-from dist_zero_common.protocol.messages import (
-    WriteKind,
-)
+from dist_zero_common.protocol.messages.pieces import WriteKind
 
 _Write = tuple[int, int, Writes, Row]
 """Transaction, row in the transaction, the writes it belongs to, the values of its columns."""

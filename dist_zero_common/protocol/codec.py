@@ -25,9 +25,7 @@ import capnp
 import schemas
 from dist_zero_common.checksum import xxh64, xxh64_of_all
 from dist_zero_common.errors import InternalError, MalformedMessage
-from dist_zero_common.protocol.messages import (
-    ENVELOPE_BYTES_MAX,
-)
+from dist_zero_common.protocol.messages.envelope import ENVELOPE_BYTES_MAX
 from dist_zero_common.protocol.stored import (
     Base,
     CheckpointManifest,

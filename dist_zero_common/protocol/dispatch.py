@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from dist_zero_common.errors import InternalError, MalformedMessage
-from dist_zero_common.protocol import messages as m
+from dist_zero_common.protocol.messages import control, epochs, pieces, reading, requests, writing
+from dist_zero_common.protocol.messages.envelope import Message
 
 
 class Role(enum.Enum):
@@ -28,61 +29,61 @@ class Role(enum.Enum):
     CLIENT = "client"
 
 
-ROUTES: dict[type[m.Message], tuple[Role, ...]] = {
-    m.OpenSession: (Role.SEQUENCER_CLIENTS,),
-    m.Transaction: (Role.SEQUENCER_CLIENTS,),
-    m.SnapshotRequest: (Role.SEQUENCER_CLIENTS,),
-    m.Subscribe: (Role.SEQUENCER_CLIENTS,),
-    m.Unsubscribe: (Role.SEQUENCER_CLIENTS,),
-    m.AwaitEpoch: (Role.SEQUENCER_CLIENTS,),
-    m.Done: (Role.SEQUENCER_NODES,),
-    m.Saved: (Role.SEQUENCER_NODES,),
-    m.Begun: (Role.SEQUENCER_NODES, Role.NODE),
-    m.ReaderLost: (Role.SEQUENCER_NODES,),
-    m.RowsGone: (Role.NODE,),
-    m.AskRows: (Role.SEQUENCER_NODES, Role.NODE),
-    m.AskDone: (Role.NODE,),
-    m.Get: (Role.NODE,),
-    m.AskChanges: (Role.NODE,),
-    m.HandOut: (Role.NODE,),
-    m.StageRows: (Role.NODE,),
-    m.EmptyRows: (Role.NODE,),
-    m.HostNode: (Role.RUNNER,),
-    m.HostSequencer: (Role.RUNNER,),
-    m.DropProgram: (Role.RUNNER,),
-    m.PrepareNodes: (Role.RUNNER,),
-    m.EndGeneration: (Role.RUNNER,),
-    m.Placement: (Role.RUNNER,),
-    m.MachineReport: (Role.SCHEDULER,),
-    m.RunnerReport: (Role.SCHEDULER,),
-    m.SubmitProgram: (Role.SCHEDULER,),
-    m.Locate: (Role.SCHEDULER,),
-    m.ScaleProgram: (Role.SCHEDULER,),
-    m.AutoscaleProgram: (Role.SCHEDULER,),
-    m.DrainMachine: (Role.SCHEDULER,),
-    m.RemoveProgram: (Role.SCHEDULER,),
-    m.AskStatus: (Role.SCHEDULER,),
-    m.StandsBy: (Role.SCHEDULER,),
-    m.Leads: (Role.STANDBY,),
-    m.VoidTransaction: (Role.SCHEDULER,),
-    m.StartRunner: (Role.AGENT,),
-    m.StopRunner: (Role.AGENT,),
-    m.Located: (Role.CLIENT,),
-    m.ProgramRemoved: (Role.CLIENT,),
-    m.TransactionVoided: (Role.CLIENT,),
-    m.SystemStatus: (Role.CLIENT,),
-    m.RequestRefused: (Role.CLIENT,),
-    m.SessionOpened: (Role.CLIENT,),
-    m.Committed: (Role.CLIENT,),
-    m.ResendFrom: (Role.CLIENT,),
-    m.SessionUnknown: (Role.CLIENT,),
-    m.TransactionRefused: (Role.CLIENT,),
-    m.Wait: (Role.CLIENT,),
-    m.EpochFinished: (Role.CLIENT,),
-    m.Got: (Role.CLIENT,),
-    m.SnapshotAnswer: (Role.CLIENT,),
-    m.Changes: (Role.CLIENT,),
-    m.ChangesGone: (Role.CLIENT,),
+ROUTES: dict[type[Message], tuple[Role, ...]] = {
+    writing.OpenSession: (Role.SEQUENCER_CLIENTS,),
+    writing.Transaction: (Role.SEQUENCER_CLIENTS,),
+    reading.SnapshotRequest: (Role.SEQUENCER_CLIENTS,),
+    reading.Subscribe: (Role.SEQUENCER_CLIENTS,),
+    reading.Unsubscribe: (Role.SEQUENCER_CLIENTS,),
+    reading.AwaitEpoch: (Role.SEQUENCER_CLIENTS,),
+    epochs.Done: (Role.SEQUENCER_NODES,),
+    epochs.Saved: (Role.SEQUENCER_NODES,),
+    epochs.Begun: (Role.SEQUENCER_NODES, Role.NODE),
+    epochs.ReaderLost: (Role.SEQUENCER_NODES,),
+    epochs.RowsGone: (Role.NODE,),
+    epochs.AskRows: (Role.SEQUENCER_NODES, Role.NODE),
+    epochs.AskDone: (Role.NODE,),
+    reading.Get: (Role.NODE,),
+    reading.AskChanges: (Role.NODE,),
+    epochs.HandOut: (Role.NODE,),
+    epochs.StageRows: (Role.NODE,),
+    epochs.EmptyRows: (Role.NODE,),
+    control.HostNode: (Role.RUNNER,),
+    control.HostSequencer: (Role.RUNNER,),
+    control.DropProgram: (Role.RUNNER,),
+    control.PrepareNodes: (Role.RUNNER,),
+    control.EndGeneration: (Role.RUNNER,),
+    control.Placement: (Role.RUNNER,),
+    control.MachineReport: (Role.SCHEDULER,),
+    control.RunnerReport: (Role.SCHEDULER,),
+    requests.SubmitProgram: (Role.SCHEDULER,),
+    requests.Locate: (Role.SCHEDULER,),
+    requests.ScaleProgram: (Role.SCHEDULER,),
+    requests.AutoscaleProgram: (Role.SCHEDULER,),
+    requests.DrainMachine: (Role.SCHEDULER,),
+    requests.RemoveProgram: (Role.SCHEDULER,),
+    requests.AskStatus: (Role.SCHEDULER,),
+    control.StandsBy: (Role.SCHEDULER,),
+    control.Leads: (Role.STANDBY,),
+    requests.VoidTransaction: (Role.SCHEDULER,),
+    control.StartRunner: (Role.AGENT,),
+    control.StopRunner: (Role.AGENT,),
+    requests.Located: (Role.CLIENT,),
+    requests.ProgramRemoved: (Role.CLIENT,),
+    requests.TransactionVoided: (Role.CLIENT,),
+    requests.SystemStatus: (Role.CLIENT,),
+    pieces.RequestRefused: (Role.CLIENT,),
+    writing.SessionOpened: (Role.CLIENT,),
+    writing.Committed: (Role.CLIENT,),
+    writing.ResendFrom: (Role.CLIENT,),
+    writing.SessionUnknown: (Role.CLIENT,),
+    writing.TransactionRefused: (Role.CLIENT,),
+    writing.Wait: (Role.CLIENT,),
+    reading.EpochFinished: (Role.CLIENT,),
+    reading.Got: (Role.CLIENT,),
+    reading.SnapshotAnswer: (Role.CLIENT,),
+    reading.Changes: (Role.CLIENT,),
+    reading.ChangesGone: (Role.CLIENT,),
 }
 """Every message and the roles that have a handler for it; a test holds it against the union."""
 
@@ -91,7 +92,7 @@ Handlers = Mapping[type, Callable[..., _R]]
 """By class of message, what is done with it (and with whatever else `dispatch` is given)."""
 
 
-def received_by(roles: Iterable[Role]) -> set[type[m.Message]]:
+def received_by(roles: Iterable[Role]) -> set[type[Message]]:
     """The messages that an inbox with these roles has to handle."""
     wanted = set(roles)
     return {cls for cls, receivers in ROUTES.items() if not wanted.isdisjoint(receivers)}
@@ -107,7 +108,7 @@ def check_handlers(roles: tuple[Role, ...], handlers: Handlers[_R]) -> None:
         raise InternalError(f"{_named(roles)}: handlers missing or superfluous: {names}")
 
 
-def dispatch(roles: tuple[Role, ...], handlers: Handlers[_R], message: m.Message, *context: object) -> _R:
+def dispatch(roles: tuple[Role, ...], handlers: Handlers[_R], message: Message, *context: object) -> _R:
     """Hand a message, and `context` behind it, to its handler. Raises `MalformedMessage` if it is for somebody
     else."""
     handler = handlers.get(type(message))

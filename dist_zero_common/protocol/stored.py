@@ -1,22 +1,16 @@
 """What is in the store: records of logs, bases, checkpoints, the log of the schedulers; and what places in a log say.
 
-The same structs as in `schemas/messages.capnp`, field by field, as `messages.py` has those that travel.
+The same structs as in `schemas/messages.capnp`, field by field, as `messages` has those that travel.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dist_zero_common.protocol.messages import (
-    BatchBlob,
-    MachineLimits,
-    NodeLimits,
-    Placement,
-    ShardMap,
-    SnapshotWanted,
-    SubscriptionWanted,
-    TransactionPlace,
-)
+from dist_zero_common.protocol.messages.control import Placement
+from dist_zero_common.protocol.messages.epochs import SnapshotWanted, SubscriptionWanted
+from dist_zero_common.protocol.messages.pieces import BatchBlob, ShardMap, TransactionPlace
+from dist_zero_common.protocol.messages.requests import MachineLimits, NodeLimits
 
 
 @dataclass(frozen=True, slots=True)

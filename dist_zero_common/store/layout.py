@@ -30,9 +30,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from dist_zero_common.protocol.messages import (
-    TransactionPlace,
-)
+from dist_zero_common.protocol.messages.pieces import TransactionPlace
 from dist_zero_common.protocol.stored import (
     CheckpointId,
 )

@@ -20,12 +20,8 @@ from dist_zero_common.ids import checked_name
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token, log_state
 from dist_zero_common.protocol.dispatch import Handlers, Role, check_handlers, dispatch
-from dist_zero_common.protocol.messages import (
-    MachineReport,
-    Message,
-    StartRunner,
-    StopRunner,
-)
+from dist_zero_common.protocol.messages.control import MachineReport, StartRunner, StopRunner
+from dist_zero_common.protocol.messages.envelope import Message
 from services.machine_agent.launchers.base import Launcher
 from services.machine_agent.state import (
     AgentState,

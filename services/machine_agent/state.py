@@ -10,11 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from dist_zero_common.protocol.messages import (
-    RunnerStatus,
-    StartRunner,
-    StopRunner,
-)
+from dist_zero_common.protocol.messages.control import RunnerStatus, StartRunner, StopRunner
 
 
 @dataclass(frozen=True, slots=True)

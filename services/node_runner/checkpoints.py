@@ -40,9 +40,7 @@ from dist_zero_common.errors import (
 )
 from dist_zero_common.log import Logger
 from dist_zero_common.protocol.codec import decode, encode, unseal
-from dist_zero_common.protocol.messages import (
-    BatchBlob,
-)
+from dist_zero_common.protocol.messages.pieces import BatchBlob
 from dist_zero_common.protocol.stored import (
     CheckpointId,
     CheckpointManifest,

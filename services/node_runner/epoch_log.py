@@ -28,10 +28,7 @@ from dist_zero.voids import void_transactions
 from dist_zero_common.errors import BaseDamaged, LogDamaged, MalformedMessage, StoreError
 from dist_zero_common.log import Logger
 from dist_zero_common.protocol.codec import decode, encode
-from dist_zero_common.protocol.messages import (
-    ShardMap,
-    TransactionPlace,
-)
+from dist_zero_common.protocol.messages.pieces import ShardMap, TransactionPlace
 from dist_zero_common.protocol.stored import (
     Base,
     BaseId,

@@ -13,9 +13,7 @@ from dataclasses import asdict, dataclass
 
 from dist_zero_common.errors import StoreError
 from dist_zero_common.log import Logger
-from dist_zero_common.protocol.messages import (
-    TransactionPlace,
-)
+from dist_zero_common.protocol.messages.pieces import TransactionPlace
 from dist_zero_common.protocol.stored import (
     LogRecord,
     epoch_of_place,

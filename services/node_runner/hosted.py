@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 
 from dist_zero_common.allocation import look_again
 from dist_zero_common.mailbox import Token
-from dist_zero_common.protocol.messages import (
-    EPOCHS_AHEAD_MAX,
-)
+from dist_zero_common.protocol.messages.epochs import EPOCHS_AHEAD_MAX
 from services.node_runner.keeping import NodeKeeping, SavedState
 from services.node_runner.kernel import NodeKernel
 from services.node_runner.kernel_events import AskChangesEvent, GetEvent, HandOutEvent, NodeEvent, RowsEvent

@@ -19,21 +19,19 @@ from dist_zero_common.clock import Clock
 from dist_zero_common.errors import MalformedMessage, UserError
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import NO_TOKEN, Mailbox, Token
-from dist_zero_common.protocol.messages import (
-    AskChanges,
+from dist_zero_common.protocol.messages.control import NodeStatus, Placement
+from dist_zero_common.protocol.messages.envelope import Message
+from dist_zero_common.protocol.messages.epochs import (
     AskDone,
     AskRows,
     Begun,
     EmptyRows,
-    Get,
     HandOut,
-    Message,
-    NodeStatus,
-    Placement,
     RowsGone,
-    ShardMap,
     StageRows,
 )
+from dist_zero_common.protocol.messages.pieces import ShardMap
+from dist_zero_common.protocol.messages.reading import AskChanges, Get
 from services.node_runner import wire
 from services.node_runner.evidence import Standing, keep_evidence
 from services.node_runner.hosted import HostedNode, is_far_ahead, token_of

@@ -23,11 +23,8 @@ from dist_zero.state import state_tables
 from dist_zero_common.clock import wait_changed
 from dist_zero_common.errors import BaseDamaged, LogDamaged, MalformedMessage, StoreError
 from dist_zero_common.log import Logger
-from dist_zero_common.protocol.messages import (
-    BatchBlob,
-    ShardMap,
-    SubscriptionWanted,
-)
+from dist_zero_common.protocol.messages.epochs import SubscriptionWanted
+from dist_zero_common.protocol.messages.pieces import BatchBlob, ShardMap
 from dist_zero_common.protocol.stored import (
     Base,
     BaseId,

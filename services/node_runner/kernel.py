@@ -29,17 +29,17 @@ from dist_zero.compiler.fingerprint import shown
 from dist_zero.compiler.plan import NEXT, Plan, Sink
 from dist_zero.executor import NOTHING_FILLED, Executor
 from dist_zero_common.mailbox import Token
-from dist_zero_common.protocol.messages import (
-    TRANSACTION_BYTES_MAX,
+from dist_zero_common.protocol.messages.epochs import SubscriptionWanted
+from dist_zero_common.protocol.messages.pieces import ShardMap
+from dist_zero_common.protocol.messages.reading import (
     Changes,
     ChangesGone,
     ErrorEntry,
     Got,
-    ShardMap,
     SnapshotAnswer,
-    SubscriptionWanted,
     ViewRows,
 )
+from dist_zero_common.protocol.messages.writing import TRANSACTION_BYTES_MAX
 from services.node_runner.attempts import NO_TRIAL, TRIES_MAX, Trial
 from services.node_runner.kernel_events import (
     AskChangesEvent,

@@ -10,11 +10,8 @@ from dist_zero.executor import NOTHING_FILLED
 from dist_zero.state import TableChange
 from dist_zero.types import Row
 from dist_zero_common.mailbox import Token
-from dist_zero_common.protocol.messages import (
-    Message,
-    SnapshotWanted,
-    SubscriptionWanted,
-)
+from dist_zero_common.protocol.messages.envelope import Message
+from dist_zero_common.protocol.messages.epochs import SnapshotWanted, SubscriptionWanted
 
 Batches = tuple[tuple[int, Batch], ...]
 """Pairs (exchange, rows)."""

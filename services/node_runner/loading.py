@@ -24,10 +24,7 @@ from dist_zero_common.allocation import overlook_what_stays
 from dist_zero_common.clock import Clock
 from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.log import Logger
-from dist_zero_common.protocol.messages import (
-    BatchBlob,
-    ShardMap,
-)
+from dist_zero_common.protocol.messages.pieces import BatchBlob, ShardMap
 from dist_zero_common.protocol.stored import (
     Base,
     CheckpointId,

@@ -10,13 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from dist_zero_common.mailbox import Mailbox
-from dist_zero_common.protocol.messages import (
-    AskDone,
-    AskRows,
-    Begun,
-    RowsGone,
-    ShardMap,
-)
+from dist_zero_common.protocol.messages.epochs import AskDone, AskRows, Begun, RowsGone
+from dist_zero_common.protocol.messages.pieces import ShardMap
 from services.node_runner import wire
 from services.node_runner.kernel_events import SendRows
 from services.node_runner.sequencer_events import HandOutEpoch

@@ -16,11 +16,8 @@ from dist_zero_common.allocation import look_again
 from dist_zero_common.clock import Clock
 from dist_zero_common.errors import LogDamaged, MalformedMessage, StoreError
 from dist_zero_common.log import Logger
-from dist_zero_common.protocol.messages import (
-    PreparedStatus,
-    PrepareNodes,
-    ShardMap,
-)
+from dist_zero_common.protocol.messages.control import PreparedStatus, PrepareNodes
+from dist_zero_common.protocol.messages.pieces import ShardMap
 from dist_zero_common.protocol.stored import (
     Base,
 )

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dist_zero_common.protocol.messages import (
-    SubscriptionWanted,
-)
+from dist_zero_common.protocol.messages.epochs import SubscriptionWanted
 from dist_zero_common.protocol.stored import (
     Base,
     BaseSession,

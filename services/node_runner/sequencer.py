@@ -49,22 +49,17 @@ from dist_zero.voids import void_transactions
 from dist_zero.writes import decode_payload, merge_writes, placed, route_placed
 from dist_zero_common.errors import InternalError, MalformedMessage
 from dist_zero_common.mailbox import NO_TOKEN, Token
-from dist_zero_common.protocol.messages import (
-    EPOCHS_AHEAD_MAX,
+from dist_zero_common.protocol.messages.envelope import Message
+from dist_zero_common.protocol.messages.epochs import EPOCHS_AHEAD_MAX, SnapshotWanted, SubscriptionWanted
+from dist_zero_common.protocol.messages.pieces import RequestRefused, TransactionPlace
+from dist_zero_common.protocol.messages.reading import (
     AwaitEpoch,
     EpochFinished,
-    Message,
-    OpenSession,
-    RequestRefused,
     SnapshotRequest,
-    SnapshotWanted,
     Subscribe,
-    SubscriptionWanted,
-    Transaction,
-    TransactionPlace,
     Unsubscribe,
-    Wait,
 )
+from dist_zero_common.protocol.messages.writing import OpenSession, Transaction, Wait
 from dist_zero_common.protocol.stored import (
     Base,
     BaseId,

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from dist_zero.batch import Writes
 from dist_zero.executor import NOTHING_FILLED
 from dist_zero_common.mailbox import Token
-from dist_zero_common.protocol.messages import (
-    Message,
-)
+from dist_zero_common.protocol.messages.envelope import Message
 from dist_zero_common.protocol.stored import (
     Base,
     BaseId,

@@ -21,21 +21,12 @@ from dist_zero_common.errors import BaseDamaged, LogDamaged, MalformedMessage, S
 from dist_zero_common.ids import checked_name
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token
-from dist_zero_common.protocol.messages import (
-    AskRows,
-    AwaitEpoch,
-    Begun,
-    Done,
-    Message,
-    OpenSession,
-    ReaderLost,
-    Saved,
-    SequencerStatus,
-    SnapshotRequest,
-    Subscribe,
-    Transaction,
-    TransactionPlace,
-)
+from dist_zero_common.protocol.messages.control import SequencerStatus
+from dist_zero_common.protocol.messages.envelope import Message
+from dist_zero_common.protocol.messages.epochs import AskRows, Begun, Done, ReaderLost, Saved
+from dist_zero_common.protocol.messages.pieces import TransactionPlace
+from dist_zero_common.protocol.messages.reading import AwaitEpoch, SnapshotRequest, Subscribe
+from dist_zero_common.protocol.messages.writing import OpenSession, Transaction
 from dist_zero_common.protocol.stored import (
     Base,
 )

@@ -18,25 +18,26 @@ from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token, log_state
 from dist_zero_common.protocol.dispatch import Handlers, Role, check_handlers, dispatch
-from dist_zero_common.protocol.messages import (
-    AskChanges,
+from dist_zero_common.protocol.messages.control import (
+    DropProgram,
+    EndGeneration,
+    HostNode,
+    HostSequencer,
+    Placement,
+    PrepareNodes,
+    RunnerReport,
+)
+from dist_zero_common.protocol.messages.envelope import Message
+from dist_zero_common.protocol.messages.epochs import (
     AskDone,
     AskRows,
     Begun,
-    DropProgram,
     EmptyRows,
-    EndGeneration,
-    Get,
     HandOut,
-    HostNode,
-    HostSequencer,
-    Message,
-    Placement,
-    PrepareNodes,
     RowsGone,
-    RunnerReport,
     StageRows,
 )
+from dist_zero_common.protocol.messages.reading import AskChanges, Get
 from dist_zero_common.store.base import Store
 from services.node_runner import wire
 from services.node_runner.epoch_log import EpochLog

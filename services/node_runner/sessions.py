@@ -16,9 +16,9 @@ from dist_zero.writes import decode_payload, hand_out_size
 from dist_zero_common.checksum import xxh3_128
 from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.mailbox import Token
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.envelope import Message
+from dist_zero_common.protocol.messages.writing import (
     Committed,
-    Message,
     OpenSession,
     ResendFrom,
     SessionOpened,

@@ -10,13 +10,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from dist_zero_common.mailbox import Mailbox
-from dist_zero_common.protocol.messages import (
-    Begun,
-    Done,
-    Message,
-    ReaderLost,
-    Saved,
-)
+from dist_zero_common.protocol.messages.envelope import Message
+from dist_zero_common.protocol.messages.epochs import Begun, Done, ReaderLost, Saved
 from services.node_runner.hosted import HostedNode
 from services.node_runner.keeping import SavedState
 

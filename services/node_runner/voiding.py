@@ -17,9 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from dist_zero_common.protocol.messages import (
-    TransactionPlace,
-)
+from dist_zero_common.protocol.messages.pieces import TransactionPlace
 from dist_zero_common.protocol.stored import (
     BaseId,
     LogRecord,

@@ -18,18 +18,17 @@ from dist_zero_common.broker.topology import CLIENT_REPLIES, RUNNER, SEQUENCER_N
 from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.ids import checked_name
 from dist_zero_common.mailbox import Token
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.envelope import Message
+from dist_zero_common.protocol.messages.epochs import (
     EPOCHS_AHEAD_MAX,
-    AskChanges,
     EmptyRows,
     ExchangeBatch,
-    Get,
     HandOut,
-    Message,
     NodeWrites,
-    ShardMap,
     StageRows,
 )
+from dist_zero_common.protocol.messages.pieces import ShardMap
+from dist_zero_common.protocol.messages.reading import AskChanges, Get
 from services.node_runner.kernel import PART_BYTES, view_sink
 from services.node_runner.kernel_events import (
     AskChangesEvent,

@@ -22,7 +22,8 @@ from dist_zero.expr.changes import behind, in_place_of, live
 from dist_zero.expr.graph import decode_graph, encode_graph, fingerprint
 from dist_zero.expr.ops import Graph
 from dist_zero_common.errors import DistZeroError, RequestError
-from dist_zero_common.protocol.messages import ChangeWanted, ProgramChange, SequencerStatus
+from dist_zero_common.protocol.messages.control import SequencerStatus
+from dist_zero_common.protocol.messages.requests import ChangeWanted, ProgramChange
 from dist_zero_common.protocol.stored import Base
 from services.scheduler.state import Observed, WantedProgram, sequencer_of
 

@@ -11,10 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from dist_zero_common.broker.topology import runner_inbox, sequencer_clients_inbox, sequencer_nodes_inbox
-from dist_zero_common.protocol.messages import (
-    Placement,
-    RunnerStatus,
-)
+from dist_zero_common.protocol.messages.control import Placement, RunnerStatus
 from services.scheduler.changing import went_on
 from services.scheduler.placement import Candidate, Room, feasible, has_more_room, moving, parts_of
 from services.scheduler.preparing import advanced, still_fits

@@ -12,12 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from dist_zero.shards import redrawn
 from dist_zero_common.log import Logger
-from dist_zero_common.protocol.messages import (
-    MachineReport,
-    NodeLimits,
-    ProgramState,
-    RunnerReport,
-)
+from dist_zero_common.protocol.messages.control import MachineReport, RunnerReport
+from dist_zero_common.protocol.messages.requests import NodeLimits, ProgramState
 from services.scheduler.growth import (
     GrowthMemory,
     GrowthOptions,

@@ -35,11 +35,8 @@ from math import ceil
 
 from dist_zero.shards import interval, rescaled
 from dist_zero_common.errors import SettingsError
-from dist_zero_common.protocol.messages import (
-    MachineLimits,
-    NodeLimits,
-    ShardMap,
-)
+from dist_zero_common.protocol.messages.pieces import ShardMap
+from dist_zero_common.protocol.messages.requests import MachineLimits, NodeLimits
 from dist_zero_common.protocol.stored import (
     RecordedSplit,
 )

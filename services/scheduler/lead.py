@@ -31,11 +31,8 @@ from dist_zero_common.errors import BrokerError, LogDamaged, StoreError
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token, log_state
 from dist_zero_common.protocol.dispatch import Handlers, Role, check_handlers, dispatch
-from dist_zero_common.protocol.messages import (
-    Leads,
-    Message,
-    StandsBy,
-)
+from dist_zero_common.protocol.messages.control import Leads, StandsBy
+from dist_zero_common.protocol.messages.envelope import Message
 from services.scheduler.written_log import WrittenLog
 
 LOOKS_PER_LEASE = 5

@@ -37,20 +37,22 @@ from dist_zero_common.ids import checked_name
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token, log_state
 from dist_zero_common.protocol.dispatch import Handlers, Role, check_handlers, dispatch
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.control import (
+    Leads,
+    MachineReport,
+    RunnerReport,
+    StandsBy,
+    StartRunner,
+)
+from dist_zero_common.protocol.messages.envelope import Message
+from dist_zero_common.protocol.messages.pieces import RequestRefused
+from dist_zero_common.protocol.messages.requests import (
     AskStatus,
     AutoscaleProgram,
     DrainMachine,
-    Leads,
     Locate,
-    MachineReport,
-    Message,
     RemoveProgram,
-    RequestRefused,
-    RunnerReport,
     ScaleProgram,
-    StandsBy,
-    StartRunner,
     SubmitProgram,
     VoidTransaction,
 )

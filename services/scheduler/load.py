@@ -11,10 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import exp
 
-from dist_zero_common.protocol.messages import (
-    NodeStatus,
-    RunnerReport,
-)
+from dist_zero_common.protocol.messages.control import NodeStatus, RunnerReport
 from services.scheduler.growth import GrowthOptions, NodeLoad
 from services.scheduler.state import WantedProgram
 

@@ -15,16 +15,16 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from dist_zero.shards import even_map
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.control import (
     DropProgram,
     EndGeneration,
     HostNode,
     HostSequencer,
-    Message,
     PrepareNodes,
-    ProgramState,
     StartRunner,
 )
+from dist_zero_common.protocol.messages.envelope import Message
+from dist_zero_common.protocol.messages.requests import ProgramState
 from services.scheduler.deciding import holders, hosted
 from services.scheduler.preparing import is_prepared, prepared_parts
 from services.scheduler.state import (

@@ -9,10 +9,7 @@ from dist_zero.shards import SHARDS_MAX
 from dist_zero_common.broker.topology import CLIENT_REPLIES, agent_inbox, check_inbox, runner_inbox
 from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.ids import checked_name
-from dist_zero_common.protocol.messages import (
-    MachineReport,
-    RunnerReport,
-)
+from dist_zero_common.protocol.messages.control import MachineReport, RunnerReport
 from services.scheduler.state import runner_name
 
 CORES_MAX = 65_536

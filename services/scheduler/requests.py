@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from dist_zero_common.broker.topology import sequencer_clients_inbox
 from dist_zero_common.errors import RequestError, StoreError
 from dist_zero_common.ids import checked_name
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.pieces import RequestRefused
+from dist_zero_common.protocol.messages.requests import (
     AutoscaleProgram,
     ChangeWanted,
     Locate,
@@ -28,7 +29,6 @@ from dist_zero_common.protocol.messages import (
     ProgramRemoved,
     ProgramState,
     RemoveProgram,
-    RequestRefused,
     ScaleProgram,
     SubmitProgram,
     TransactionVoided,

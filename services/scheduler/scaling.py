@@ -7,10 +7,7 @@ from dataclasses import replace
 
 from dist_zero.shards import SHARDS_MAX, rescaled
 from dist_zero_common.errors import RequestError
-from dist_zero_common.protocol.messages import (
-    MachineLimits,
-    NodeLimits,
-)
+from dist_zero_common.protocol.messages.requests import MachineLimits, NodeLimits
 from dist_zero_common.protocol.stored import (
     RecordedMachines,
 )

@@ -18,19 +18,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dist_zero_common.broker.topology import runner_inbox
-from dist_zero_common.protocol.messages import (
-    MachineLimits,
+from dist_zero_common.protocol.messages.control import (
     MachineReport,
-    NodeLimits,
     NodeStatus,
     Placement,
-    ProgramState,
     RunnerReport,
     RunnerStatus,
     SequencerStatus,
-    ShardMap,
-    TransactionPlace,
 )
+from dist_zero_common.protocol.messages.pieces import ShardMap, TransactionPlace
+from dist_zero_common.protocol.messages.requests import MachineLimits, NodeLimits, ProgramState
 from dist_zero_common.protocol.stored import (
     RecordedSplit,
 )

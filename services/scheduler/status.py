@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.requests import (
     MachineStatus,
     NodePlace,
     ProgramState,

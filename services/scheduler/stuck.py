@@ -20,10 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dist_zero_common.protocol.messages import (
-    NodeStatus,
-    SequencerStatus,
-)
+from dist_zero_common.protocol.messages.control import NodeStatus, SequencerStatus
 from services.scheduler.state import SEQUENCER, Assignment, Observed, Part, RunnerSeen, SequencerSeen
 
 STUCK_SECONDS_MIN, STUCK_SECONDS_MAX = 60.0, 300.0

@@ -16,10 +16,8 @@ from dist_zero.voids import void_transactions
 from dist_zero_common.errors import RequestError
 from dist_zero_common.ids import checked_name
 from dist_zero_common.log import Logger
-from dist_zero_common.protocol.messages import (
-    TransactionPlace,
-    VoidTransaction,
-)
+from dist_zero_common.protocol.messages.pieces import TransactionPlace
+from dist_zero_common.protocol.messages.requests import VoidTransaction
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.layout import voided_name
 from services.node_runner.epoch_log import EpochLog

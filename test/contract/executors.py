@@ -24,10 +24,7 @@ from dist_zero.state import Division, StateTable, TableChange, state_tables
 from dist_zero.types import Row, picker
 from dist_zero.writes import route
 from dist_zero.zset import ZSet, add_pairs
-from dist_zero_common.protocol.messages import (
-    BatchBlob,
-    ShardMap,
-)
+from dist_zero_common.protocol.messages.pieces import BatchBlob, ShardMap
 from test.oracle.nodes import summed
 from test.oracle.random_programs import Epoch
 

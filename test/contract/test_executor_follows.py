@@ -17,9 +17,7 @@ from dist_zero.reference import join, kept, loading, operators, ordering
 from dist_zero.reference.ordering import SortedItems
 from dist_zero.shards import interval, owner
 from dist_zero_common.errors import InternalError
-from dist_zero_common.protocol.messages import (
-    ShardMap,
-)
+from dist_zero_common.protocol.messages.pieces import ShardMap
 from test.contract.executors import EXECUTORS, ExecutorHarness, Run, Save, in_bytes, random_map, shown, stored
 from test.oracle.random_programs import Case, cases
 from test.oracle.test_oracle_programs import SAME_EACH_TIME, SEARCH, SEEDS

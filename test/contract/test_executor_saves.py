@@ -18,9 +18,7 @@ from dist_zero.shards import HASH_MAX, even_map
 from dist_zero.state import TableChange, state_tables
 from dist_zero.types import INT, STR, Row
 from dist_zero_common.errors import InternalError, MalformedMessage
-from dist_zero_common.protocol.messages import (
-    ShardMap,
-)
+from dist_zero_common.protocol.messages.pieces import ShardMap
 from test.contract.executors import EXECUTORS, ExecutorHarness, Run, Save, entries, in_bytes, reshard, stored
 from test.oracle.nodes import delete, put, summed, update
 

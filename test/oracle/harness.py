@@ -27,9 +27,7 @@ from dist_zero.shards import even_map, owner
 from dist_zero.types import DataType, RowType, check_stored
 from dist_zero.writes import route
 from dist_zero.zset import ZSet, add_into
-from dist_zero_common.protocol.messages import (
-    ShardMap,
-)
+from dist_zero_common.protocol.messages.pieces import ShardMap
 from test.oracle.nodes import summed
 from test.oracle.random_programs import Case, Epoch
 

@@ -18,10 +18,7 @@ from dist_zero.shards import even_map
 from dist_zero.types import Row
 from dist_zero.writes import route
 from dist_zero.zset import ZSet, add_pairs
-from dist_zero_common.protocol.messages import (
-    ShardMap,
-    WriteKind,
-)
+from dist_zero_common.protocol.messages.pieces import ShardMap, WriteKind
 
 Arrived = list[tuple[int, Batch]]
 Reorder = Callable[[Arrived], Arrived]

@@ -17,9 +17,7 @@ from dist_zero.expr import checked, ops
 from dist_zero.expr.functions import aggregate_type
 from dist_zero.expr.ops import Aggregation, Relation, Scalar, SortKey
 from dist_zero.types import DATETIME, FLOAT, INT, STR, DataType, Row, RowType
-from dist_zero_common.protocol.messages import (
-    WriteKind,
-)
+from dist_zero_common.protocol.messages.pieces import WriteKind
 from test.oracle.scalars import (
     HOUR_US,
     KEY_POOL_SIZE,

@@ -34,7 +34,7 @@ from dist_zero.shards import interval
 from dist_zero.state import TableChange, state_tables
 from dist_zero.types import Row
 from dist_zero.zset import ZSet
-from dist_zero_common.protocol.messages import WriteKind
+from dist_zero_common.protocol.messages.pieces import WriteKind
 from test.oracle.harness import exact
 from test.oracle.nodes import Nodes
 from test.oracle.random_programs import Epoch, Growing, _epoch, _writes

@@ -28,9 +28,7 @@ from dist_zero.expr import ops
 from dist_zero.expr.ops import Graph
 from dist_zero.reference.evaluate import Evaluated
 from dist_zero.types import Row
-from dist_zero_common.protocol.messages import (
-    WriteKind,
-)
+from dist_zero_common.protocol.messages.pieces import WriteKind
 from test.oracle.harness import check
 from test.oracle.random_programs import OPERATIONS, Case, cases, join_cases, shown_cases
 

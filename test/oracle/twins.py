@@ -12,7 +12,7 @@ from dist_zero.executor import NOTHING_FILLED, ErrorCount, Parcel
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.state import TableChange
 from dist_zero.types import Row
-from dist_zero_common.protocol.messages import BatchBlob, ShardMap
+from dist_zero_common.protocol.messages.pieces import BatchBlob, ShardMap
 from test.contract.executors import native
 
 _T = TypeVar("_T")

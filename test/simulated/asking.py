@@ -9,14 +9,14 @@ from contextlib import asynccontextmanager
 from dist_zero.system import System
 from dist_zero_common.broker.topology import client_replies, queue_of, scheduler_inbox
 from dist_zero_common.mailbox import Mailbox, Token
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.envelope import Message
+from dist_zero_common.protocol.messages.pieces import RequestRefused
+from dist_zero_common.protocol.messages.requests import (
     AskStatus,
     Located,
-    Message,
     ProgramRemoved,
     ProgramState,
     RemoveProgram,
-    RequestRefused,
     SubmitProgram,
     SystemStatus,
 )

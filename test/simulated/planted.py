@@ -18,7 +18,9 @@ import dist_zero as dz
 from dist_zero_common.errors import StoreError
 from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.codec import encode
-from dist_zero_common.protocol.messages import Done, Message, Transaction
+from dist_zero_common.protocol.messages.envelope import Message
+from dist_zero_common.protocol.messages.epochs import Done
+from dist_zero_common.protocol.messages.writing import Transaction
 from dist_zero_common.protocol.stored import BaseId, LogRecord, RecordedOpen
 from dist_zero_common.store.layout import record_name
 from services.node_runner.epoch_log import EpochLog

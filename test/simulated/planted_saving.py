@@ -13,7 +13,9 @@ from dist_zero.reference.interpreter import Interpreter
 from dist_zero.reference.kept import Touched
 from dist_zero.shards import interval
 from dist_zero_common.mailbox import Token
-from dist_zero_common.protocol.messages import Message, Saved, ShardMap
+from dist_zero_common.protocol.messages.envelope import Message
+from dist_zero_common.protocol.messages.epochs import Saved
+from dist_zero_common.protocol.messages.pieces import ShardMap
 from dist_zero_common.protocol.stored import Base, BaseId, CheckpointId
 from dist_zero_common.store.layout import checkpoint_of_name, checkpoints_prefix, number_of, records_prefix
 from services.node_runner import collection, loading

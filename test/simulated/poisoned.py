@@ -11,7 +11,7 @@ from dist_zero.compiler.plan import Plan
 from dist_zero.executor import NOTHING_FILLED, Executor, Parcel
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.system import SimulatedSystem
-from dist_zero_common.protocol.messages import ShardMap
+from dist_zero_common.protocol.messages.pieces import ShardMap
 from services.node_runner.loading import MakeExecutor
 from services.node_runner.service import RunnerService
 

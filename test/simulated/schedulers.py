@@ -25,14 +25,8 @@ from dist_zero_common.broker.base import (
 )
 from dist_zero_common.log import get_logger
 from dist_zero_common.protocol.codec import decode
-from dist_zero_common.protocol.messages import (
-    DropProgram,
-    Envelope,
-    HostNode,
-    HostSequencer,
-    Message,
-    Placement,
-)
+from dist_zero_common.protocol.messages.control import DropProgram, HostNode, HostSequencer, Placement
+from dist_zero_common.protocol.messages.envelope import Envelope, Message
 from dist_zero_common.protocol.stored import (
     SchedulerRecord,
 )

@@ -21,13 +21,8 @@ from dist_zero.testing.faulty import FaultySystem
 from dist_zero_common.broker.topology import scheduler_inbox
 from dist_zero_common.errors import DataError, RequestError
 from dist_zero_common.protocol.codec import decode
-from dist_zero_common.protocol.messages import (
-    ChangeWanted,
-    Fate,
-    ProgramState,
-    SubmitProgram,
-    TransactionPlace,
-)
+from dist_zero_common.protocol.messages.pieces import TransactionPlace
+from dist_zero_common.protocol.messages.requests import ChangeWanted, Fate, ProgramState, SubmitProgram
 from dist_zero_common.protocol.stored import Base, LogRecord
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld

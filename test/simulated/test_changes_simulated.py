@@ -35,7 +35,7 @@ from dist_zero.testing import log_of, writes_of
 from dist_zero.testing.faulty import FaultySystem
 from dist_zero.zset import ZSet, consolidate
 from dist_zero_common.errors import OperatorError, RequestError
-from dist_zero_common.protocol.messages import ProgramState
+from dist_zero_common.protocol.messages.requests import ProgramState
 from dist_zero_common.protocol.stored import LogRecord
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.plan import KINDS, drawn_faults

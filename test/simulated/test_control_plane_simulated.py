@@ -28,27 +28,29 @@ from dist_zero_common.broker.topology import (
 from dist_zero_common.log import captured_events, get_logger
 from dist_zero_common.mailbox import Mailbox, Token
 from dist_zero_common.protocol.codec import decode
-from dist_zero_common.protocol.messages import (
-    Done,
+from dist_zero_common.protocol.messages.control import (
     DropProgram,
     EndGeneration,
     HostNode,
     HostSequencer,
-    Locate,
-    Located,
     MachineReport,
-    Message,
     NodeStatus,
     Placement,
     PreparedStatus,
     PrepareNodes,
-    ProgramRemoved,
-    ProgramState,
-    RemoveProgram,
-    RequestRefused,
     RunnerReport,
     SequencerStatus,
     StartRunner,
+)
+from dist_zero_common.protocol.messages.envelope import Message
+from dist_zero_common.protocol.messages.epochs import Done
+from dist_zero_common.protocol.messages.pieces import RequestRefused
+from dist_zero_common.protocol.messages.requests import (
+    Locate,
+    Located,
+    ProgramRemoved,
+    ProgramState,
+    RemoveProgram,
     SubmitProgram,
 )
 from dist_zero_common.protocol.stored import (

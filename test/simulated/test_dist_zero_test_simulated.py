@@ -16,9 +16,7 @@ from dist_zero.cli.main import main
 from dist_zero.client.session import Session
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.testing import SeedOptions, run_seed
-from dist_zero_common.protocol.messages import (
-    Committed,
-)
+from dist_zero_common.protocol.messages.writing import Committed
 
 app = dz.Program("toy")
 

@@ -15,13 +15,8 @@ from dist_zero.client.remote import RemoteSystem
 from dist_zero.system import SimulatedSystem
 from dist_zero_common.errors import RequestError
 from dist_zero_common.log import captured_events
-from dist_zero_common.protocol.messages import (
-    AwaitEpoch,
-    MachineLimits,
-    NodeLimits,
-    ProgramState,
-    SystemStatus,
-)
+from dist_zero_common.protocol.messages.reading import AwaitEpoch
+from dist_zero_common.protocol.messages.requests import MachineLimits, NodeLimits, ProgramState, SystemStatus
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 from services.node_runner.sequencer_events import SequencerOptions

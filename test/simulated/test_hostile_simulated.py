@@ -26,55 +26,60 @@ from dist_zero_common.broker.topology import (
     sequencer_clients_inbox,
 )
 from dist_zero_common.protocol.codec import SEAL_SIZE, encode, seal
-from dist_zero_common.protocol.messages import (
-    AskChanges,
-    AutoscaleProgram,
-    AwaitEpoch,
-    BatchBlob,
-    Changes,
-    ChangesGone,
-    ColumnBlob,
-    Committed,
-    Done,
+from dist_zero_common.protocol.messages.control import (
     DropProgram,
-    EmptyRows,
     EndGeneration,
-    Envelope,
-    ExchangeBatch,
-    Get,
-    Got,
-    HandOut,
     HostNode,
     HostSequencer,
-    Locate,
-    MachineLimits,
     MachineReport,
-    Message,
-    NodeLimits,
-    NodeWrites,
-    OpenSession,
-    Payload,
     Placement,
     PreparedStatus,
     PrepareNodes,
-    RemoveProgram,
     RunnerReport,
-    ShardMap,
-    SnapshotAnswer,
-    SnapshotRequest,
-    SnapshotWanted,
-    StageRows,
     StartRunner,
     StopRunner,
-    SubmitProgram,
-    Subscribe,
+)
+from dist_zero_common.protocol.messages.envelope import Envelope, Message
+from dist_zero_common.protocol.messages.epochs import (
+    Done,
+    EmptyRows,
+    ExchangeBatch,
+    HandOut,
+    NodeWrites,
+    SnapshotWanted,
+    StageRows,
     SubscriptionWanted,
-    Transaction,
-    Unsubscribe,
-    ViewRows,
+)
+from dist_zero_common.protocol.messages.pieces import (
+    BatchBlob,
+    ColumnBlob,
+    Payload,
+    ShardMap,
     WriteKind,
     WritesBlob,
 )
+from dist_zero_common.protocol.messages.reading import (
+    AskChanges,
+    AwaitEpoch,
+    Changes,
+    ChangesGone,
+    Get,
+    Got,
+    SnapshotAnswer,
+    SnapshotRequest,
+    Subscribe,
+    Unsubscribe,
+    ViewRows,
+)
+from dist_zero_common.protocol.messages.requests import (
+    AutoscaleProgram,
+    Locate,
+    MachineLimits,
+    NodeLimits,
+    RemoveProgram,
+    SubmitProgram,
+)
+from dist_zero_common.protocol.messages.writing import Committed, OpenSession, Transaction
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore

@@ -17,12 +17,8 @@ from dist_zero_common.errors import BrokerError, ConnectionLost, MalformedMessag
 from dist_zero_common.log import get_logger
 from dist_zero_common.mailbox import WINDOW_ENVELOPES, Mailbox, Token
 from dist_zero_common.protocol.codec import encode
-from dist_zero_common.protocol.messages import (
-    Committed,
-    Envelope,
-    Message,
-    Transaction,
-)
+from dist_zero_common.protocol.messages.envelope import Envelope, Message
+from dist_zero_common.protocol.messages.writing import Committed, Transaction
 from dist_zero_common.sim.faults import Delay, Weather
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld

@@ -17,10 +17,8 @@ from dist_zero.system import SimulatedSystem
 from dist_zero.testing import SeedOptions, run_seed
 from dist_zero_common.log import captured_events
 from dist_zero_common.protocol.codec import encode
-from dist_zero_common.protocol.messages import (
-    EndGeneration,
-    Envelope,
-)
+from dist_zero_common.protocol.messages.control import EndGeneration
+from dist_zero_common.protocol.messages.envelope import Envelope
 from dist_zero_common.sim.faults import Delay, StoreFaults, Weather
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld

@@ -21,18 +21,10 @@ from dist_zero.types import Row
 from dist_zero_common.broker.topology import sequencer_clients_inbox, sequencer_nodes_inbox
 from dist_zero_common.errors import OperatorError
 from dist_zero_common.protocol.codec import decode, encode
-from dist_zero_common.protocol.messages import (
-    Committed,
-    Envelope,
-    HandOut,
-    HostSequencer,
-    MachineReport,
-    Message,
-    Placement,
-    RunnerReport,
-    SessionOpened,
-    Transaction,
-)
+from dist_zero_common.protocol.messages.control import HostSequencer, MachineReport, Placement, RunnerReport
+from dist_zero_common.protocol.messages.envelope import Envelope, Message
+from dist_zero_common.protocol.messages.epochs import HandOut
+from dist_zero_common.protocol.messages.writing import Committed, SessionOpened, Transaction
 from dist_zero_common.protocol.stored import (
     Base,
     LogRecord,

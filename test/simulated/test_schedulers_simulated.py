@@ -18,17 +18,14 @@ from dist_zero.client.remote import RemoteSystem
 from dist_zero.expr.graph import encode_graph
 from dist_zero_common.broker.topology import scheduler_inbox
 from dist_zero_common.log import captured_events
-from dist_zero_common.protocol.messages import (
-    DropProgram,
-    HostNode,
-    HostSequencer,
+from dist_zero_common.protocol.messages.control import DropProgram, HostNode, HostSequencer, StopRunner
+from dist_zero_common.protocol.messages.envelope import Message
+from dist_zero_common.protocol.messages.requests import (
     Locate,
     Located,
-    Message,
     ProgramRemoved,
     ProgramState,
     RemoveProgram,
-    StopRunner,
     SubmitProgram,
 )
 from dist_zero_common.sim.faults import Delay, StoreFaults, Weather

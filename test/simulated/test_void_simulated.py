@@ -18,11 +18,8 @@ from dist_zero.testing import log_of, recomputed_differences, writes_of
 from dist_zero.voids import void_transactions
 from dist_zero.zset import consolidate
 from dist_zero_common.errors import OperatorError, RequestError
-from dist_zero_common.protocol.messages import (
-    ProgramState,
-    ProgramStatus,
-    TransactionPlace,
-)
+from dist_zero_common.protocol.messages.pieces import TransactionPlace
+from dist_zero_common.protocol.messages.requests import ProgramState, ProgramStatus
 from dist_zero_common.protocol.stored import (
     LogRecord,
 )

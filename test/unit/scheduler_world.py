@@ -9,23 +9,23 @@ from dataclasses import dataclass, field, replace
 
 from dist_zero.shards import even_map
 from dist_zero_common.broker.topology import agent_inbox, runner_inbox, sequencer_nodes_inbox
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.control import (
     DropProgram,
     EndGeneration,
     HostNode,
     HostSequencer,
     MachineReport,
-    Message,
     NodeStatus,
     Placement,
     PreparedStatus,
     PrepareNodes,
-    ProgramState,
     RunnerReport,
     SequencerStatus,
     StartRunner,
     StopRunner,
 )
+from dist_zero_common.protocol.messages.envelope import Message
+from dist_zero_common.protocol.messages.requests import ProgramState
 from services.machine_agent.state import AgentState, on_command, on_ended, on_started, statuses
 from services.scheduler.deciding import (
     decide,

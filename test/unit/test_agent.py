@@ -16,13 +16,8 @@ from dist_zero_common.broker.topology import agent_inbox, queue_of, scheduler_in
 from dist_zero_common.errors import OperatorError, SettingsError, SimulationError
 from dist_zero_common.log import captured_events, get_logger
 from dist_zero_common.mailbox import Mailbox, Token
-from dist_zero_common.protocol.messages import (
-    MachineReport,
-    Message,
-    RunnerStatus,
-    StartRunner,
-    StopRunner,
-)
+from dist_zero_common.protocol.messages.control import MachineReport, RunnerStatus, StartRunner, StopRunner
+from dist_zero_common.protocol.messages.envelope import Message
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 from services.machine_agent.launchers.base import Launcher

@@ -10,9 +10,7 @@ import pytest
 
 from dist_zero_common.log import get_logger
 from dist_zero_common.protocol.codec import encode
-from dist_zero_common.protocol.messages import (
-    TransactionPlace,
-)
+from dist_zero_common.protocol.messages.pieces import TransactionPlace
 from dist_zero_common.protocol.stored import (
     BaseId,
     LogRecord,

@@ -16,10 +16,7 @@ from dist_zero.batch import CONTENT_MODULUS, Batch
 from dist_zero.types import BOOL, BYTES, DATETIME, DATETIME_MAX_US, FLOAT, INT, NAN, STR, DataType, Row
 from dist_zero_common.errors import DataError, InternalError, MalformedMessage
 from dist_zero_common.protocol import codec
-from dist_zero_common.protocol.messages import (
-    BatchBlob,
-    ColumnBlob,
-)
+from dist_zero_common.protocol.messages.pieces import BatchBlob, ColumnBlob
 from test.unit.strategies import ENUM, row_types, stored_rows
 
 pytestmark = pytest.mark.usefixtures("both_ways")

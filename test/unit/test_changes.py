@@ -20,13 +20,8 @@ from dist_zero.expr.graph import decode_graph, encode_graph, fingerprint
 from dist_zero.expr.ops import Graph
 from dist_zero.shards import even_map
 from dist_zero_common.errors import MalformedMessage, RequestError
-from dist_zero_common.protocol.messages import (
-    ChangeWanted,
-    Fate,
-    Placement,
-    RunnerReport,
-    SequencerStatus,
-)
+from dist_zero_common.protocol.messages.control import Placement, RunnerReport, SequencerStatus
+from dist_zero_common.protocol.messages.requests import ChangeWanted, Fate
 from dist_zero_common.protocol.stored import Base, LogRecord
 from services.node_runner.changing import begun, ends_reading, is_filled, needed
 from services.node_runner.filling import Filling, slices_at_once

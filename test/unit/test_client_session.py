@@ -15,9 +15,9 @@ from dist_zero.client.session import (
     Session,
 )
 from dist_zero_common.protocol.codec import decode
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.pieces import Payload
+from dist_zero_common.protocol.messages.writing import (
     Committed,
-    Payload,
     ResendFrom,
     SessionOpened,
     SessionUnknown,

@@ -15,12 +15,7 @@ from dist_zero.client.snapshot import PartsByEpoch, ViewError, ViewReader, snaps
 from dist_zero.client.watch import StoredChange, Subscription, change_for_people
 from dist_zero.types import Row
 from dist_zero_common.errors import MalformedMessage
-from dist_zero_common.protocol.messages import (
-    Changes,
-    ErrorEntry,
-    SnapshotAnswer,
-    ViewRows,
-)
+from dist_zero_common.protocol.messages.reading import Changes, ErrorEntry, SnapshotAnswer, ViewRows
 
 app = dz.Program("toy")
 

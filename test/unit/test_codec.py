@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import importlib
 import inspect
+import pkgutil
 import random
 import tracemalloc
 import types
@@ -20,17 +22,25 @@ from hypothesis import strategies as st
 from dist_zero_common.checksum import xxh64
 from dist_zero_common.errors import InternalError, MalformedMessage
 from dist_zero_common.protocol import codec, messages, program, stored
-from dist_zero_common.protocol import messages as m
+from dist_zero_common.protocol.messages import control, epochs, pieces, reading, requests, writing
+from dist_zero_common.protocol.messages.envelope import ENVELOPE_BYTES_MAX, Envelope
 from dist_zero_common.protocol.structs import camel_case, lower_camel, struct_name
 from test.unit.strategies import instances
 
 _FEW = settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 
 
+_MESSAGES = [
+    importlib.import_module(f"{messages.__name__}.{found.name}")
+    for found in pkgutil.iter_modules(messages.__path__)
+]
+_MODULES = [*_MESSAGES, program, stored]
+
+
 def _classes() -> list[type]:
     found = [
         item
-        for module in (messages, program, stored)
+        for module in _MODULES
         for item in vars(module).values()
         if inspect.isclass(item) and item.__module__ == module.__name__ and dataclasses.is_dataclass(item)
     ]
@@ -41,7 +51,7 @@ def _classes() -> list[type]:
 def _unions() -> dict[str, Any]:
     return {
         name: item
-        for module in (messages, program, stored)
+        for module in _MODULES
         for name, item in vars(module).items()
         if isinstance(item, types.UnionType)
     }
@@ -118,32 +128,32 @@ def test_round_trip(cls: type) -> None:
 
 def test_round_trip_of_many_segments_and_large_fields() -> None:
     """Proves that size alone breaks nothing: many small messages, and a field near the largest allowed."""
-    many = m.Envelope("s", "r", tuple(m.Transaction(1, i, b"x" * 200, "r") for i in range(3000)))
-    large = m.Envelope("s", "r", (m.Transaction(1, 1, bytes(m.TRANSACTION_BYTES_MAX), "reply"),))
+    many = Envelope("s", "r", tuple(writing.Transaction(1, i, b"x" * 200, "r") for i in range(3000)))
+    large = Envelope("s", "r", (writing.Transaction(1, 1, bytes(writing.TRANSACTION_BYTES_MAX), "reply"),))
     for envelope in (many, large):
-        assert codec.decode(m.Envelope, codec.encode(envelope)) == envelope
+        assert codec.decode(Envelope, codec.encode(envelope)) == envelope
 
 
 @pytest.mark.parametrize("sizes", [[], [1], [300], [5_000] * 3, [200] * 3_000, [100_000, 1, 2**20]], ids=str)
 def test_what_is_written_is_what_the_library_writes(sizes: list[int]) -> None:
     """Proves that putting the segments together by hand, which saves a copy, makes the library's own bytes."""
-    envelope = m.Envelope(
-        "s", "r", tuple(m.Transaction(1, i, b"x" * size, "r") for i, size in enumerate(sizes))
+    envelope = Envelope(
+        "s", "r", tuple(writing.Transaction(1, i, b"x" * size, "r") for i, size in enumerate(sizes))
     )
     builder = codec.codecs().module("Envelope").new_message()
-    codec.codecs().of_class(m.Envelope).write(builder, envelope)
+    codec.codecs().of_class(Envelope).write(builder, envelope)
     assert bytes(codec.unseal(codec.encode(envelope))) == builder.to_bytes()
 
 
 def test_encoding_is_a_stored_format() -> None:
     """Proves that the bytes of a known object are what they were when the format was fixed, and that those of an
     object that was written before fields were added still mean the same."""
-    record = m.EpochFinished(7, 2**40)
+    record = reading.EpochFinished(7, 2**40)
     assert (
         codec.encode(record).hex()
         == "445a010020000000e54b01eb30cb870a0000000003000000000000000200000007000000000000000000000000010000"
     )
-    base = stored.Base(7, 1, 1_000_000, m.ShardMap(1, (2**64 - 1,), ("node-0",)), b"graph")
+    base = stored.Base(7, 1, 1_000_000, pieces.ShardMap(1, (2**64 - 1,), ("node-0",)), b"graph")
     written_before = bytes.fromhex(
         "445a010070000000124f853b733e5ef5000000000d0000000000000003000200"
         "0700000000000000010000000000000040420f00000000000800000001000200"
@@ -156,16 +166,16 @@ def test_encoding_is_a_stored_format() -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        m.Committed(-1, 1, 1),
-        m.Committed(2**64, 1, 1),
-        m.EmptyRows("p", 1, 1, 2**32, 1, b""),
-        m.OpenSession(1, "lone \ud800", "r"),
-        m.OpenSession(1, None, "r"),  # type: ignore[arg-type]
-        m.Transaction(1, 1, "text", 5),  # type: ignore[arg-type]
-        m.Envelope("s", "r", (stored.Base(1, 1, 1, m.ShardMap(1, (), ()), b""),)),  # type: ignore[arg-type]
-        m.HostNode(1, "p", 1, None, 1, 1, b""),  # type: ignore[arg-type]
-        m.Payload(()).writes,
-        m.Transaction(1, 1, bytes(m.ENVELOPE_BYTES_MAX), "r"),
+        writing.Committed(-1, 1, 1),
+        writing.Committed(2**64, 1, 1),
+        epochs.EmptyRows("p", 1, 1, 2**32, 1, b""),
+        writing.OpenSession(1, "lone \ud800", "r"),
+        writing.OpenSession(1, None, "r"),  # type: ignore[arg-type]
+        writing.Transaction(1, 1, "text", 5),  # type: ignore[arg-type]
+        Envelope("s", "r", (stored.Base(1, 1, 1, pieces.ShardMap(1, (), ()), b""),)),  # type: ignore[arg-type]
+        control.HostNode(1, "p", 1, None, 1, 1, b""),  # type: ignore[arg-type]
+        pieces.Payload(()).writes,
+        writing.Transaction(1, 1, bytes(ENVELOPE_BYTES_MAX), "r"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -198,21 +208,21 @@ def _refused(cls: type, data: bytes) -> bool:
 
 
 @_FEW
-@given(instances(m.Envelope), st.data())
-def test_one_changed_bit_is_noticed(envelope: m.Envelope, data: st.DataObject) -> None:
+@given(instances(Envelope), st.data())
+def test_one_changed_bit_is_noticed(envelope: Envelope, data: st.DataObject) -> None:
     """Proves that damage on the way is found whatever it hits."""
     good = codec.encode(envelope)
     at = data.draw(st.integers(0, len(good) * 8 - 1))
     bad = bytearray(good)
     bad[at // 8] ^= 1 << at % 8
-    assert _refused(m.Envelope, bytes(bad))
+    assert _refused(Envelope, bytes(bad))
 
 
 def test_truncated_and_extended_messages_are_refused() -> None:
     """Proves that every prefix of a message is refused, and a message with more behind it."""
-    good = codec.encode(m.Envelope("system", "runner", (m.Committed(1, 2, 3),)))
-    assert all(_refused(m.Envelope, good[:end]) for end in range(len(good)))
-    assert _refused(m.Envelope, good + bytes(8))
+    good = codec.encode(Envelope("system", "runner", (writing.Committed(1, 2, 3),)))
+    assert all(_refused(Envelope, good[:end]) for end in range(len(good)))
+    assert _refused(Envelope, good + bytes(8))
 
 
 @pytest.mark.parametrize("damage", ["bits", "words", "truncated", "noise", "pointers"])
@@ -280,20 +290,23 @@ _EMPTY_STRUCTS = (2**29 - 1) << 2
 
 
 _HOSTILE: dict[str, tuple[type, bytes]] = {
-    "half a billion empty structs": (m.Payload, _message(_struct(0, 0, 1), _list(0, 7, 0), _EMPTY_STRUCTS)),
-    "half a billion nothings": (m.Payload, _message(_struct(0, 0, 1), _list(0, 0, 2**29 - 1))),
+    "half a billion empty structs": (
+        pieces.Payload,
+        _message(_struct(0, 0, 1), _list(0, 7, 0), _EMPTY_STRUCTS),
+    ),
+    "half a billion nothings": (pieces.Payload, _message(_struct(0, 0, 1), _list(0, 0, 2**29 - 1))),
     "data longer than the message": (
-        m.ColumnBlob,
+        pieces.ColumnBlob,
         _message(_struct(0, 0, 3), _list(2, 2, 2**29 - 1), 0, 0, 0),
     ),
-    "a list that contains itself": (m.Payload, _message(_struct(0, 0, 1), _list(-1, 6, 1), 0)),
-    "a root that is itself": (m.Payload, _message(_struct(-1, 0, 1))),
-    "a root that is a list": (m.Payload, _message(_list(0, 2, 8), 0)),
-    "a root behind the end": (m.Payload, _message(_struct(99, 0, 1))),
-    "a far pointer to no segment": (m.Payload, _message(2 | 7 << 32)),
-    "a capability": (m.Payload, _message(3)),
-    "no root": (m.Envelope, _message()),
-    "four billion segments": (m.Envelope, codec.seal(b"\xff" * 64)),
+    "a list that contains itself": (pieces.Payload, _message(_struct(0, 0, 1), _list(-1, 6, 1), 0)),
+    "a root that is itself": (pieces.Payload, _message(_struct(-1, 0, 1))),
+    "a root that is a list": (pieces.Payload, _message(_list(0, 2, 8), 0)),
+    "a root behind the end": (pieces.Payload, _message(_struct(99, 0, 1))),
+    "a far pointer to no segment": (pieces.Payload, _message(2 | 7 << 32)),
+    "a capability": (pieces.Payload, _message(3)),
+    "no root": (Envelope, _message()),
+    "four billion segments": (Envelope, codec.seal(b"\xff" * 64)),
 }
 
 
@@ -316,26 +329,26 @@ def test_amplified_message_is_refused() -> None:
     root = [_struct(0, 1, 2), 1, _list(1, 6, count), 0]
     pointers = [_list(count - place - 1, 2, length) for place in range(count)]
     with pytest.raises(MalformedMessage, match="limit"):
-        codec.decode(m.SnapshotRequest, _message(*root, *pointers, *[0] * (length // 8)))
+        codec.decode(reading.SnapshotRequest, _message(*root, *pointers, *[0] * (length // 8)))
 
 
 def test_unknown_enum_and_union_numbers_are_refused() -> None:
     """Proves that a number that no member has is refused by name, not taken for another member."""
-    blob = m.WritesBlob(0, m.WriteKind.APPEND, (), m.BatchBlob(0, b"", ()), b"", b"")
+    blob = pieces.WritesBlob(0, pieces.WriteKind.APPEND, (), pieces.BatchBlob(0, b"", ()), b"", b"")
     body = bytearray(_body(blob))
     at = body.index((3).to_bytes(2, "little"), 16)
     body[at] = 9
     with pytest.raises(MalformedMessage, match="no WriteKind has the number 9"):
-        codec.decode(m.WritesBlob, codec.seal(bytes(body)))
+        codec.decode(pieces.WritesBlob, codec.seal(bytes(body)))
 
 
 def test_struct_that_must_be_there_is_not_invented() -> None:
     """Proves that an absent struct is refused where the class has no None, and None where it has."""
-    located = m.Located(1, "p", m.ProgramState.STARTING, b"", None, "")
-    assert codec.decode(m.Located, codec.encode(located)).placement is None
+    located = requests.Located(1, "p", requests.ProgramState.STARTING, b"", None, "")
+    assert codec.decode(requests.Located, codec.encode(located)).placement is None
     empty = codec.codecs().module("Got").new_message().to_bytes()
     with pytest.raises(MalformedMessage, match=r"Got\.row is missing"):
-        codec.decode(m.Got, codec.seal(empty))
+        codec.decode(reading.Got, codec.seal(empty))
 
 
 def test_message_of_no_kind_is_refused() -> None:
@@ -343,14 +356,14 @@ def test_message_of_no_kind_is_refused() -> None:
     envelope = codec.codecs().module("Envelope").new_message()
     envelope.init("messages", 1)
     with pytest.raises(MalformedMessage, match="Message without content"):
-        codec.decode(m.Envelope, codec.seal(envelope.to_bytes()))
+        codec.decode(Envelope, codec.seal(envelope.to_bytes()))
 
 
 def test_too_large_a_message_is_refused_before_it_is_looked_at() -> None:
     """Proves that the bound on size comes first; what is in the log may be larger than a message."""
     with pytest.raises(MalformedMessage, match="too many"):
-        codec.decode(m.Envelope, bytes(m.ENVELOPE_BYTES_MAX + 1))
-    assert codec.size_max(stored.LogRecord) > 2 * m.ENVELOPE_BYTES_MAX
+        codec.decode(Envelope, bytes(ENVELOPE_BYTES_MAX + 1))
+    assert codec.size_max(stored.LogRecord) > 2 * ENVELOPE_BYTES_MAX
 
 
 def test_seal_says_what_is_wrong() -> None:
@@ -374,12 +387,19 @@ def test_schemas_are_found_beside_their_package() -> None:
 
 def test_enum_members_are_in_the_schemas_order() -> None:
     """Proves that enums are numbered alike on both sides."""
-    for cls in vars(messages).values():
-        if inspect.isclass(cls) and issubclass(cls, enum.Enum) and cls.__module__ == messages.__name__:
-            owner = {
-                "WriteKind": ("WritesBlob", "kind"),
-                "ProgramState": ("Located", "state"),
-                "Fate": ("ChangeLine", "fate"),
-            }[cls.__name__]
-            numbers = codec.codecs().module(owner[0]).schema.fields[owner[1]].schema.enumerants
-            assert [camel_case(member.name.lower()) for member in cls] == list(numbers)
+    owners = {
+        "WriteKind": ("WritesBlob", "kind"),
+        "ProgramState": ("Located", "state"),
+        "Fate": ("ChangeLine", "fate"),
+    }
+    found = {
+        item.__name__: item
+        for module in _MESSAGES
+        for item in vars(module).values()
+        if inspect.isclass(item) and issubclass(item, enum.Enum)
+    }
+    assert set(found) == set(owners)
+    for name, cls in found.items():
+        struct, field = owners[name]
+        numbers = codec.codecs().module(struct).schema.fields[field].schema.enumerants
+        assert [camel_case(member.name.lower()) for member in cls] == list(numbers)

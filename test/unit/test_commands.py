@@ -24,10 +24,7 @@ from dist_zero.system import EmbeddedSystem, System
 from dist_zero_common.broker.base import QueueKind
 from dist_zero_common.broker.topology import ROLES
 from dist_zero_common.errors import DataError, DistZeroError, RequestError
-from dist_zero_common.protocol.messages import (
-    MachineLimits,
-    NodeLimits,
-)
+from dist_zero_common.protocol.messages.requests import MachineLimits, NodeLimits
 
 app = dz.Program("shop")
 

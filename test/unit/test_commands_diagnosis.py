@@ -22,7 +22,7 @@ from dist_zero_common.broker.topology import (
     sequencer_clients_inbox,
     sequencer_nodes_inbox,
 )
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.requests import (
     MachineStatus,
     NodePlace,
     ProgramState,

@@ -13,10 +13,7 @@ from dist_zero.shards import even_map, rescaled
 from dist_zero_common.errors import BaseDamaged, LogDamaged, StoreError
 from dist_zero_common.log import captured_events, get_logger
 from dist_zero_common.protocol.codec import encode
-from dist_zero_common.protocol.messages import (
-    ShardMap,
-    TransactionPlace,
-)
+from dist_zero_common.protocol.messages.pieces import ShardMap, TransactionPlace
 from dist_zero_common.protocol.stored import (
     Base,
     BaseId,

@@ -13,11 +13,8 @@ from hypothesis import strategies as st
 
 from dist_zero.shards import HASH_MAX, even_map, interval, owner, redrawn, rescaled, validate
 from dist_zero_common.errors import SettingsError
-from dist_zero_common.protocol.messages import (
-    MachineLimits,
-    NodeLimits,
-    ShardMap,
-)
+from dist_zero_common.protocol.messages.pieces import ShardMap
+from dist_zero_common.protocol.messages.requests import MachineLimits, NodeLimits
 from dist_zero_common.protocol.stored import (
     RecordedSplit,
 )

@@ -7,12 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_zero.shards import even_map
-from dist_zero_common.protocol.messages import (
-    NodeStatus,
-    Placement,
-    RunnerReport,
-    SequencerStatus,
-)
+from dist_zero_common.protocol.messages.control import NodeStatus, Placement, RunnerReport, SequencerStatus
 from services.scheduler.growth import GrowthOptions, NodeLoad
 from services.scheduler.load import Loads
 from services.scheduler.state import Assignment, Part, WantedProgram

@@ -21,7 +21,7 @@ from dist_zero.native.columns import Columns
 from dist_zero.places import checked_places, packed_places, taken_places
 from dist_zero.types import BYTES, DATETIME_MAX_US, DATETIME_MIN_US, FLOAT, INT, STR, DataType, picker
 from dist_zero_common.errors import InternalError, MalformedMessage, NativeUnavailable
-from dist_zero_common.protocol.messages import BatchBlob, ColumnBlob, WriteKind
+from dist_zero_common.protocol.messages.pieces import BatchBlob, ColumnBlob, WriteKind
 from test.unit.strategies import row_types
 from test.unit.test_batch import batches
 

@@ -19,16 +19,9 @@ from dist_zero.shards import even_map
 from dist_zero.state import TableChange
 from dist_zero.types import INT, Row, RowType
 from dist_zero.writes import route
-from dist_zero_common.protocol.messages import (
-    Changes,
-    ChangesGone,
-    Got,
-    ShardMap,
-    SnapshotAnswer,
-    SnapshotWanted,
-    SubscriptionWanted,
-    WriteKind,
-)
+from dist_zero_common.protocol.messages.epochs import SnapshotWanted, SubscriptionWanted
+from dist_zero_common.protocol.messages.pieces import ShardMap, WriteKind
+from dist_zero_common.protocol.messages.reading import Changes, ChangesGone, Got, SnapshotAnswer
 from services.node_runner.kernel import NodeKernel
 from services.node_runner.kernel_events import (
     AskChangesEvent,

@@ -11,12 +11,7 @@ from hypothesis import strategies as st
 
 from dist_zero.shards import even_map
 from dist_zero_common.broker.topology import agent_inbox, runner_inbox
-from dist_zero_common.protocol.messages import (
-    MachineReport,
-    Placement,
-    RunnerReport,
-    RunnerStatus,
-)
+from dist_zero_common.protocol.messages.control import MachineReport, Placement, RunnerReport, RunnerStatus
 from services.scheduler.deciding import decide, with_program
 from services.scheduler.placement import Candidate, Room, feasible, rank
 from services.scheduler.state import (

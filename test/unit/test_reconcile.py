@@ -14,16 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_zero_common.broker.topology import agent_inbox
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.control import (
     DropProgram,
     HostNode,
     HostSequencer,
     MachineReport,
     Placement,
-    ProgramState,
     RunnerStatus,
     StartRunner,
 )
+from dist_zero_common.protocol.messages.requests import ProgramState
 from services.machine_agent.state import AgentState
 from services.scheduler.deciding import (
     FORGET_SECONDS,

@@ -9,10 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_zero_common.broker.topology import agent_inbox
-from dist_zero_common.protocol.messages import (
-    MachineReport,
-    RunnerStatus,
-)
+from dist_zero_common.protocol.messages.control import MachineReport, RunnerStatus
 from services.scheduler.state import Heard, Observed, hear_machine
 
 SYSTEM = "test"

@@ -6,9 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_zero_common.broker.base import QueueDepth
-from dist_zero_common.protocol.messages import (
-    Leads,
-)
+from dist_zero_common.protocol.messages.control import Leads
 from services.scheduler.lead import (
     UNREAD_LOOKS,
     LeadOptions,

@@ -24,12 +24,9 @@ from dist_zero_common.errors import LogDamaged, StoreError
 from dist_zero_common.ids import checked_name
 from dist_zero_common.log import get_logger
 from dist_zero_common.protocol.codec import decode, encode
-from dist_zero_common.protocol.messages import (
-    MachineLimits,
-    NodeLimits,
-    Placement,
-    ShardMap,
-)
+from dist_zero_common.protocol.messages.control import Placement
+from dist_zero_common.protocol.messages.pieces import ShardMap
+from dist_zero_common.protocol.messages.requests import MachineLimits, NodeLimits
 from dist_zero_common.protocol.stored import (
     RecordedMachines,
     RecordedPart,

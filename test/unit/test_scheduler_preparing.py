@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from dist_zero.shards import rescaled
-from dist_zero_common.protocol.messages import EndGeneration, PreparedStatus, PrepareNodes
+from dist_zero_common.protocol.messages.control import EndGeneration, PreparedStatus, PrepareNodes
 from services.scheduler.deciding import with_program
 from services.scheduler.scaling import with_drained
 from services.scheduler.state import Preparation, WantedProgram

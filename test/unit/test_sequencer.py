@@ -12,23 +12,24 @@ from dist_zero.expr.ops import Dataset, Graph, View
 from dist_zero.shards import even_map
 from dist_zero.types import INT, RowType
 from dist_zero.writes import encode_payload
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.envelope import Message
+from dist_zero_common.protocol.messages.pieces import RequestRefused, WriteKind
+from dist_zero_common.protocol.messages.reading import (
     AwaitEpoch,
-    Committed,
     EpochFinished,
-    Message,
+    SnapshotRequest,
+    Subscribe,
+    Unsubscribe,
+)
+from dist_zero_common.protocol.messages.writing import (
+    Committed,
     OpenSession,
-    RequestRefused,
     ResendFrom,
     SessionOpened,
     SessionUnknown,
-    SnapshotRequest,
-    Subscribe,
     Transaction,
     TransactionRefused,
-    Unsubscribe,
     Wait,
-    WriteKind,
 )
 from dist_zero_common.protocol.stored import (
     Base,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dist_zero_common.protocol.messages import Committed, Transaction
+from dist_zero_common.protocol.messages.writing import Committed, Transaction
 from dist_zero_common.protocol.stored import LogRecord
 from services.node_runner.sequencer_events import EndWanted, Look, ShardBegun, ShardFinished, ShardSaved
 from test.unit.test_sequencer import Driver, payload, ready, there

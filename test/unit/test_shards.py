@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 
 from dist_zero import shards
 from dist_zero_common.errors import MalformedMessage
-from dist_zero_common.protocol.messages import (
-    ShardMap,
-)
+from dist_zero_common.protocol.messages.pieces import ShardMap
 
 _LAST = 2**64 - 1
 

@@ -14,10 +14,7 @@ from dist_zero.compiler.plan import Plan
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.shards import even_map, rescaled
 from dist_zero.state import state_tables
-from dist_zero_common.protocol.messages import (
-    ShardMap,
-    WriteKind,
-)
+from dist_zero_common.protocol.messages.pieces import ShardMap, WriteKind
 from dist_zero_common.protocol.stored import (
     Base,
     CheckpointId,

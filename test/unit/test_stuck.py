@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dist_zero.shards import even_map
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.control import (
     MachineReport,
     NodeStatus,
     Placement,

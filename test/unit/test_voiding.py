@@ -12,13 +12,10 @@ from dist_zero.cli.voiding import place_of
 from dist_zero.voids import void_transactions
 from dist_zero_common.errors import DataError
 from dist_zero_common.protocol.codec import encode
-from dist_zero_common.protocol.messages import (
-    Committed,
-    Subscribe,
-    SubscriptionWanted,
-    Transaction,
-    TransactionPlace,
-)
+from dist_zero_common.protocol.messages.epochs import SubscriptionWanted
+from dist_zero_common.protocol.messages.pieces import TransactionPlace
+from dist_zero_common.protocol.messages.reading import Subscribe
+from dist_zero_common.protocol.messages.writing import Committed, Transaction
 from dist_zero_common.protocol.stored import (
     Base,
     BaseId,

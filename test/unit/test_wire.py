@@ -21,18 +21,16 @@ from dist_zero_common.broker.topology import (
 )
 from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.protocol.codec import decode, encode
-from dist_zero_common.protocol.messages import (
+from dist_zero_common.protocol.messages.envelope import Envelope, Message
+from dist_zero_common.protocol.messages.epochs import (
     EPOCHS_AHEAD_MAX,
-    AskChanges,
     EmptyRows,
-    Envelope,
-    Get,
     HandOut,
-    Message,
     SnapshotWanted,
     SubscriptionWanted,
-    WriteKind,
 )
+from dist_zero_common.protocol.messages.pieces import WriteKind
+from dist_zero_common.protocol.messages.reading import AskChanges, Get
 from dist_zero_common.protocol.stored import (
     LogRecord,
 )

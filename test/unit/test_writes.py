@@ -17,15 +17,9 @@ from dist_zero.types import BOOL, INT, STR, DataType, Row, RowType, picker
 from dist_zero.writes import decode_payload, encode_payload, merge_writes, placed, route, route_placed
 from dist_zero_common.errors import DataError, MalformedMessage
 from dist_zero_common.protocol import codec
-from dist_zero_common.protocol.messages import (
-    Envelope,
-    HandOut,
-    NodeWrites,
-    Payload,
-    ShardMap,
-    WriteKind,
-    WritesBlob,
-)
+from dist_zero_common.protocol.messages.envelope import Envelope
+from dist_zero_common.protocol.messages.epochs import HandOut, NodeWrites
+from dist_zero_common.protocol.messages.pieces import Payload, ShardMap, WriteKind, WritesBlob
 
 PUT, UPDATE, DELETE, APPEND = WriteKind.PUT, WriteKind.UPDATE, WriteKind.DELETE, WriteKind.APPEND
 

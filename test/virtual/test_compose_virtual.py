@@ -30,10 +30,7 @@ from dist_zero.types import Row
 from dist_zero_common.broker.base import Broker, ConnectionState
 from dist_zero_common.broker.rabbitmq import connector
 from dist_zero_common.errors import ConnectionLost
-from dist_zero_common.protocol.messages import (
-    ProgramState,
-    SystemStatus,
-)
+from dist_zero_common.protocol.messages.requests import ProgramState, SystemStatus
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 from test.unit.tidy import ROOT

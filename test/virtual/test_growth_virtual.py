@@ -12,10 +12,7 @@ import pytest
 
 from dist_zero.client.client import Client
 from dist_zero.client.remote import RemoteSystem
-from dist_zero_common.protocol.messages import (
-    ProgramState,
-    SystemStatus,
-)
+from dist_zero_common.protocol.messages.requests import ProgramState, SystemStatus
 from test.virtual.test_virtual_mode_virtual import PROGRAM, Shell, of_system, shell
 
 __all__ = ["shell"]

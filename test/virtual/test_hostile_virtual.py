@@ -36,22 +36,12 @@ from dist_zero_common.broker.topology import (
 )
 from dist_zero_common.clock import RealClock
 from dist_zero_common.protocol.codec import SEAL_SIZE, decode, encode, seal
-from dist_zero_common.protocol.messages import (
-    AwaitEpoch,
-    Committed,
-    Done,
-    DropProgram,
-    EmptyRows,
-    Envelope,
-    Get,
-    HandOut,
-    Locate,
-    Message,
-    OpenSession,
-    SnapshotRequest,
-    StageRows,
-    StopRunner,
-)
+from dist_zero_common.protocol.messages.control import DropProgram, StopRunner
+from dist_zero_common.protocol.messages.envelope import Envelope, Message
+from dist_zero_common.protocol.messages.epochs import Done, EmptyRows, HandOut, StageRows
+from dist_zero_common.protocol.messages.reading import AwaitEpoch, Get, SnapshotRequest
+from dist_zero_common.protocol.messages.requests import Locate
+from dist_zero_common.protocol.messages.writing import Committed, OpenSession
 from dist_zero_common.store.directory import DirectoryStore
 from services.node_runner.sequencer_events import SequencerOptions
 from test.simulated.test_hostile_simulated import (

@@ -10,10 +10,7 @@ from pathlib import Path
 
 from dist_zero.client.client import Client
 from dist_zero.client.remote import RemoteSystem
-from dist_zero_common.protocol.messages import (
-    ProgramState,
-    ProgramStatus,
-)
+from dist_zero_common.protocol.messages.requests import ProgramState, ProgramStatus
 from dist_zero_common.store.directory import DirectoryStore
 from examples.leaderboard import Score, app
 from test.virtual.processes import SECONDS_MAX, Services, services, wait_gone
