@@ -11,7 +11,9 @@ from dist_zero.testing import run_seed, running
 from dist_zero.testing.checks import Failure, Seen, commit_failures
 from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.protocol import codec
-from dist_zero_common.protocol import messages as m
+from dist_zero_common.protocol.messages.envelope import Envelope
+from dist_zero_common.protocol.messages.pieces import Payload, RequestRefused
+from dist_zero_common.protocol.messages.requests import AskStatus
 from dist_zero_common.sim.plan import Fault, FaultPlan
 from test.simulated.next_version import ADDED, SAID, NextCodecs, Versions, next_codecs, speak
 from test.simulated.property_world import PROGRAMS
@@ -29,18 +31,18 @@ def after(tmp_path_factory: pytest.TempPathFactory) -> NextCodecs:
 
 def test_each_version_reads_what_the_other_says(after: NextCodecs, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is more is left out; what is missing is nothing."""
-    value = m.RequestRefused(7, "no such view")
+    value = RequestRefused(7, "no such view")
     present = codec.encode(value)
     with monkeypatch.context() as patch:
         patch.setattr(codec, "codecs", lambda: after)
         later = codec.encode(value)
-        assert codec.decode(m.RequestRefused, present) == value
+        assert codec.decode(RequestRefused, present) == value
         with after.module("RequestRefused").from_bytes(codec.unseal(later)) as reader:
             assert getattr(reader, ADDED) == SAID
         with after.module("RequestRefused").from_bytes(codec.unseal(present)) as reader:
             assert getattr(reader, ADDED) == ""
     assert len(later) > len(present)
-    assert codec.decode(m.RequestRefused, later) == value
+    assert codec.decode(RequestRefused, later) == value
 
 
 def replaced_one_after_the_other(since: float) -> list[Fault]:
@@ -60,7 +62,7 @@ def commit_failures_of_both(seen: Seen) -> list[Failure]:
         replace(
             record,
             transactions=tuple(
-                replace(each, payload=codec.encode(codec.decode(m.Payload, each.payload)))
+                replace(each, payload=codec.encode(codec.decode(Payload, each.payload)))
                 for each in record.transactions
             ),
         )
@@ -98,9 +100,9 @@ def test_oracle_a_rolling_upgrade_and_back_simulated(after: NextCodecs, seed: in
 def test_a_message_that_only_the_next_version_has_is_set_aside() -> None:
     """As every message that nobody knows: refused with a reason."""
     known = list(codec.codecs().module("Message").schema.fields)
-    said = codec.unseal(codec.encode(m.Envelope("t", "a sender", (m.AskStatus(1, "dz.t.replies.c"),))))
+    said = codec.unseal(codec.encode(Envelope("t", "a sender", (AskStatus(1, "dz.t.replies.c"),))))
     number = known.index("askStatus").to_bytes(8, "little")
     assert bytes(said).count(number) == 1, "where the member's number stands is not plain"
     later = codec.seal(bytes(said).replace(number, len(known).to_bytes(8, "little")))
     with pytest.raises(MalformedMessage, match="no Envelope"):
-        codec.decode(m.Envelope, later)
+        codec.decode(Envelope, later)
