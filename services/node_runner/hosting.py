@@ -1,15 +1,14 @@
-"""All that one runner does for one program: its nodes, perhaps its sequencer, and the ways between them.
+"""All that one runner does for one program: its nodes as they come and go, and the ways between them and the rest.
 
-Events for kernels are worked off in order of arrival from one queue, so that what a kernel sends to another one on the
-same runner is handed over as objects, neither encoded nor recursive. What leaves the runner is collected until all that
-had come in is handled: empty `Rows` become bits, and of several `Done` the last one says it all.
+`nodes_here.py` has the nodes that are here and the events that wait for them; `receiving.py` makes events of messages,
+`performing.py` does what follows from them. Here is the life of a node: it begins, perhaps with what one before it
+left, tells everybody, saves, begins again where it has fallen behind, and ends.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from dist_zero.compiler import compile
 from dist_zero.compiler.plan import Plan
@@ -23,46 +22,24 @@ from dist_zero_common.protocol.messages.control import NodeStatus, Placement
 from dist_zero_common.protocol.messages.envelope import Message
 from dist_zero_common.protocol.messages.epochs import (
     AskDone,
-    AskRows,
     Begun,
-    EmptyRows,
-    HandOut,
-    RowsGone,
-    StageRows,
 )
 from dist_zero_common.protocol.messages.pieces import ShardMap
-from dist_zero_common.protocol.messages.reading import AskChanges, Get
 from services.node_runner import wire
-from services.node_runner.evidence import Standing, keep_evidence
 from services.node_runner.hosted import HostedNode, is_far_ahead, token_of
 from services.node_runner.keeping import Beginning, Inherit, NodeKeeping, SavedState, inheriting
 from services.node_runner.kernel import NodeKernel
 from services.node_runner.kernel_events import (
-    AskChangesEvent,
-    AskForRows,
-    AskRowsEvent,
-    BeginAgain,
-    Finished,
-    GetEvent,
-    GoneEvent,
-    Halted,
     HandOutEvent,
     Look,
-    MayStep,
-    NodeEffect,
-    NodeEvent,
     PeerBegun,
     ReaderGone,
-    Reply,
-    RowsEvent,
-    SaveState,
-    SendRows,
-    Settle,
-    TellGone,
-    TryStep,
 )
 from services.node_runner.loading import LoadedState, NodeKeeper
+from services.node_runner.nodes_here import NodesHere
 from services.node_runner.peers import Peers
+from services.node_runner.performing import Performing
+from services.node_runner.receiving import Receiving
 from services.node_runner.sequencer_events import HandOutEpoch
 from services.node_runner.telling import Telling
 
@@ -91,25 +68,38 @@ class ProgramHost:
         self.graph = graph
         self.generation = generation
         """The newest generation that was to run here; a later one by another map has a host of its own."""
-        self.nodes: dict[int, HostedNode] = {}
         self.telling = Telling(program, shard_map.version, post)
-        self.counters: Counter[str] = Counter()
-        self._peers = Peers(program, shard_map, post, self.counters, self._is_here)
+        self._here = NodesHere(shard_map, post, clock, log)
+        self._peers = Peers(program, shard_map, post, self._here.counters, self._here.has)
+        self._receiving = Receiving(self.plan, shard_map, self._here, post)
+        self._performing = Performing(
+            program,
+            shard_map,
+            self._here,
+            self._peers,
+            self.telling,
+            post=post,
+            keeper=keeper,
+            tasks=tasks,
+            begin_again=self._begin_again,
+        )
         self._post, self._keeper, self._tasks, self._log = post, keeper, tasks, log
-        self._clock = clock
-        self._work: deque[tuple[int, NodeEvent]] = deque()
-        self._working = False
         self._handed_out = (0, 0)
         """A generation, and what the sequencer says that it has handed out of it."""
         self._begun_lately: dict[int, tuple[float, Begun]] = {}
         """By shard, who said that he has begun, and when."""
         self._looked_at = 0.0
 
+    @property
+    def nodes(self) -> Mapping[int, HostedNode]:
+        """The nodes that are here, by shard."""
+        return self._here.by_shard
+
     # -- hosting -----------------------------------------------------------------------------------------------
 
     def has(self, shard: int, incarnation: int) -> bool:
         """Whether this incarnation of a node, or a later one, is here."""
-        here = self.nodes.get(shard)
+        here = self._here.by_shard.get(shard)
         return here is not None and here.incarnation >= incarnation
 
     def host(self, shard: int, generation: int, incarnation: int, inherit: Inherit | None = None) -> bool:
@@ -118,12 +108,12 @@ class ProgramHost:
         wire.check_shard(self.shard_map, shard)
         if self.has(shard, incarnation):
             return False
-        here = self.nodes.get(shard)
+        here = self._here.by_shard.get(shard)
         if here is not None:
             inherit = inherit or (inheriting(here.left()) if here.generation < generation else None)
-            self._abandon(here)
+            self._here.abandon(here)
         self._begin(shard, generation, incarnation, inherit=inherit)
-        self._log_of(shard).info("node_started")
+        self._here.log_of(shard).info("node_started")
         return True
 
     def _begin(
@@ -152,11 +142,11 @@ class ProgramHost:
             inherit=inherit,
         )
         task = self._tasks.create_task(keeping.run(), name=f"keeping {self.program} {shard} {incarnation}")
-        node = self.nodes[shard] = HostedNode(generation, incarnation, keeping, task)
+        node = self._here.by_shard[shard] = HostedNode(generation, incarnation, keeping, task)
 
     def _on_begun(self, shard: int, node: HostedNode, beginning: Beginning) -> None:
         """A node has its state: it takes what came meanwhile, and asks everybody for what is behind it."""
-        if self.nodes.get(shard) is not node:
+        if not self._here.is_still(shard, node):
             return
         node.kernel = NodeKernel(
             self.plan,
@@ -170,14 +160,14 @@ class ProgramHost:
         )
         node.through_at = beginning.trial.until
         node.begun_at = beginning.epoch
-        self._log_of(shard).info(
+        self._here.log_of(shard).info(
             "node_begun", epoch=beginning.epoch, entries=beginning.entries, how=beginning.how
         )
         for event in node.take_early():
             if is_far_ahead(event, node.begun_at):
                 self._post.settle(token_of(event))
             else:
-                self._work.append((shard, event))
+                self._here.add(shard, event)
         self._tell_begun(shard, node)
         self.work()
         self.flush()
@@ -191,47 +181,39 @@ class ProgramHost:
         self.telling.begun(begun)
 
     def _on_peer_begun(self, begun: Begun) -> None:
-        for shard in self.nodes:
-            if shard != begun.shard and self._is_here(shard, begun.generation):
-                self._work.append((shard, PeerBegun(begun.shard, begun.epoch)))
+        for shard in self._here.by_shard:
+            if shard != begun.shard and self._here.has(shard, begun.generation):
+                self._here.add(shard, PeerBegun(begun.shard, begun.epoch))
 
     def _on_saved(self, shard: int, node: HostedNode, saved: SavedState) -> None:
-        if self.nodes.get(shard) is node:
+        if self._here.is_still(shard, node):
             node.saved = saved
             if node.generation == self._peers.generation:  # else told when it is known where the sequencer is
                 self.telling.saved(shard, node)
 
     def _on_failed(self, shard: int, node: HostedNode, reason: str, rewind: bool) -> None:
         """A node's state cannot be read or written: it stands still."""
-        if self.nodes.get(shard) is node:
-            self.counters["halted"] += 1
+        if self._here.is_still(shard, node):
+            self._here.counters["halted"] += 1
             node.failed, node.rewind = reason, rewind
             if node.kernel is not None:
                 node.kernel.halted = reason
-            self._log_of(shard).error("node_halted", epoch=node.finished, reason=reason)
+            self._here.log_of(shard).error("node_halted", epoch=node.finished, reason=reason)
 
     def _begin_again(self, shard: int, node: HostedNode, reason: str) -> None:
-        self.counters["begun_again"] += 1
-        self._log_of(shard).warning("node_begins_again", epoch=node.finished, reason=reason)
-        self._abandon(node)
+        self._here.counters["begun_again"] += 1
+        self._here.log_of(shard).warning("node_begins_again", epoch=node.finished, reason=reason)
+        self._here.abandon(node)
         self._begin(shard, node.generation, node.incarnation, behind=node.begun_at)
-
-    def _log_of(self, shard: int) -> Logger:
-        node = self.nodes[shard]
-        return self._log.bind(
-            node=self.shard_map.nodes[shard], incarnation=node.incarnation, generation=node.generation
-        )
 
     def drop(self, incarnation: int) -> None:
         """Stop the nodes up to this incarnation."""
-        for node in self.nodes.values():
+        for node in self._here.by_shard.values():
             if node.incarnation <= incarnation:
-                self._abandon(node)
-        self.nodes = {shard: node for shard, node in self.nodes.items() if node.incarnation > incarnation}
-
-    def _abandon(self, node: HostedNode) -> None:
-        for token in node.end():
-            self._post.settle(token)
+                self._here.abandon(node)
+        self._here.by_shard = {
+            shard: node for shard, node in self._here.by_shard.items() if node.incarnation > incarnation
+        }
 
     def locate(self, generation: int, inboxes: tuple[str, ...], nodes_inbox: str) -> None:
         """Learn where the parts of a generation listen, one inbox per shard, and send what waited for that. No
@@ -243,11 +225,11 @@ class ProgramHost:
         if nodes_inbox and nodes_inbox != self.telling.nodes_inbox:
             self.telling.nodes_inbox = nodes_inbox
             self.tell_progress()
-        for shard, node in self.nodes.items():
+        for shard, node in self._here.by_shard.items():
             if node.generation == generation and node.kernel is not None and generation != before:
                 self._tell_begun(shard, node)
         for shard, of_generation, effect in self._peers.take_held():
-            self._deliver_rows(shard, of_generation, effect)
+            self._performing.deliver_rows(shard, of_generation, effect)
         if generation == before:
             self._send_again_to(shard for shard, inbox in enumerate(inboxes) if inbox != known[shard])
 
@@ -272,18 +254,18 @@ class ProgramHost:
 
     def drop_elsewhere(self, placement: Placement, own_inbox: str) -> None:
         """Stop the nodes here that by this placement are elsewhere."""
-        for shard, node in list(self.nodes.items()):
+        for shard, node in list(self._here.by_shard.items()):
             if node.incarnation < placement.version and placement.inboxes[shard] != own_inbox:
-                self._abandon(node)
-                del self.nodes[shard]
+                self._here.abandon(node)
+                del self._here.by_shard[shard]
                 self._log.info("node_moved", node=self.shard_map.nodes[shard], inbox=placement.inboxes[shard])
 
     def close(self) -> dict[str, LoadedState]:
         """Stop all nodes: the program runs here by another map from now on. Returns what they leave, by name."""
-        left = {self.shard_map.nodes[shard]: node.left() for shard, node in self.nodes.items()}
-        for node in self.nodes.values():
-            self._abandon(node)
-        self.nodes.clear()
+        left = {self.shard_map.nodes[shard]: node.left() for shard, node in self._here.by_shard.items()}
+        for node in self._here.by_shard.values():
+            self._here.abandon(node)
+        self._here.by_shard.clear()
         return {name: state for name, state in left.items() if state is not None}
 
     def statuses(self) -> list[NodeStatus]:
@@ -306,7 +288,7 @@ class ProgramHost:
                 reads=node.kernel.reads if node.kernel is not None else 0,
                 state_bytes=node.keeping.state_bytes,
             )
-            for shard, node in sorted(self.nodes.items())
+            for shard, node in sorted(self._here.by_shard.items())
         ]
 
     # -- in ----------------------------------------------------------------------------------------------------
@@ -314,68 +296,28 @@ class ProgramHost:
     def on_message(self, message: Message, token: Token) -> None:
         """A message for nodes of this program. Those for nodes that are not here are dropped, as are those of another
         generation, which may go by another map."""
-        if self._is_of_another_map(message):
-            self.counters["not_here"] += 1
-            self._post.settle(token)
+        if self._receiving.is_of_another_map(message, self.generation):
+            self._receiving.drop(token)
             return
         match message:
-            case HandOut():
-                events = wire.hand_out_events(self.plan, self.shard_map, message)
-                self._enqueue_rows(events, message, token)
-            case StageRows():
-                event = wire.rows_event(self.plan, self.shard_map, message)
-                self._enqueue_rows([(message.target, event)], message, token)
-            case EmptyRows():
-                events = wire.empty_events(self.plan, self.shard_map, message)
-                self._enqueue_rows(events, message, token)
-            case Get():
-                wire.check_map(self.shard_map, message.map_version)
-                self._ask(message.shard, wire.get_event(self.plan, message, token), token)
-            case AskRows():
-                wire.check_map(self.shard_map, message.map_version)
-                wire.check_shard(self.shard_map, message.asker)
-                wire.check_shard(self.shard_map, message.sender)
-                if self._is_here(message.sender, message.generation):
-                    event_of = AskRowsEvent(message.epoch, message.stage, message.asker)
-                    self._work.append((message.sender, event_of))
-                self._post.settle(token)
             case Begun():
                 wire.check_map(self.shard_map, message.map_version)
                 wire.check_shard(self.shard_map, message.shard)
                 self.has_begun(message)
                 self._on_peer_begun(message)
                 self._post.settle(token)
-            case RowsGone():
-                wire.check_map(self.shard_map, message.map_version)
-                wire.check_shard(self.shard_map, message.asker)
-                if self._is_here(message.asker, message.generation):
-                    self._work.append((message.asker, GoneEvent(message.epoch)))
-                self._post.settle(token)
             case AskDone():
                 wire.check_map(self.shard_map, message.map_version)
                 self._on_ask_done(message)
                 self._post.settle(token)
-            case AskChanges():
-                wire.check_map(self.shard_map, message.map_version)
-                self._ask(message.shard, wire.ask_changes_event(message, token), token)
             case _:
-                raise MalformedMessage(f"{type(message).__name__} is not for a node")
+                self._receiving.take(message, token)
         self.work()
-
-    def _is_of_another_map(self, message: Message) -> bool:
-        if isinstance(
-            message, Get | AskChanges
-        ):  # a reader who has not heard yet that the map is another one
-            return message.map_version != self.shard_map.version
-        generation = getattr(message, "generation", self.generation)
-        return bool(
-            generation != self.generation and getattr(message, "map_version", 0) != self.shard_map.version
-        )
 
     def hand_out(self, effect: HandOutEpoch) -> None:
         """An epoch from the sequencer on this runner: nodes here get objects, the others a message per runner."""
         record = effect.record
-        here = [target for target in effect.targets if self._is_here(target, effect.generation)]
+        here = [target for target in effect.targets if self._here.has(target, effect.generation)]
         for target in here:
             event = HandOutEvent(
                 epoch=record.epoch,
@@ -391,7 +333,7 @@ class ProgramHost:
                 forgets=effect.forgets,
                 fill=effect.fill,
             )
-            self._work.append((target, event))
+            self._here.add(target, event)
         self._peers.hand_out(effect, [target for target in effect.targets if target not in here])
         self.work()
 
@@ -404,7 +346,7 @@ class ProgramHost:
 
     def _on_ask_done(self, ask: AskDone) -> None:
         self._handed_out = ask.generation, ask.handed_out
-        for shard, node in self.nodes.items():
+        for shard, node in self._here.by_shard.items():
             if node.generation == ask.generation and node.kernel is not None:
                 self.telling.finished(shard, node, node.finished)
                 self.telling.saved(shard, node)
@@ -412,14 +354,14 @@ class ProgramHost:
     def look(self, now: float) -> None:
         """Let the nodes here ask for what is overdue. `now` is in seconds."""
         self._looked_at = now
-        for shard, node in self.nodes.items():
+        for shard, node in self._here.by_shard.items():
             generation, handed_out = self._handed_out
-            self._work.append((shard, Look(now, handed_out if generation == node.generation else 0)))
+            self._here.add(shard, Look(now, handed_out if generation == node.generation else 0))
         self.work()
 
     def tell_progress(self) -> None:
         """Tell whichever sequencer there is now how far the nodes are: it may have come later than they."""
-        for shard, node in self.nodes.items():
+        for shard, node in self._here.by_shard.items():
             if node.finished:
                 self.telling.finished(shard, node, node.finished)
                 self.telling.saved(shard, node)
@@ -435,158 +377,22 @@ class ProgramHost:
         more."""
         if self.telling.was_deaf(inbox) or parsed(inbox).role is not CLIENT_REPLIES:
             return
-        for shard in self.nodes:
-            self._work.append((shard, ReaderGone(inbox)))
+        for shard in self._here.by_shard:
+            self._here.add(shard, ReaderGone(inbox))
         self.telling.reader_gone(self._peers.generation, inbox)
         self.work()
 
     def work(self) -> None:
         """Let the kernels handle all that waits for them."""
-        if self._working:
-            return
-        self._working = True
-        try:
-            while self._work:
-                shard, event = self._work.popleft()
-                node = self.nodes.get(shard)
-                if node is None:
-                    self._post.settle(token_of(event))
-                    continue
-                if node.kernel is None:
-                    if not isinstance(event, Look):
-                        node.early.append(event)
-                    continue
-                began = self._clock.monotonic()
-                effects = node.kernel.handle(event)
-                node.busy_seconds += self._clock.monotonic() - began
-                for effect in effects:
-                    self._perform(shard, node, effect)
-        finally:
-            self._working = False
-
-    def _is_here(self, shard: int, generation: int) -> bool:
-        node = self.nodes.get(shard)
-        return node is not None and node.generation == generation
-
-    def _enqueue_rows(
-        self,
-        events: list[tuple[int, wire.Untokened]],
-        message: HandOut | StageRows | EmptyRows,
-        token: Token,
-    ) -> None:
-        """Rows for nodes: of those that are here, each gets its share of the token; the others drop theirs."""
-        here = [(shard, event) for shard, event in events if self._is_here(shard, message.generation)]
-        self.counters["not_here"] += len(events) - len(here)
-        for shard, _ in here:
-            if self.nodes[shard].kernel is not None:
-                wire.check_epoch(self.nodes[shard].finished, message.epoch)
-        for (shard, event), its in zip(here, self._post.share(token, len(here)), strict=True):
-            self._work.append((shard, event(its)))
-
-    def _ask(self, shard: int, event: GetEvent | AskChangesEvent, token: Token) -> None:
-        """A reader's question to one node."""
-        wire.check_shard(self.shard_map, shard)
-        node = self.nodes.get(shard)
-        if node is not None:
-            if isinstance(event, GetEvent) and node.kernel is not None:
-                wire.check_at_least(node.finished, event.at_least)
-            self._work.append((shard, event))
-        else:
-            self.counters["not_here"] += 1
-            self._post.settle(token)
-
-    # -- out ---------------------------------------------------------------------------------------------------
-
-    def _perform(self, shard: int, node: HostedNode, effect: NodeEffect) -> None:
-        match effect:
-            case SendRows():
-                self._deliver_rows(shard, node.generation, effect)
-            case AskForRows():
-                self._ask_for_rows(shard, node.generation, effect)
-            case TellGone():
-                self.tell_gone(effect.asker, node.generation, effect.epoch)
-            case Finished():
-                self.telling.finished(shard, node, effect.epoch)
-                if node.through_at and effect.epoch >= node.through_at:
-                    node.through_at = 0
-                    self._tasks.create_task(node.keeping.attempts.clear())
-            case TryStep():
-                self._tasks.create_task(self._try_step(shard, node, effect))
-            case SaveState():
-                node.keeping.save(effect)
-            case BeginAgain():
-                self._begin_again(shard, node, effect.reason)
-            case Reply():
-                self._post.send(effect.inbox, effect.message)
-            case Settle():
-                for token in effect.tokens:
-                    self._post.settle(token)
-            case Halted():
-                self.counters["halted"] += 1
-                self._log_of(shard).error("node_halted", epoch=node.finished, reason=effect.reason)
-                if effect.epoch:
-                    self._tasks.create_task(self._keep_evidence(shard, node, effect))
-
-    async def _try_step(self, shard: int, node: HostedNode, step: TryStep) -> None:
-        """Let a node take a careful step; if that ends our process, its mark stays."""
-        async with self._keeper.turn:
-            await node.keeping.attempts.mark(step.epoch)
-            if self.nodes.get(shard) is node:
-                self._work.append((shard, MayStep(step.epoch, step.stage)))
-                self.work()
-            await node.keeping.attempts.unmark(step.epoch)
-        self.flush()
-
-    async def _keep_evidence(self, shard: int, node: HostedNode, halted: Halted) -> None:
-        """Find out, for people, what the node stands still on."""
-        name = self.shard_map.nodes[shard]
-        standing = Standing(self.program, name, node.generation, node.incarnation)
-        log = self._log_of(shard)
-        told = await keep_evidence(self._keeper.store, standing, halted, log)
-        log.error("node_stands_still", epoch=halted.epoch, reason=told)
-        if node.kernel is not None:
-            node.kernel.halted = told
+        self._here.work(self._performing.perform)
 
     def tell_gone(self, shard: int, generation: int, epoch: int) -> None:
         """Tell a node that nobody keeps rows of this epoch for it any more."""
-        if self._is_here(shard, generation):
-            self._work.append((shard, GoneEvent(epoch)))
-        else:
-            self._peers.tell_gone(shard, generation, epoch)
-
-    def _deliver_rows(self, shard: int, generation: int, effect: SendRows) -> None:
-        if self._is_here(effect.target, generation):
-            event = RowsEvent(effect.epoch, effect.stage, shard, 0, 1, effect.batches, NO_TOKEN)
-            self._work.append((effect.target, event))
-        else:
-            self._peers.send_rows(shard, generation, effect)
-
-    def _ask_for_rows(self, shard: int, generation: int, effect: AskForRows) -> None:
-        ask = AskRows(
-            self.program,
-            generation,
-            self.shard_map.version,
-            effect.epoch,
-            effect.stage,
-            effect.sender,
-            shard,
-        )
-        self.counters["asked_again"] += 1
-        self._log_of(shard).debug("rows_asked_again", epoch=effect.epoch, stage=effect.stage)
-        if generation != self._peers.generation:
-            return
-        if effect.stage == 1:
-            if self.telling.nodes_inbox:
-                self._post.send(self.telling.nodes_inbox, ask)
-        elif self._is_here(effect.sender, generation):
-            self._work.append((effect.sender, AskRowsEvent(effect.epoch, effect.stage, shard)))
-        else:
-            self._peers.ask_rows(ask)
+        self._performing.tell_gone(shard, generation, epoch)
 
     def flush(self) -> None:
         """Send what was collected while messages were handled."""
-        self._peers.flush()
-        self.telling.flush()
+        self._performing.flush()
 
 
 def compiled(program: str, graph: bytes) -> Plan:

@@ -26,6 +26,7 @@ from dist_zero_common.store.layout import record_name
 from services.node_runner.epoch_log import EpochLog
 from services.node_runner.kernel import NodeKernel
 from services.node_runner.kernel_events import RowsEvent
+from services.node_runner.nodes_here import NodesHere
 from services.node_runner.sequencer import Sequencer
 from services.node_runner.sequencer_events import ShardFinished
 from services.node_runner.sequencing import HostedSequencer
@@ -188,12 +189,11 @@ def flush_counts_the_first_node(patch: Patch) -> None:
 
 def older_generations_are_heard(patch: Patch) -> None:
     """A node takes rows of whatever generation for its own."""
-    from services.node_runner.hosting import ProgramHost
 
-    def is_here(self: ProgramHost, shard: int, _generation: int) -> bool:
-        return shard in self.nodes
+    def has(self: NodesHere, shard: int, _generation: int) -> bool:
+        return shard in self.by_shard
 
-    patch.setattr(ProgramHost, "_is_here", is_here)
+    patch.setattr(NodesHere, "has", has)
 
 
 def set_iteration_in_a_kernel(patch: Patch) -> None:
