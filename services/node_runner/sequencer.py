@@ -15,14 +15,12 @@ follow the rules of this file:
 - At most one record is being created at any time; what comes in meanwhile waits, so epochs grow with the load and with
   the latency of the store by themselves. They also grow where the nodes are behind (`pace.py`).
 
-Every transaction is checked against the row types when it arrives (`sessions.py`), before anything is recorded of it.
-Hand-out is separate from recording: records may run ahead of it by some bytes, and it stays within a window of
-unfinished epochs.
+Every transaction is checked against the row types when it arrives (`sessions.py`), before anything is recorded of it;
+`readers.py` has what others ask. What is recorded is handed out to the nodes (`handing_out.py`).
 
 **Bases.** Every node saves its state as of an epoch flagged `save`. When all have, the base of that epoch is written,
-with what has to be known of the log up to there. What was handed out is kept until a base has passed it, since a node
-that begins there needs all that is behind. Before it goes idle, a sequencer writes one empty epoch flagged `save`; then
-nothing moves until somebody writes.
+with what has to be known of the log up to there (`saving.py`). Before it goes idle, a sequencer writes one empty epoch
+flagged `save`; then nothing moves until somebody writes.
 
 **The end of a generation.** Before nodes come in the place of others, the sequencer is asked to end. Its next record is
 flagged `save`, and nothing behind that is handed out, though it goes on recording; so when the base of that epoch is
@@ -31,30 +29,24 @@ which tells the next sequencer that what is behind was handed out to nobody. If 
 generation, or if none come in time, it goes on, behind a record that says so.
 
 **Void transactions** (`voiding.py`) are recorded by whoever opens a generation, behind a fence of its own: which bases
-are kept is certain only then. They are handed out as if they had said nothing. Readers may have heard otherwise, so
-subscriptions end there, and watchers begin again with a snapshot. The same where a generation shows other views.
+are kept is certain only then. Readers may have heard otherwise, so subscriptions end there, and watchers begin again
+with a snapshot. The same where a generation shows other views.
 
 **Filling.** While a program takes the place of another, records fill its new views, slice by slice (`filling.py`).
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from dist_zero.batch import Writes
 from dist_zero.compiler.change import slices_of
-from dist_zero.compiler.plan import NEXT, Plan
-from dist_zero.voids import void_transactions
-from dist_zero.writes import decode_payload, merge_writes, placed, route_placed
+from dist_zero.compiler.plan import Plan
 from dist_zero_common.errors import InternalError, MalformedMessage
-from dist_zero_common.mailbox import NO_TOKEN, Token
+from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages.envelope import Message
-from dist_zero_common.protocol.messages.epochs import EPOCHS_AHEAD_MAX, SnapshotWanted, SubscriptionWanted
-from dist_zero_common.protocol.messages.pieces import RequestRefused, TransactionPlace
+from dist_zero_common.protocol.messages.pieces import TransactionPlace
 from dist_zero_common.protocol.messages.reading import (
     AwaitEpoch,
-    EpochFinished,
     SnapshotRequest,
     Subscribe,
     Unsubscribe,
@@ -65,11 +57,12 @@ from dist_zero_common.protocol.stored import (
     BaseId,
     LogRecord,
     epoch_of_place,
-    place_in_log,
 )
 from services.node_runner.filling import Filling, slices_at_once
+from services.node_runner.handing_out import HandingOut, payload_bytes
 from services.node_runner.pace import Pace
 from services.node_runner.patience import Patience
+from services.node_runner.readers import Readers
 from services.node_runner.saving import Saving
 from services.node_runner.sequencer_events import (
     Answer,
@@ -79,7 +72,6 @@ from services.node_runner.sequencer_events import (
     Deposed,
     EndWanted,
     FromClient,
-    HandOutEpoch,
     LoadAgain,
     Look,
     Now,
@@ -100,21 +92,6 @@ from services.node_runner.sequencer_events import (
 )
 from services.node_runner.sessions import RETRY_AFTER_MS, Sessions
 from services.node_runner.voiding import beginning
-
-_REMEMBERED_REQUESTS = 1_024
-_ASKED_AGAIN_SECONDS = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class _HandOut:
-    """A record that the nodes have not got yet; `writes` are its transactions', None where they are still encoded.
-    `again`: an earlier sequencer may have handed it out. `fill`: the slices that it fills."""
-
-    record: LogRecord
-    writes: list[tuple[Writes, ...] | None]
-    size_bytes: int
-    again: bool
-    fill: range
 
 
 class Sequencer:
@@ -147,27 +124,20 @@ class Sequencer:
         """Whether a record of its own is there, from which on nobody else's may be."""
         self._plan, self._map, self._incarnation = plan, base.shard_map, incarnation
         self._generation, self._options = base.generation, options
+        forgotten = max((each.epoch for each in records if each.voids or each.forgets), default=0)
+        if voids or forgets:
+            forgotten = base.epoch + len(records) + 1
+        if forgotten:  # what readers were told is not so any more: they begin again
+            base = replace(base, subscriptions=())
         self._base, self._origin, self._opened, self._based = base, origin, opened, based
         self._saving = Saving(base, options)
-        self._handed_out = base.epoch
         self._shard_finished = [base.epoch] * len(base.shard_map.nodes)
         self._time_us = base.time_us
         self._sessions = Sessions(plan, options, base.sessions)
-        self._subscriptions = {each.subscription: each for each in base.subscriptions}
-        self._snapshots: dict[SnapshotWanted, Token] = {}
-        # As subscription 0: a subscription's id comes with its record.
-        self._subscribes: dict[SubscriptionWanted, Token] = {}
-        self._unsubscribes: dict[int, Token] = {}
-        self._asked: dict[tuple[str, int], float] = {}
-        self._awaiting: list[AwaitEpoch] = []
+        self._readers = Readers(plan, base.subscriptions, forgotten)
         self._creating = False
-        self._to_hand_out: deque[_HandOut] = deque()
-        self._kept: dict[int, HandOutEpoch] = {}
-        """What was handed out behind the base, by epoch: it may have to be sent again."""
         self._patience = Patience()
         self._pace = Pace(options.record_bytes, options.record_bytes_max)
-        self._ahead_bytes = 0
-        self._kept_bytes = 0
         self._last_saved_at = 0.0
         self._last_active_at = 0.0
         self._last_was_save = False
@@ -185,13 +155,7 @@ class Sequencer:
         has_fence = bool(records) and records[-1].incarnation == incarnation
         self._fences_first = bool(voids) and not has_fence
         self._voiding = [record for record in records if record.voids]
-        self._void = void_transactions(self._voiding)
-        self._forgotten = max((each.epoch for each in records if each.voids or each.forgets), default=0)
-        """Subscriptions of records before this epoch have ended."""
-        if voids or forgets:
-            self._forgotten = self.epoch + len(records) + 1
-        if self._forgotten:
-            self._forget_readers()
+        self._handing_out = HandingOut(plan, base, options, self._voiding, forgotten)
         for record in records:
             self._take(record, [])
 
@@ -245,7 +209,7 @@ class Sequencer:
             case BaseThere():
                 self._on_base(event)
             case ReaderGone():
-                self._on_reader_gone(event)
+                self._readers.on_gone(event.inbox)
             case RecordThere():
                 self._on_record(event, effects)
             case RowsMissing():
@@ -275,61 +239,13 @@ class Sequencer:
             case OpenSession():
                 self._sessions.on_open(message, token, effects)
             case SnapshotRequest() | Subscribe():
-                self._on_reader(message, token, now, effects)
-            case Unsubscribe() if message.subscription in self._unsubscribes:
-                effects.append(SettleMessages((token,)))
+                self._readers.on_question(message, token, now, effects)
             case Unsubscribe():
-                self._unsubscribes[message.subscription] = token
-            case AwaitEpoch() if message.epoch > self.epoch + EPOCHS_AHEAD_MAX:
-                raise MalformedMessage(f"epoch {message.epoch}, where {self.epoch} is the newest of the log")
+                self._readers.on_unsubscribe(message, token, effects)
             case AwaitEpoch():
-                if message not in self._awaiting:
-                    self._awaiting.append(message)
-                self._answer_awaiting(effects)
-                effects.append(SettleMessages((token,)))
+                self._readers.on_await(message, token, self.epoch, self.finished, effects)
             case _:
                 raise MalformedMessage(f"{type(message).__name__} is not for a sequencer")
-
-    def _on_reader(
-        self, message: SnapshotRequest | Subscribe, token: Token, now: Now, effects: list[SequencerEffect]
-    ) -> None:
-        """A question for the next record, unless it is refused or waits already. A snapshot that is asked for again
-        after its record is taken again, since the answer may be lost. So is a subscription, but not at once: a copy of
-        the same message is more likely. Who has two of them ends one."""
-        views = self._views(message.views, message.request, message.reply_to, effects)
-        waits = False
-        if views is None:
-            pass
-        elif isinstance(message, SnapshotRequest):
-            snapshot = SnapshotWanted(message.request, views, message.reply_to)
-            waits = self._snapshots.setdefault(snapshot, token) == token
-        elif self._is_new(message.reply_to, message.request, now):
-            wanted = SubscriptionWanted(0, message.request, views, message.after, message.reply_to)
-            waits = self._subscribes.setdefault(wanted, token) == token
-        if not waits:
-            effects.append(SettleMessages((token,)))
-
-    def _views(
-        self, names: tuple[str, ...], request: int, reply_to: str, effects: list[SequencerEffect]
-    ) -> tuple[int, ...] | None:
-        numbers = {v.name: i for i, v in enumerate(self._plan.views) if not v.name.startswith(NEXT)}
-        unknown = [name for name in names if name not in numbers]
-        if unknown or not names:
-            reason = f"no view {', '.join(map(repr, unknown)) or 'named'}; there are {', '.join(numbers)}"
-            effects.append(Answer(reply_to, RequestRefused(request, reason)))
-            return None
-        return tuple(numbers[name] for name in dict.fromkeys(names))
-
-    def _is_new(self, reply_to: str, request: int, now: Now) -> bool:
-        """Whether a subscription is asked for the first time, or so long after the last that the answer is lost."""
-        asked = self._asked.pop((reply_to, request), None)
-        if asked is not None and now.monotonic - asked < _ASKED_AGAIN_SECONDS:
-            self._asked[reply_to, request] = asked
-            return False
-        self._asked[reply_to, request] = now.monotonic
-        if len(self._asked) > _REMEMBERED_REQUESTS:
-            del self._asked[next(iter(self._asked))]
-        return True
 
     # -- the log -----------------------------------------------------------------------------------------------
 
@@ -340,7 +256,7 @@ class Sequencer:
         if not self.fenced:
             effects += self.start(now)
             return
-        if self._ahead_bytes > self._options.ahead_bytes:
+        if self._handing_out.ahead_bytes > self._options.ahead_bytes:
             return
         due = now.monotonic - self._last_saved_at >= self._options.save_interval_seconds
         turns = self._ending is not bool(self._ends)  # to its end, or away from it
@@ -376,9 +292,6 @@ class Sequencer:
     def _record(self, now: Now, save: bool) -> LogRecord:
         epoch = self.epoch + 1
         time_us = max(now.us, self._time_us)
-        subscriptions = tuple(
-            replace(wanted, subscription=place_in_log(epoch, i)) for i, wanted in enumerate(self._subscribes)
-        )
         return LogRecord(
             epoch=epoch,
             time_us=time_us,
@@ -396,9 +309,9 @@ class Sequencer:
             expired=tuple(self._sessions.expired(time_us)),
             opens=self._sessions.wanted_opens(),
             transactions=tuple(self._sessions.next_transactions(self._pace.record_bytes)),
-            snapshots=tuple(self._snapshots),
-            subscriptions=subscriptions,
-            unsubscriptions=tuple(self._unsubscribes),
+            snapshots=self._readers.wanted_snapshots(),
+            subscriptions=self._readers.wanted_subscriptions(epoch),
+            unsubscriptions=self._readers.wanted_unsubscriptions(),
             ends=(self._ends or epoch) if self._ending and self.fenced else 0,
         )
 
@@ -421,7 +334,7 @@ class Sequencer:
         else:
             self._creating, self.fenced = False, True
             self._take(record, effects)
-            self._answer_awaiting(effects)
+            self._readers.answer_awaiting(self.finished, effects)
             if self._fences_first:
                 self._load_again("its fence is there, so it can choose the base", effects)
             else:
@@ -449,43 +362,22 @@ class Sequencer:
             self._ends = record.ends
         else:
             self._unheard_behind = record.ends
-        if record.voids:
-            self._void |= void_transactions((record,))
-            if record not in self._voiding:
-                self._voiding.append(record)
+        if record.voids and record not in self._voiding:
+            self._voiding.append(record)
         for expired in record.expired:
             self._sessions.expire(expired, effects)
         writes = [self._sessions.take_transaction(record, each, effects) for each in record.transactions]
         for index, opened in enumerate(record.opens):
             self._sessions.take_open(record, index, opened, effects)
-        self._take_requests(record, effects)
+        self._readers.take(record, effects)
         fill = self._filling.take(record)
-        size = sum(len(t.payload) for t in record.transactions)
+        size = payload_bytes(record)
         self._saving.on_record(record, size)
         self._pace.on_record(record.epoch, size)
         if record.save:
-            subscriptions = tuple(self._subscriptions.values())
-            self._saving.freeze(record, self._sessions.as_of_now(), subscriptions, self._filling.filled)
-        self._to_hand_out.append(_HandOut(record, writes, size, again=not self.fenced, fill=fill))
-        self._ahead_bytes += size
-
-    def _take_requests(self, record: LogRecord, effects: list[SequencerEffect]) -> None:
-        if record.epoch >= self._forgotten:
-            self._subscriptions.update((wanted.subscription, wanted) for wanted in record.subscriptions)
-        for gone in record.unsubscriptions:
-            self._subscriptions.pop(gone, None)
-        tokens = [self._snapshots.pop(wanted, NO_TOKEN) for wanted in record.snapshots]
-        tokens += [self._subscribes.pop(replace(s, subscription=0), NO_TOKEN) for s in record.subscriptions]
-        tokens += [self._unsubscribes.pop(gone, NO_TOKEN) for gone in record.unsubscriptions]
-        own = tuple(token for token in tokens if token != NO_TOKEN)
-        if own:
-            effects.append(SettleMessages(own))
-
-    def _forget_readers(self) -> None:
-        """What readers were told is not so any more: they begin again."""
-        self._subscriptions.clear()
-        self._base = replace(self._base, subscriptions=())
-        self._saving = Saving(self._base, self._options)
+            sessions, subscriptions = self._sessions.as_of_now(), self._readers.as_of_now()
+            self._saving.freeze(record, sessions, subscriptions, self._filling.filled)
+        self._handing_out.add(record, writes, again=not self.fenced, fill=fill)
 
     def _depose(self, reason: str, effects: list[SequencerEffect]) -> None:
         self.deposed = reason
@@ -497,51 +389,16 @@ class Sequencer:
         """Give the next epochs to the nodes, as far as the window goes; never before fence and base are there."""
         if not self.fenced or not self._based:
             return
-        while (
-            self._to_hand_out
-            and self._handed_out - self.finished < self._options.window_epochs
-            and self._kept_bytes <= self._options.behind_bytes
-            and not (self._ends and self._to_hand_out[0].record.epoch > self._ends)
-        ):
-            ready = self._to_hand_out.popleft()
-            self._handed_out = ready.record.epoch
-            self._ahead_bytes -= ready.size_bytes
-            shards = tuple(range(len(self._map.nodes)))
-            writes = self._route(ready)
-            record = ready.record
-            if record.epoch < self._forgotten:
-                record = replace(record, subscriptions=(), snapshots=())
-            forgets = bool(record.voids) or record.forgets
-            again = ready.again and not 0 < self._unheard_behind < record.epoch
-            epoch = HandOutEpoch(
-                record, writes, self._generation, again, self.base, shards, forgets, ready.fill
-            )
-            self._kept[self._handed_out] = epoch
-            self._kept_bytes += ready.size_bytes
-            self._pace.on_handed_out(record.epoch, ready.size_bytes, now.monotonic)
-            effects.append(epoch)
-
-    def _route(self, ready: _HandOut) -> tuple[tuple[Writes, ...], ...]:
-        found: list[Writes] = []
-        transactions = zip(ready.record.transactions, ready.writes, strict=True)
-        for place, (transaction, decoded) in enumerate(transactions):
-            if (ready.record.epoch, place) not in self._void:
-                writes = decoded or decode_payload(self._plan.datasets, transaction.payload)
-                found += placed(writes, self._plan, place)
-        routed = route_placed(merge_writes(found), self._plan, self._map, ready.record.epoch)
-        return tuple(tuple(routed.get(shard, ())) for shard in range(len(self._map.nodes)))
+        for out in self._handing_out.next(self.finished, self.base, self._ends, self._unheard_behind):
+            self._pace.on_handed_out(out.record.epoch, payload_bytes(out.record), now.monotonic)
+            effects.append(out)
 
     def _hand_out_again(self, missing: RowsMissing, effects: list[SequencerEffect]) -> None:
-        kept = self._kept.get(missing.epoch)
-        if kept is not None:
-            effects.append(self._repeated(kept, missing.shard))
+        again = self._handing_out.again(missing.epoch, missing.shard, self.finished, self.base)
+        if again is not None:
+            effects.append(again)
         elif missing.epoch <= self.base:
             effects.append(TellGone(missing.shard, missing.epoch))
-
-    def _repeated(self, kept: HandOutEpoch, shard: int) -> HandOutEpoch:
-        """A hand-out once more. What all have finished, readers may have heard of."""
-        again = kept.again or kept.record.epoch <= self.finished
-        return replace(kept, targets=(shard,), again=again, base=self.base)
 
     def _on_begun(self, event: ShardBegun, effects: list[SequencerEffect]) -> None:
         """A node has begun at a base, perhaps again: it needs all that was handed out behind that."""
@@ -551,17 +408,16 @@ class Sequencer:
         if event.epoch == self._ends:
             self._ending = False  # whoever was waited for is here
         self._shard_finished[event.shard] = event.epoch
-        effects.extend(
-            self._repeated(kept, event.shard) for epoch, kept in self._kept.items() if epoch > event.epoch
-        )
+        effects += self._handing_out.behind(event.epoch, event.shard, self.finished, self.base)
 
     def _look(self, now: Now, effects: list[SequencerEffect]) -> None:
         """Ask nodes where they are that have not moved for a while: what they said may be lost, or what was said to
         them."""
         self._look_at_end(now)
-        behind = tuple(shard for shard, epoch in enumerate(self._shard_finished) if epoch < self._handed_out)
-        if self._patience.is_over((self.finished, self._handed_out) if behind else None, now.monotonic):
-            effects.append(AskNodes(behind, self._handed_out))
+        newest = self._handing_out.newest
+        behind = tuple(shard for shard, epoch in enumerate(self._shard_finished) if epoch < newest)
+        if self._patience.is_over((self.finished, newest) if behind else None, now.monotonic):
+            effects.append(AskNodes(behind, newest))
 
     def _look_at_end(self, now: Now) -> None:
         """Go on if this generation has come to its end, and no other one begins."""
@@ -576,7 +432,7 @@ class Sequencer:
         self._shard_finished[event.shard] = max(self._shard_finished[event.shard], event.epoch)
         self._count_finished()
         self._pace.on_finished(self.finished, now.monotonic)
-        self._answer_awaiting(effects)
+        self._readers.answer_awaiting(self.finished, effects)
 
     def _count_finished(self) -> None:
         """The newest epoch that all have finished, or had, before one of them began again. Nodes may know later ones by
@@ -597,20 +453,7 @@ class Sequencer:
         self._based = True
         self._saving.on_base(event.epoch)
         self._filling.on_base(event.epoch)
-        for epoch in [epoch for epoch in self._kept if epoch <= self.base]:
-            kept = self._kept.pop(epoch)
-            self._kept_bytes -= sum(len(t.payload) for t in kept.record.transactions)
-
-    def _on_reader_gone(self, event: ReaderGone) -> None:
-        for subscription, wanted in self._subscriptions.items():
-            if wanted.reply_to == event.inbox:
-                self._unsubscribes.setdefault(subscription, NO_TOKEN)
-
-    def _answer_awaiting(self, effects: list[SequencerEffect]) -> None:
-        ready = [a for a in self._awaiting if a.epoch <= self.finished]
-        if ready:
-            self._awaiting = [a for a in self._awaiting if a.epoch > self.finished]
-            effects.extend(Answer(a.reply_to, EpochFinished(a.request, self.finished)) for a in ready)
+        self._handing_out.forget(self.base)
 
 
 def _says_something(record: LogRecord) -> bool:

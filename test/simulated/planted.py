@@ -182,7 +182,7 @@ def flush_counts_the_first_node(patch: Patch) -> None:
 
     def count_finished(self: Sequencer) -> None:
         self.finished = min(self.epoch, max(self._shard_finished))
-        saving.forget_handed_out(self, self.finished)
+        self._handing_out.forget(self.finished)
 
     patch.setattr(Sequencer, "_count_finished", count_finished)
 

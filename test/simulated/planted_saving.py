@@ -69,16 +69,9 @@ def hand_outs_are_forgotten_when_finished(patch: Patch) -> None:
 
     def count_finished(self: Sequencer) -> None:
         original(self)
-        forget_handed_out(self, self.finished)
+        self._handing_out.forget(self.finished)
 
     patch.setattr(Sequencer, "_count_finished", count_finished)
-
-
-def forget_handed_out(sequencer: Sequencer, up_to: int) -> None:
-    """Drop what was handed out, with its share of the bound."""
-    for epoch in [epoch for epoch in sequencer._kept if epoch <= up_to]:
-        kept = sequencer._kept.pop(epoch)
-        sequencer._kept_bytes -= sum(len(each.payload) for each in kept.record.transactions)
 
 
 # ---- bases -------------------------------------------------------------------------------------------------
