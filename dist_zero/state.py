@@ -72,6 +72,7 @@ from dist_zero.compiler.walk import all_columns
 from dist_zero.expr.ops import Aggregation, ColumnRef, Scalar
 from dist_zero.types import BYTES, INT, STR, DataType, RowType
 from dist_zero_common.errors import InternalError
+from dist_zero_common.remembered import remembered
 
 
 class Division(enum.Enum):
@@ -110,6 +111,7 @@ class TableChange:
     deletes: Batch
 
 
+@remembered
 def state_tables(plan: Plan) -> tuple[StateTable, ...]:
     """All that a node of this plan keeps; a table's number is its place here."""
     known, names = _known(plan), lineages(plan)
@@ -124,6 +126,7 @@ def state_tables(plan: Plan) -> tuple[StateTable, ...]:
     return tuple(tables)
 
 
+@remembered
 def error_places(plan: Plan) -> dict[int, tuple[Shard, ...]]:
     """By operator that may leave rows out: where a row that it leaves out is, as scalars whose values stand in front of
     an entry of its `errors` table. One for each kind of row that it may leave out: for a join rows of the left side
@@ -156,13 +159,14 @@ def is_extreme(aggregation: Aggregation) -> bool:
 # ---- what is known -----------------------------------------------------------------------------------------
 
 
-def _known(plan: Plan) -> list[Facts]:
+@remembered
+def _known(plan: Plan) -> tuple[Facts, ...]:
     """By operator, the shardings that hold for its rows."""
     known: list[Facts] = []
     for operator in plan.operators:
         inputs = operator.inputs
         known.append(facts(operator, [plan.operators[i] for i in inputs], [known[i] for i in inputs]))
-    return known
+    return tuple(known)
 
 
 def _first(known: Facts) -> Shard | None:

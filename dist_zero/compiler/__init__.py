@@ -20,6 +20,7 @@ from dist_zero.compiler.partition import partition
 from dist_zero.compiler.plan import Plan
 from dist_zero.compiler.prune import prune_columns
 from dist_zero.expr.ops import Graph
+from dist_zero_common.remembered import remembered
 
 __all__ = ["LEVELS", "compile", "levels"]
 
@@ -59,6 +60,7 @@ def levels(graph: Graph) -> Iterator[tuple[str, Graph | Plan]]:
     yield "fingerprint", fingerprint(placed)
 
 
+@remembered
 def compile(graph: Graph) -> Plan:
     """The plan of a program; of one that takes the place of another, the one for the time in which it does. Raises
     `ProgramError` for a graph that is not well-typed.
@@ -66,19 +68,9 @@ def compile(graph: Graph) -> Plan:
     The newest few are kept, by the identity of their graphs (`decode_graph` gives the same one for the same bytes):
     one process compiles a program for each client and host that it has, and for each time that it is placed anew.
     """
-    known = _compiled.get(id(graph))
-    if known is not None and known[0] is graph:
-        return known[1]
     *_, (_, plan) = levels(replace(graph, before=None))
     assert isinstance(plan, Plan)
     if graph.before is not None:
         plan = fingerprint(changing(compile(graph.before), plan))
         check_partitioned(plan, "changing")
-    _compiled[id(graph)] = graph, plan
-    if len(_compiled) > _KEPT:
-        _compiled.pop(next(iter(_compiled)), None)
     return plan
-
-
-_KEPT = 4
-_compiled: dict[int, tuple[Graph, Plan]] = {}

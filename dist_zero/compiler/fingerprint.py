@@ -14,6 +14,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from dist_zero.compiler.plan import NEXT, Gate, Operator, Plan, Sink, Source
+from dist_zero_common.remembered import remembered
 
 FINGERPRINT_BYTES = 16
 _LEFT_OUT = ("label", "fingerprint", "dropped")
@@ -27,6 +28,7 @@ def fingerprint(placed: Plan) -> Plan:
     return replace(placed, fingerprint=digest.hexdigest())
 
 
+@remembered
 def shown(plan: Plan) -> int:
     """64 bits that are equal for plans that show readers the same views under the same numbers; not those that are
     being filled. Never 0."""
@@ -39,6 +41,7 @@ def shown(plan: Plan) -> int:
     return int.from_bytes(digest.digest(), "little") or 1
 
 
+@remembered
 def lineages(plan: Plan) -> tuple[str, ...]:
     """By operator, a text that says what it computes, with all that is in front of it, and nothing of where it stands
     in the plan. A gate is what is behind it in the end, its source. Of several operators that are the same, the first

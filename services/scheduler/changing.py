@@ -82,7 +82,7 @@ def went_on(program: WantedProgram, observed: Observed) -> WantedProgram:
         return program if needs is None else with_graph(program, needs)
     if status.halted or not status.slices or status.filled < status.slices:
         return program
-    return with_graph(program, encode_graph(behind(decode_graph(program.graph))))
+    return with_graph(program, _target_graph(program.graph))
 
 
 def with_graph(program: WantedProgram, graph: bytes) -> WantedProgram:
@@ -95,7 +95,7 @@ def with_graph(program: WantedProgram, graph: bytes) -> WantedProgram:
 
 def is_target(program: WantedProgram, graph: bytes) -> bool:
     """Whether a program that somebody has is the one that this is, or comes to be."""
-    return _in_place(graph, encode_graph(behind(decode_graph(program.graph)))) == program.fingerprint
+    return _in_place(graph, _target_graph(program.graph)) == program.fingerprint
 
 
 def is_live(program: WantedProgram, graph: bytes) -> bool:
@@ -120,6 +120,12 @@ def different_program(program: str) -> str:
 def live_graph(graph: bytes) -> bytes:
     """The program whose views are shown while this one runs."""
     return encode_graph(live(decode_graph(graph)))
+
+
+@lru_cache(_KEPT)
+def _target_graph(graph: bytes) -> bytes:
+    """The program that this one comes to be."""
+    return encode_graph(behind(decode_graph(graph)))
 
 
 @lru_cache(_KEPT)
