@@ -5,9 +5,10 @@ Fields are snake_case in the class and camelCase in the schema. Annotations may 
 bytes, enums, dataclasses, unions of dataclasses (a struct that is one union, its members named after the
 classes), `X | None` of a dataclass or union (null is an absent struct), and `tuple[X, ...]` of any but enums.
 
-The result is a `StructCodec` per class: two functions made of closures that hold the schema's field objects,
-for looking those up by name is most of the cost. They are compiled when first used, since classes may contain
-each other. A value that does not fit raises what the library raises; `codec.py` turns that into our errors.
+The result is a `StructCodec` per class: two functions that hold the schema's field objects, for looking those up by
+name is most of the cost. They are made when first used, since classes may contain each other: as source with a line for
+each field, since walking over lists of fields is most of the rest. A value that does not fit raises what the library
+raises; `codec.py` turns that into our errors.
 """
 
 from __future__ import annotations
@@ -102,35 +103,33 @@ class StructCodecs:
 
     def _compile_write(self, cls: type) -> Write:
         fields = self._fields(cls)
-        plain = [(name, field) for name, hint, field in fields if hint in _PLAIN]
-        others = [
-            (name, self._field_writer(hint, field)) for name, hint, field in fields if hint not in _PLAIN
-        ]
-
-        def write(builder: Any, value: Any) -> None:
-            put = builder._set_by_field
-            for name, field in plain:
-                item = getattr(value, name)
-                if item:  # a struct begins with zeros and nothing
-                    put(field, item)
-                elif item is None:
-                    raise TypeError(f"{name} is None")
-            for name, write_field in others:
-                write_field(builder, getattr(value, name))
-
-        return write
+        known: dict[str, Any] = {}
+        lines = ["def write(builder, value):", "    put = builder._set_by_field"]
+        # What is written first stands first: the order is part of a stored format.
+        for place, (name, hint, field) in enumerate(sorted(fields, key=lambda each: each[1] not in _PLAIN)):
+            if hint in _PLAIN:
+                known[f"f{place}"] = field
+                lines += [
+                    f"    item = value.{name}",
+                    f"    if item: put(f{place}, item)",  # a struct begins with zeros and nothing
+                    f"    elif item is None: raise TypeError('{name} is None')",
+                ]
+            else:
+                known[f"w{place}"] = self._field_writer(hint, field)
+                lines.append(f"    w{place}(builder, value.{name})")
+        return _function("write", lines, known)
 
     def _compile_read(self, cls: type) -> Read:
-        fields = [
-            (field, None if hint in _PLAIN else self._field_reader(f"{cls.__name__}.{name}", hint, field))
-            for name, hint, field in self._fields(cls)
-        ]
-
-        def read(reader: Any) -> Any:
-            get = reader._get_by_field
-            return cls(*[get(field) if convert is None else convert(reader) for field, convert in fields])
-
-        return read
+        known: dict[str, Any] = {"cls": cls, "Open": _open_twin(cls)}
+        lines = ["def read(reader):", "    get, made = reader._get_by_field, Open()"]
+        for place, (name, hint, field) in enumerate(self._fields(cls)):
+            if hint in _PLAIN:
+                known[f"f{place}"] = field
+                lines.append(f"    made.{name} = get(f{place})")
+            else:
+                known[f"r{place}"] = self._field_reader(f"{cls.__name__}.{name}", hint, field)
+                lines.append(f"    made.{name} = r{place}(reader)")
+        return _function("read", [*lines, "    made.__class__ = cls", "    return made"], known)
 
     def _of_union(self, classes: tuple[type, ...], name: str) -> StructCodec:
         fields = self.module(name).schema.fields
@@ -209,9 +208,33 @@ class StructCodecs:
 
     def _list_reader(self, element: Any, field: Any) -> Read:
         if element in _PLAIN:
-            return lambda reader: tuple(reader._get_by_field(field))
+
+            def read_plain(reader: Any) -> tuple[Any, ...]:
+                return tuple(reader._get_by_field(field)) if reader._has_by_field(field) else ()
+
+            return read_plain
         codec = self._of_value(element, field.schema.elementType)
-        return lambda reader: tuple([codec.read(item) for item in reader._get_by_field(field)])
+
+        def read(reader: Any) -> tuple[Any, ...]:
+            return tuple(map(codec.read, reader._get_by_field(field))) if reader._has_by_field(field) else ()
+
+        return read
+
+
+def _function(name: str, lines: list[str], known: dict[str, Any]) -> Callable[..., Any]:
+    """The function that this source defines, with these names in it."""
+    exec("\n".join(lines), known)  # field names are the only part of it that is not written here
+    made: Callable[..., Any] = known[name]
+    return made
+
+
+def _open_twin(cls: type) -> type:
+    """A class whose objects become those of a frozen dataclass with slots by naming it their class, when all fields are
+    set: its own way, `object.__setattr__` for each field, takes several times as long. Raises `InternalError` for a
+    class that does more when it is made."""
+    if not hasattr(cls, "__slots__") or hasattr(cls, "__post_init__"):
+        raise InternalError(f"{cls.__name__} is no dataclass with slots and without rules of its own")
+    return type(cls.__name__, (), {"__slots__": tuple(field.name for field in dataclasses.fields(cls))})
 
 
 def camel_case(name: str) -> str:

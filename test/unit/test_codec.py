@@ -134,6 +134,24 @@ def test_round_trip_of_many_segments_and_large_fields() -> None:
         assert codec.decode(Envelope, codec.encode(envelope)) == envelope
 
 
+def test_what_is_read_is_as_frozen_as_what_was_made() -> None:
+    """Readers fill an object of another class before it becomes what it is."""
+    read = codec.decode(m.ShardMap, codec.encode(m.ShardMap(3, (2**64 - 1,), ("a",))))
+    assert type(read) is m.ShardMap
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        read.version = 4  # type: ignore[misc]
+
+
+def test_fields_of_other_kinds_are_written_behind_plain_ones() -> None:
+    """Where a field's content stands follows from when it is written: of a stored object, those that were written
+    before and those that are written now have the same bytes."""
+    data = codec.encode(
+        m.WritesBlob(1, m.WriteKind.PUT, (7,), m.BatchBlob(0, b"", ()), b"tttttttt", b"rrrrrrrr")
+    )
+    places = [data.index(b"tttttttt"), data.index(b"rrrrrrrr"), data.index(b"\x07\0\0\0", codec.SEAL_SIZE)]
+    assert places == sorted(places)
+
+
 @pytest.mark.parametrize("sizes", [[], [1], [300], [5_000] * 3, [200] * 3_000, [100_000, 1, 2**20]], ids=str)
 def test_what_is_written_is_what_the_library_writes(sizes: list[int]) -> None:
     """Proves that putting the segments together by hand, which saves a copy, makes the library's own bytes."""
