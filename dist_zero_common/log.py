@@ -157,7 +157,8 @@ def _refuse_reserved(fields: Mapping[str, object]) -> None:
 
 
 def _utc(now_us: int) -> str:
-    return f"{_EPOCH + timedelta(microseconds=now_us):%Y-%m-%dT%H:%M:%S.%fZ}"
+    moment = (_EPOCH + timedelta(microseconds=now_us)).isoformat(timespec="microseconds")
+    return moment.removesuffix("+00:00") + "Z"
 
 
 @contextmanager

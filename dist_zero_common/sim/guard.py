@@ -189,12 +189,29 @@ def _install() -> None:
         else:
             _replace(ban.owner, ban.name, _refused_method(ban, original))
     _replace(random.Random, "seed", _refused_unseeded(random.Random.seed))
-    for module in list(sys.modules.values()):
-        file = getattr(module, "__dict__", {}).get("__file__")
-        if isinstance(file, str) and module.__name__ != __name__ and _is_ours(file):
-            for name, value in list(vars(module).items()):
-                if id(value) in replaced:
-                    _replace(module, name, replaced[id(value)])
+    for module in _our_modules():
+        for name, value in list(vars(module).items()):
+            if id(value) in replaced:
+                _replace(module, name, replaced[id(value)])
+
+
+def _our_modules() -> list[ModuleType]:
+    """The modules that are loaded and ours; looked for again when others are loaded."""
+    global _modules_known
+    loaded = list(sys.modules.values())
+    if loaded != _modules_known[0]:
+        ours = [
+            module
+            for module in loaded
+            if isinstance(file := getattr(module, "__dict__", {}).get("__file__"), str)
+            and module.__name__ != __name__
+            and _is_ours(file)
+        ]
+        _modules_known = loaded, ours
+    return _modules_known[1]
+
+
+_modules_known: tuple[list[ModuleType], list[ModuleType]] = [], []
 
 
 @contextlib.contextmanager

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 
 #: Records kept as text for messages of failed runs.
 RECORDS_KEPT = 200
+#: The digests of the newest bodies up to this size are kept: what is published is soon delivered.
+_SMALL_BYTES = 8 * 1024
 
 
 @dataclass(slots=True)
@@ -38,7 +41,7 @@ class History:
             counter = self.counters[kind] = Counter()
         counter.records += 1
         counter.bytes += len(body)
-        digest = blake2b(body, digest_size=8).hexdigest() if body else "-"
+        digest = _small_digest(body) if len(body) <= _SMALL_BYTES else _digest(body)
         line = f"{seconds!r} {kind} {place} {detail} {len(body)} {digest}\n"
         self._hash.update(line.encode())
         self._newest.append(line)
@@ -50,3 +53,10 @@ class History:
     def newest(self) -> list[str]:
         """The newest records, oldest first: `seconds kind place detail length digest-of-body`."""
         return [line.rstrip("\n") for line in self._newest]
+
+
+def _digest(body: bytes) -> str:
+    return blake2b(body, digest_size=8).hexdigest() if body else "-"
+
+
+_small_digest = lru_cache(256)(_digest)
