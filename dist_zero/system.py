@@ -309,7 +309,7 @@ class EmbeddedSystem(System):
     memory."""
 
     def __init__(self, *, machines: int = 1, store: str | Path | None = None, name: str = "local") -> None:
-        self.broker = MemoryBroker()
+        self.broker = MemoryBroker(hands_on=True)
         super().__init__(
             name,
             connector=self.broker.connector,

@@ -2,7 +2,8 @@
 
 Out: `send` never waits. What is sent to one inbox while the broker is busy with messages before goes out as one
 envelope, so batches grow with the load by themselves and a lone message leaves at once. What a process sends to an
-inbox that it listens to itself does not touch the broker.
+inbox that it listens to itself does not touch the broker. Where all mailboxes are in one process, a broker may hand
+envelopes on as they are: they are immutable. Then nothing is encoded, and what is sent is in its queue at once.
 
 In: `listen` hands decoded messages to a handler, in the loop, one after the other. Every message comes with a *token*;
 the handler (or whoever it gives the token to) calls `settle(token)` when the message may be forgotten, and a delivery
@@ -39,6 +40,7 @@ from dist_zero_common.broker.base import (
     ConnectionState,
     Consumer,
     Delivery,
+    HandsOn,
     Queue,
     QueueDepth,
 )
@@ -165,6 +167,8 @@ class Mailbox:
         self._idle = asyncio.Event()
         self._idle.set()
         self._broker: Broker | None = None
+        self._hands_on: HandsOn | None = None
+        """The broker, if it can hand on envelopes and nothing keeps us from sending."""
         self._lost = asyncio.Event()
         self._may_publish = asyncio.Event()
         self._connections = 0
@@ -232,10 +236,12 @@ class Mailbox:
             self._arrived.set()
             return
         outbox = self._outboxes.get(inbox)
+        size = approximate_bytes(message)
         if outbox is None:
+            if self._hands_on is not None and self._hand_on(self._hands_on, inbox, message, size):
+                return
             outbox = self._outboxes[inbox] = _Outbox()
             self._idle.clear()
-        size = approximate_bytes(message)
         outbox.pending.append((message, size))
         outbox.bytes_waiting += size
         self._start_publishing(inbox, outbox)
@@ -314,7 +320,7 @@ class Mailbox:
             return broker.reason or "a publish was not answered"
         finally:
             self._broker = None
-            self._may_publish.clear()
+            self._stop_publishing()
             with suppress(BrokerError, TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS_MAX):
                     await broker.close()
@@ -352,17 +358,22 @@ class Mailbox:
         if state in (ConnectionState.LOST, ConnectionState.CLOSED):
             self._give_up(broker)
         elif state is ConnectionState.BLOCKED:
-            self._may_publish.clear()
+            self._stop_publishing()
             self._tell(state, broker.reason)
         else:
             self._may_publish.set()
+            self._hands_on = broker if isinstance(broker, HandsOn) else None
             self._tell(state, "")
 
     def _give_up(self, broker: Broker) -> None:
         """This connection is of no use any more."""
         if broker is self._broker:
-            self._may_publish.clear()
+            self._stop_publishing()
             self._lost.set()
+
+    def _stop_publishing(self) -> None:
+        self._may_publish.clear()
+        self._hands_on = None
 
     def _tell(self, state: ConnectionState, reason: str) -> None:
         self.state = state
@@ -394,7 +405,8 @@ class Mailbox:
         self.counters["deliveries"] += 1
         receipt = _Receipt(consumer, delivery.tag, 1)
         try:
-            envelope = decode(Envelope, delivery.body)
+            handed = delivery.handed
+            envelope = handed if isinstance(handed, Envelope) else decode(Envelope, delivery.body)
             if envelope.system != self._system:
                 raise MalformedMessage(
                     f"it belongs to the system {envelope.system!r}, not to {self._system!r}"
@@ -429,6 +441,15 @@ class Mailbox:
 
     def _envelope(self, messages: tuple[Message, ...]) -> Envelope:
         return Envelope(self._system, self._sender, messages)
+
+    def _hand_on(self, broker: HandsOn, inbox: str, message: Message, size: int) -> bool:
+        """Send a message as it is, if it is not too large, and the broker takes it."""
+        if size > ENVELOPE_BYTES_MAX or not broker.hand_on(inbox, self._envelope((message,)), size):
+            return False
+        self.counters["envelopes"] += 1
+        self.counters["envelope_bytes"] += size
+        self.last_progress = asyncio.get_running_loop().time()
+        return True
 
     def _start_publishing(self, inbox: str, outbox: _Outbox) -> None:
         if self._tasks is not None and not outbox.starting and outbox.may_leave():

@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class QueueKind(enum.Enum):
@@ -38,6 +38,8 @@ class Delivery:
     tag: int
     body: bytes
     redelivered: bool
+    handed: object = None
+    """A message that was handed on as it is (`HandsOn`): then there are no bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,16 @@ class Broker(Protocol):
 
     async def close(self) -> None:
         """End the connection: unacked deliveries return to their queues."""
+        ...
+
+
+@runtime_checkable
+class HandsOn(Protocol):
+    """What a connection can do besides, if whoever reads is in the same process."""
+
+    def hand_on(self, queue: str, message: object, size_bytes: int) -> bool:
+        """Put an immutable object into the queue, as it is; it counts for this many bytes. False if it has to be
+        published, as when the broker hands on nothing, or not now, or there is no such queue."""
         ...
 
 

@@ -1,9 +1,9 @@
 """A broker that is an object: for simulated systems, and for whole systems inside one process.
 
-Without a world a message is in its queue, and confirmed, before `publish` returns; this is the hot path of
-the embedded form. With a world the network lies between: transit takes time, messages of different senders
-pass each other, and the weather may double, delay or lose them. Everything that crosses is recorded in the
-world's history.
+Without a world a message is in its queue, and confirmed, before `publish` returns. The embedded form goes without bytes
+where it can: what is handed on (`HandsOn`) reaches its reader as the object that it is. With a world the network lies
+between: transit takes time, messages of different senders pass each other, and the weather may double, delay or lose
+them. Everything that crosses is recorded in the world's history.
 
 What it copies from RabbitMQ: a queue keeps its messages in order and hands each to one consumer; unacked
 ones go back to their old places, marked redelivered; a connection that ends takes its consumers and its
@@ -52,12 +52,14 @@ class Depth:
 
 
 class _Message:
-    """A message in a queue; `position` is its place among all that ever reached the queue."""
+    """A message in a queue, as bytes or as it is; `position` is its place among all that ever reached the queue."""
 
-    __slots__ = ("body", "position", "redelivered")
+    __slots__ = ("body", "handed", "position", "redelivered", "size")
 
-    def __init__(self, body: bytes, position: int) -> None:
+    def __init__(self, body: bytes, handed: object, size: int, position: int) -> None:
         self.body = body
+        self.handed = handed
+        self.size = size
         self.position = position
         self.redelivered = False
 
@@ -78,12 +80,12 @@ class _Queue:
         self._deliveries_per_turn = deliveries_per_turn
         self._turn_set = False
 
-    def accept(self, body: bytes) -> int:
+    def accept(self, body: bytes, handed: object, size: int) -> int:
         """Take a new message; returns how many wait."""
         self._published += 1
-        self._waiting.append(_Message(body, self._published))
-        self.bytes_waiting += len(body)
-        self.bytes_held += len(body)
+        self._waiting.append(_Message(body, handed, size, self._published))
+        self.bytes_waiting += size
+        self.bytes_held += size
         self._bytes_peak = max(self._bytes_peak, self.bytes_held)
         self.wake()
         return len(self._waiting)
@@ -92,7 +94,7 @@ class _Queue:
         """Messages that were delivered and not acked wait again."""
         for message in messages:
             message.redelivered = True
-            self.bytes_waiting += len(message.body)
+            self.bytes_waiting += message.size
         if shuffle_with is None:
             self._waiting = deque(sorted((*messages, *self._waiting), key=lambda message: message.position))
         else:
@@ -124,7 +126,7 @@ class _Queue:
                 if consumer is None:
                     return
                 message = self._waiting.popleft()
-                self.bytes_waiting -= len(message.body)
+                self.bytes_waiting -= message.size
                 consumer.deliver(message)
         finally:
             self._turn_set = False
@@ -168,7 +170,7 @@ class MemoryConsumer:
         self.unacked[tag] = message
         name = self._queue.queue.name
         self.connection.record("deliver", name, [tag], message.body)
-        self._on_delivery(Delivery(name, tag, message.body, message.redelivered))
+        self._on_delivery(Delivery(name, tag, message.body, message.redelivered, message.handed))
 
     def ack(self, tags: list[int]) -> None:
         if not self._alive:
@@ -179,7 +181,7 @@ class MemoryConsumer:
                 raise BrokerError(
                     f"delivery {tag} of {self._queue.queue.name} is acked already or was never delivered"
                 )
-            self._queue.bytes_held -= len(message.body)
+            self._queue.bytes_held -= message.size
         self.connection.record("ack", self._queue.queue.name, tags)
         self._queue.wake()
 
@@ -259,6 +261,10 @@ class MemoryConnection:
                 await asyncio.sleep(0)
         else:
             await self._publish_across(world, queue, body)
+
+    def hand_on(self, queue: str, message: object, size_bytes: int) -> bool:
+        """See `broker.base.HandsOn`."""
+        return self.state is ConnectionState.CONNECTED and self.server.take(queue, message, size_bytes)
 
     async def consume(self, queue: str, on_delivery: OnDelivery, prefetch: int) -> MemoryConsumer:
         await self.round_trip()
@@ -436,9 +442,13 @@ def _settle(confirm: asyncio.Future[None], error: BrokerError | None) -> None:
 class MemoryBroker:
     """The server. All its connections must be used in one event loop."""
 
-    def __init__(self, world: SimWorld | None = None, queue_bytes_max: int | None = None) -> None:
-        """`queue_bytes_max`: a queue in which more wait refuses further messages with `BrokerError`."""
+    def __init__(
+        self, world: SimWorld | None = None, queue_bytes_max: int | None = None, *, hands_on: bool = False
+    ) -> None:
+        """`queue_bytes_max`: a queue in which more wait refuses further messages with `BrokerError`. `hands_on`:
+        whether messages need not become bytes; never in a world, where the codec works, and bytes are the history."""
         self.world = world
+        self._hands_on = hands_on and world is None
         self.context = contextvars.Context()
         """What the server does is nobody's doing: it goes on when whoever caused it is stopped."""
         self.queues: dict[str, _Queue] = {}
@@ -536,7 +546,15 @@ class MemoryBroker:
                 f"queue {queue} is full: {there.bytes_waiting:,} bytes wait there,"
                 f" and {len(body):,} more would pass its limit of {self._queue_bytes_max:,}"
             )
-        return there.accept(body)
+        return there.accept(body, None, len(body))
+
+    def take(self, queue: str, message: object, size_bytes: int) -> bool:
+        """Put a message into its queue as it is; False if that cannot be now."""
+        there = self.queues.get(queue)
+        if not self._hands_on or self.alarm or there is None or self._queue_bytes_max is not None:
+            return False
+        there.accept(b"", message, size_bytes)
+        return True
 
     def accepted(self, queue: str, body: bytes) -> BrokerError | None:
         """`accept`, with the error returned."""

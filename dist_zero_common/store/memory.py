@@ -49,10 +49,11 @@ class MemoryObjects:
 class MemoryStore:
     """See `store.base.Store`. `objects` is what it gives access to.
 
-    With a world, operations take the time that the weather says, take effect somewhere within it, fail as the
-    weather's store faults say, and are recorded in the history. Outages are of the whole store: all that have the same
-    world have them together. Faults draw from a stream of their own, so that switching one on leaves the delays and the
-    other parts' chance as they were.
+    Without a world an operation lets others run once, before it takes effect, as any other store does; a listing, which
+    changes nothing and is short, does not. With a world, operations take the time that the weather says, take effect
+    somewhere within it, fail as the weather's store faults say, and are recorded in the history. Outages are of the
+    whole store: all that have the same world have them together. Faults draw from a stream of their own, so that
+    switching one on leaves the delays and the other parts' chance as they were.
     """
 
     def __init__(self, objects: MemoryObjects | None = None, world: SimWorld | None = None) -> None:
@@ -69,6 +70,7 @@ class MemoryStore:
 
     async def create(self, name: str, data: bytes) -> Created:
         checked_object_name(name)
+        await self._others_run()
         await self._half()
         if self._chance(self._faults.fails_absent):
             self._record("create-failed", name)
@@ -90,6 +92,7 @@ class MemoryStore:
 
     async def read(self, name: str) -> bytes | None:
         checked_object_name(name)
+        await self._others_run()
         await self._half()
         await self._fail_perhaps("read", name, self._faults.fails_read)
         data = self.objects.data.get(name)
@@ -107,6 +110,7 @@ class MemoryStore:
 
     async def delete(self, name: str) -> None:
         checked_object_name(name)
+        await self._others_run()
         await self._half()
         failed = self._strikes(self._faults.fails_delete)
         if failed and self._strikes(0.5):
@@ -121,12 +125,17 @@ class MemoryStore:
     async def close(self) -> None:
         self._closed = True
 
+    async def _others_run(self) -> None:
+        if self._world is None:
+            await asyncio.sleep(0)
+
     async def _half(self) -> None:
-        """Half of an operation's time. Even without a world others run meanwhile, as with any other store."""
+        """Half of an operation's time."""
         if self._closed:
             raise StoreError("the memory store is closed")
-        rng = None if self._world is None else self._world.rng("store")
-        await asyncio.sleep(0.0 if rng is None else self._faults.latency.draw(rng) / 2)
+        if self._world is None:
+            return
+        await asyncio.sleep(self._faults.latency.draw(self._world.rng("store")) / 2)
         if self._is_out():
             self._record("outage", "")
             raise StoreError("the store cannot be reached")
