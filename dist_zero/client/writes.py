@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler.plan import DatasetPlan, Plan
 from dist_zero.row import Row, to_stored_column, to_stored_row
 from dist_zero.sample import Delete
+from dist_zero.types import INT_MAX, INT_MIN, DataType, Kind, RowType, to_stored
 from dist_zero.types import Row as StoredRow
-from dist_zero.types import RowType, to_stored
 from dist_zero.writes import encode_payload
 from dist_zero_common.errors import DataError, RequestError
 from dist_zero_common.protocol.messages.pieces import WriteKind
@@ -75,7 +75,7 @@ class Transaction:
         """Remove the rows with these keys; absent ones are counted."""
         number, plan = self._dataset(dataset)
         places = self._key_places(plan, "delete")
-        self._add(number, WriteKind.DELETE, places, [stored_key(plan, key) for key in keys])
+        self._add(number, WriteKind.DELETE, places, stored_keys(plan, keys))
 
     def write_stored(self, dataset: str, rows: list[StoredRow]) -> None:
         """Put or append rows that are stored rows already, as `dist_zero.files` makes them."""
@@ -193,6 +193,25 @@ def stored_key(dataset: DatasetPlan, key: Key) -> StoredRow:
     """The stored values of a key of `dataset`."""
     assert dataset.key is not None
     return stored_key_of(f"dataset {dataset.name!r}", dataset.row_type.select(dataset.key), key)
+
+
+def stored_keys(dataset: DatasetPlan, keys: Sequence[Key]) -> list[StoredRow]:
+    """The stored values of keys of `dataset`. Many plain numbers or texts are looked at all at once."""
+    assert dataset.key is not None
+    if len(dataset.key) == 1 and _are_stored(dataset.row_type.types[dataset.key[0]], keys):
+        return list(zip(keys, strict=True))
+    return [stored_key(dataset, key) for key in keys]
+
+
+def _are_stored(dtype: DataType, values: Sequence[object]) -> bool:
+    """Whether values are stored ones of this type already; it may be said of fewer than are."""
+    types = set(map(type, values))
+    if dtype.kind is Kind.INT and types == {int}:
+        numbers = cast(Sequence[int], values)
+        return min(numbers) >= INT_MIN and max(numbers) <= INT_MAX
+    if dtype.kind is Kind.STR and types == {str}:
+        return "".join(cast(Sequence[str], values)).isascii()  # no lone surrogates
+    return False
 
 
 def stored_key_of(what: str, key_type: RowType, key: Key) -> StoredRow:
