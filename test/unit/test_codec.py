@@ -136,8 +136,8 @@ def test_round_trip_of_many_segments_and_large_fields() -> None:
 
 def test_what_is_read_is_as_frozen_as_what_was_made() -> None:
     """Readers fill an object of another class before it becomes what it is."""
-    read = codec.decode(m.ShardMap, codec.encode(m.ShardMap(3, (2**64 - 1,), ("a",))))
-    assert type(read) is m.ShardMap
+    read = codec.decode(pieces.ShardMap, codec.encode(pieces.ShardMap(3, (2**64 - 1,), ("a",))))
+    assert type(read) is pieces.ShardMap
     with pytest.raises(dataclasses.FrozenInstanceError):
         read.version = 4  # type: ignore[misc]
 
@@ -146,7 +146,9 @@ def test_fields_of_other_kinds_are_written_behind_plain_ones() -> None:
     """Where a field's content stands follows from when it is written: of a stored object, those that were written
     before and those that are written now have the same bytes."""
     data = codec.encode(
-        m.WritesBlob(1, m.WriteKind.PUT, (7,), m.BatchBlob(0, b"", ()), b"tttttttt", b"rrrrrrrr")
+        pieces.WritesBlob(
+            1, pieces.WriteKind.PUT, (7,), pieces.BatchBlob(0, b"", ()), b"tttttttt", b"rrrrrrrr"
+        )
     )
     places = [data.index(b"tttttttt"), data.index(b"rrrrrrrr"), data.index(b"\x07\0\0\0", codec.SEAL_SIZE)]
     assert places == sorted(places)

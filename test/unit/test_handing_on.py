@@ -14,7 +14,8 @@ from dist_zero_common.broker.base import ConnectionState, Queue
 from dist_zero_common.broker.memory import MemoryBroker, MemoryConnection
 from dist_zero_common.mailbox import Mailbox, Token
 from dist_zero_common.protocol.codec import decode, encode
-from dist_zero_common.protocol.messages import Committed, Envelope, Message
+from dist_zero_common.protocol.messages.envelope import Envelope, Message
+from dist_zero_common.protocol.messages.writing import Committed
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 
