@@ -184,6 +184,8 @@ class Leader:
             self.tasks.create_task(self.post.run())
             self.tasks.create_task(self._keep_checking())
             await self._recall()
+            # Where nothing has run before, there is nobody to listen for, and what is submitted need not wait.
+            self._settled = not (self.desired.programs or self.desired.removals)
             await self.post.listen(queue_of(scheduler_inbox(self.system)), self._on_message)
             self.log.info("scheduler_started", machines=self._options.machines)
             self.tasks.create_task(self._keep_machines())

@@ -16,6 +16,7 @@ import dist_zero as dz
 from dist_zero.client.client import Client
 from dist_zero.client.remote import RemoteSystem
 from dist_zero.expr.graph import encode_graph
+from dist_zero.system import SimulatedSystem
 from dist_zero_common.broker.topology import scheduler_inbox
 from dist_zero_common.log import captured_events
 from dist_zero_common.protocol.messages.control import DropProgram, HostNode, HostSequencer, StopRunner
@@ -34,6 +35,7 @@ from dist_zero_common.sim.world import SimWorld
 from dist_zero_common.store.layout import number_of, scheduler_log_prefix
 from dist_zero_common.store.memory import MemoryStore
 from services.scheduler.log import LogState
+from services.scheduler.state import SchedulerOptions
 from test.simulated.asking import Asker, asker
 from test.simulated.schedulers import Schedulers
 
@@ -643,3 +645,22 @@ def test_a_drained_machine_stays_drained_whoever_leads() -> None:
             assert len(await client.rows("totals")) == 1
 
     run_simulation(live(), until_seconds=2_000)
+
+
+def test_what_is_submitted_to_a_new_system_waits_for_nobody() -> None:
+    """A scheduler that has recalled nothing need not listen for who runs what: a submission that comes before its first
+    round, as where the store is fast, is placed as soon as there is a runner."""
+
+    async def seconds_to_start(seed: int) -> float:
+        world = SimWorld(
+            seed, replace(BRISK, store=StoreFaults(latency=Delay(mean=0.001, tail=0.0, tail_factor=1.0)))
+        )
+        async with SimulatedSystem(world) as system:
+            began = world.clock.monotonic()
+            async with system.connect(a_program("points")):
+                return world.clock.monotonic() - began
+
+    def run(seed: int) -> float:
+        return run_simulation(seconds_to_start(seed), until_seconds=100)
+
+    assert max(map(run, range(12))) < SchedulerOptions().regain_seconds
