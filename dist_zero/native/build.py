@@ -49,6 +49,7 @@ FLAGS = (
     "-Wno-unused-function",
     "-Wno-unused-const-variable",
     "-Wno-clobbered",  # no exported function looks at its variables after a jump
+    "-Wno-unknown-warning-option",  # clang does not know that one
 )
 STRICT = ("-Werror",)
 """For tests. Not for users, whose compilers may warn of something that ours do not know yet."""
@@ -108,6 +109,8 @@ def find_compiler(settings: Settings) -> Compiler:
     """The compiler that is set, else the first one of the usual names; raises `NativeUnavailable`."""
     if sys.byteorder != "little":
         raise NativeUnavailable("this machine is big-endian, and native executors are for little-endian ones")
+    if sys.maxsize < 2**32:
+        raise NativeUnavailable("this machine is of 32 bits, and native executors are for those of 64")
     if settings.c_compiler:
         command = tuple(shlex.split(settings.c_compiler))
         if not command or shutil.which(command[0]) is None:
@@ -265,6 +268,8 @@ def _loaded(path: Path, key: str) -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(path))
     except OSError as problem:
+        if not path.exists():  # another process has just forgotten it
+            return None
         raise NativeUnavailable(f"a compiled library cannot be loaded: {problem}") from None
     try:
         library.dz_abi.restype = ctypes.c_int64

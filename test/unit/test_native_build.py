@@ -181,6 +181,29 @@ def test_big_endian_machines_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
         compiled("")
 
 
+def test_machines_of_32_bits_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are multiplied in 128 bits, which compilers have for machines of 64."""
+    monkeypatch.setattr("sys.maxsize", 2**31 - 1)
+    with pytest.raises(NativeUnavailable, match="32 bits"):
+        find_compiler(Settings())
+
+
+def test_a_library_that_another_process_forgets_is_built_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: a library may go between its check and its loading; that was taken for a machine that cannot load."""
+    assert answer(tmp_path, 8) == 8
+
+    def forgotten(name: str) -> None:
+        monkeypatch.undo()
+        Path(name).unlink()
+        raise OSError("no such file")
+
+    monkeypatch.setattr(ctypes, "CDLL", forgotten)
+    assert answer(tmp_path, 8) == 8
+    assert only_library(tmp_path).exists()
+
+
 def test_both_sides_agree_on_the_abi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number in Python is the one in C; a library of another one is not loaded."""
     found = re.search(r"#define DZ_ABI (\d+)", (RUNTIME / "core.h").read_text(encoding="utf-8"))

@@ -45,7 +45,7 @@ static inline void dz_decode_limbs(dz_base *base, const char *bytes, size_t leng
                  DZ_TOTAL_BYTES_MAX);
         dz_raise(base, DZ_MALFORMED, message);
     }
-    memset(limbs, length && bytes[length - 1] < 0 ? 0xff : 0, (size_t)count * 8);
+    memset(limbs, length && (uint8_t)bytes[length - 1] >> 7 ? 0xff : 0, (size_t)count * 8);
     if (length) memcpy(limbs, bytes, length);
 }
 
