@@ -49,13 +49,14 @@ from dist_zero.types import (
     check_stored,
     order_key,
 )
-from dist_zero_common.errors import InternalError, MalformedMessage
+from dist_zero_common.errors import DataError, InternalError, MalformedMessage
 
 FLOAT_SCALE = 1074
 """The finest float is 2⁻¹⁰⁷⁴."""
 
 _COUNT = struct.Struct("<q")
 _FLOAT_COUNTS = struct.Struct("<qqqq")
+_INT_TOTAL_END = 2**127
 _TOTAL_BYTES_MAX = 300  # 2⁶³ times the largest float in units of 2⁻¹⁰⁷⁴ is below 2²²⁰⁰
 
 
@@ -123,7 +124,7 @@ class Count:
 
     def encode(self) -> bytes:
         """Eight bytes."""
-        return _COUNT.pack(self.count)
+        return _pack(_COUNT, self.count)
 
     def frozen(self) -> int:
         """See `Accumulator`."""
@@ -132,7 +133,7 @@ class Count:
     @staticmethod
     def encoded(frozen: int) -> bytes:
         """See `Accumulator`."""
-        return _COUNT.pack(frozen)
+        return _pack(_COUNT, frozen)
 
 
 class IntSum:
@@ -154,8 +155,11 @@ class IntSum:
     def merge(self, data: bytes, weight: int) -> None:
         """Take in another sum."""
         (count,) = _unpack(_COUNT, data[: _COUNT.size])
+        total = _decode_total(data[_COUNT.size :])
+        if not -_INT_TOTAL_END <= total < _INT_TOTAL_END:
+            raise MalformedMessage("a partial sum of integers beyond 128 bits")
         self.count += count * weight
-        self.total += _decode_total(data[_COUNT.size :]) * weight
+        self.total += total * weight
 
     def result(self) -> int | float | None:
         """The sum, or the mean: the sum as a float divided by the count; null of no values."""
@@ -178,7 +182,7 @@ class IntSum:
     @staticmethod
     def encoded(frozen: tuple[int, int]) -> bytes:
         """See `Accumulator`."""
-        return _COUNT.pack(frozen[0]) + _encode_total(frozen[1])
+        return _pack(_COUNT, frozen[0]) + _encode_total(frozen[1])
 
 
 class FloatSum:
@@ -253,7 +257,7 @@ class FloatSum:
     def encoded(frozen: tuple[int, ...]) -> bytes:
         """See `Accumulator`."""
         scale, total, *counts = frozen
-        return _FLOAT_COUNTS.pack(*counts) + _encode_total(total << (FLOAT_SCALE - scale))
+        return _pack(_FLOAT_COUNTS, *counts) + _encode_total(total << (FLOAT_SCALE - scale))
 
     def _refine(self, scale: int) -> None:
         self._total <<= scale - self._scale
@@ -342,6 +346,13 @@ def _decode_total(data: bytes) -> int:
             f"a partial sum of {len(data)} bytes; no sum takes more than {_TOTAL_BYTES_MAX}"
         )
     return int.from_bytes(data, "little", signed=True)
+
+
+def _pack(layout: struct.Struct, *counts: int) -> bytes:
+    try:
+        return layout.pack(*counts)
+    except struct.error:
+        raise DataError("a number of rows does not fit 64 bits") from None
 
 
 def _unpack(layout: struct.Struct, data: bytes) -> tuple[int, ...]:

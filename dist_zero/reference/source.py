@@ -12,7 +12,7 @@ from dist_zero.reference.operators import Delta, consolidated
 from dist_zero.reference.ordering import canonical_order
 from dist_zero.types import DataType, Row, picker
 from dist_zero.zset import ZSet
-from dist_zero_common.errors import RequestError
+from dist_zero_common.errors import InternalError, RequestError
 from dist_zero_common.protocol.messages.pieces import WriteKind
 
 _Write = tuple[int, int, Writes, Row]
@@ -154,8 +154,8 @@ class View:
         assert key_of is not None
         self._keyed.note(map(key_of, changes))
         for row, weight in changes.items():
-            if weight < 0:
-                del self._by_key[key_of(row)]
+            if weight < 0 and self._by_key.pop(key_of(row), None) is None:
+                raise InternalError("a view lacks a row that is taken back")
         for row, weight in changes.items():
             if weight > 0:
                 self._by_key[key_of(row)] = row

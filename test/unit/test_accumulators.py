@@ -29,7 +29,7 @@ from dist_zero.types import (
     canonical_float,
     decimal_type,
 )
-from dist_zero_common.errors import MalformedMessage
+from dist_zero_common.errors import DataError, MalformedMessage
 
 _FLOATS = st.floats(width=64).map(canonical_float)
 _INTS = st.integers(INT_MIN, INT_MAX)
@@ -201,3 +201,18 @@ def test_hostile_encodings_are_refused_or_taken_but_never_crash(
     del values
     with suppress(MalformedMessage):
         make(function, dtype).merge(data, 1)
+
+
+def test_numbers_that_nobody_could_hold_are_errors_of_ours() -> None:
+    """Regression: a sum beyond 128 bits was taken, which the native executor refuses; and for a count beyond 64, Python
+    raised an error of its own."""
+    (count, total), argument = ((0).to_bytes(8, "little"), 2**127), ColumnRef(0, INT)
+    summed = accumulator_factory(Aggregation("sum", argument, None, INT.optional()))()
+    summed.merge(count + (total - 1).to_bytes(16, "little", signed=True), 1)
+    with pytest.raises(MalformedMessage, match="beyond 128 bits"):
+        summed.merge(count + total.to_bytes(17, "little", signed=True), 1)
+    for function in ("count", "sum"):
+        many = accumulator_factory(Aggregation(function, argument, None, INT.optional()))()
+        many.add(1, 2**63)
+        with pytest.raises(DataError, match="does not fit 64 bits"):
+            many.encode()

@@ -15,17 +15,18 @@ from hypothesis import strategies as st
 import dist_zero as dz
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler import compile
-from dist_zero.compiler.plan import Plan
+from dist_zero.compiler.plan import Plan, Sink
 from dist_zero.executor import Executor, Parcel
 from dist_zero.reference.evaluate import evaluate
 from dist_zero.reference.history import Datasets, after
 from dist_zero.reference.interpreter import Interpreter
 from dist_zero.reference.operators import consolidated
 from dist_zero.reference.ordering import SortedItems
+from dist_zero.reference.source import View
 from dist_zero.shards import even_map
 from dist_zero.types import INT
 from dist_zero.zset import consolidate
-from dist_zero_common.errors import MalformedMessage, RequestError
+from dist_zero_common.errors import InternalError, MalformedMessage, RequestError
 from test.contract.executors import EXECUTORS
 from test.oracle.nodes import Nodes, delete, put, update
 
@@ -351,3 +352,22 @@ def _cost(plan: Plan, size: int) -> int:
         _run(node, 4, [_placed(delete(plan, "payments", (5,)), 0)])
 
     return _lines(change)
+
+
+def test_a_view_says_what_it_lacks() -> None:
+    """Regression: a peer that takes back a row which it never sent was answered by a KeyError of Python's."""
+    program = dz.Program("lacking")
+    program.view("all", program.dataset("data", Lacking, key="key"))
+    plan = compile(program.graph())
+    sink = plan.operators[plan.views[0].sink]
+    assert isinstance(sink, Sink)
+    view = View(sink)
+    view.wait(1, [((1,), -1)])
+    with pytest.raises(InternalError, match="lacks a row"):
+        view.finish(1)
+
+
+class Lacking(dz.Row):
+    """A key alone."""
+
+    key: int
