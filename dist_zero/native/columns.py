@@ -82,6 +82,7 @@ class Columns:
     def place_hashes(self, epoch: int, transactions: bytes, rows: bytes) -> Words:
         """The hashes of rows that have no key: of epoch, transaction and row, as a key of three ints."""
         count = len(rows) // 8
+        _check_lengths(8 * count, transactions, rows)
         out = _room("Q", count)
         self._place_hashes(epoch, transactions, rows, count, out.buffer_info()[0])
         return memoryview(out)
@@ -97,6 +98,7 @@ class Columns:
         self, types: Sequence[DataType], blob: BatchBlob, what: int, transactions: bytes, rows: bytes
     ) -> int:
         """`Writes.content_hash`; `what` stands for dataset, kind and columns."""
+        _check_lengths(8 * blob.row_count, transactions, rows)
         head, blobs = _described(types, blob)
         out = ctypes.c_uint64()
         _check(
@@ -196,6 +198,12 @@ def _room(typecode: str, count: int) -> array[int]:
 def _address(words: Words) -> int:
     """Where words are; they must be writable, as are all that are made here."""
     return ctypes.addressof((ctypes.c_char * 0).from_buffer(words)) if len(words) else 0
+
+
+def _check_lengths(expected: int, *each: bytes) -> None:
+    """Of places, for which C takes the word of whoever calls."""
+    if any(len(data) != expected for data in each):
+        raise InternalError(f"places of {[len(data) for data in each]} bytes where {expected} were expected")
 
 
 def _check(problem: int) -> None:

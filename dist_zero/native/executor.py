@@ -55,6 +55,7 @@ class NativeExecutor:
         self._view_tables = self._tables_of_views()
         self._loading = NativeLoading(self._node, self._tables, self._in_c, self._kept)
         self._shards: tuple[ShardMap, list[int], bool] | None = None
+        self._written: dict[tuple[int, tuple[int, ...]], tuple[DataType, ...]] = {}
         self._tracked = self._stepped = self._broken = False
         self._loaded: int | None = None
 
@@ -96,9 +97,7 @@ class NativeExecutor:
         head.append(len(writes))
         for each in writes:
             head.extend((each.dataset, _KINDS[each.kind], len(each.columns), *each.columns))
-            given.bytes(packed_places(each.transactions))
-            given.bytes(packed_places(each.rows))
-            given.batch(each.batch)
+            self._give_writes(given, each)
         head.append(len(arrived))
         for number, batch in arrived:
             head.append(self._checked_exchange(number, stage, batch.types))
@@ -106,6 +105,22 @@ class NativeExecutor:
         self._stepped = True
         others = [each for each in range(len(lasts)) if each != shard]
         return self._step(epoch, stage, self._node.ask(self._library.step, *given.arguments()), others)
+
+    def _give_writes(self, given: Given, writes: Writes) -> None:
+        """Adds what C reads by the columns and rows that there have to be."""
+        batch = writes.batch
+        key = writes.dataset, writes.columns
+        types = self._written.get(key)
+        if types is None:
+            types = self.plan.datasets[writes.dataset].row_type.select(writes.columns).types
+            self._written[key] = types
+        if batch.types != types or not len(batch) == len(writes.transactions) == len(writes.rows):
+            raise InternalError(
+                f"writes to dataset {writes.dataset} that are not of its columns, each with its place"
+            )
+        given.bytes(packed_places(writes.transactions))
+        given.bytes(packed_places(writes.rows))
+        given.batch(batch)
 
     def _step(self, epoch: int, stage: int, said: Said, others: list[int]) -> list[Parcel]:
         """What a step has said: parcels, what missed, what is left out."""
@@ -182,6 +197,10 @@ class NativeExecutor:
     def fail_after(self, allocations: int) -> None:
         """For tests: the so many-th allocation from now on fails."""
         self._node.fail_after(allocations)
+
+    def free(self) -> int:
+        """For tests: gives everything in C back; how many bytes were lost before."""
+        return self._node.free()
 
     # ---- state --------------------------------------------------------------------------------------------
 

@@ -34,18 +34,28 @@ class TableInC:
 
     def frozen(self, tracked: bool) -> Iterator[TableChange | None]:
         """What changed, or all of it if nothing is `tracked`: as of now, to be gone through later."""
-        return self._given_out(self._node.call(self._library.freeze, self._number, tracked))
+        number = self._node.call(self._library.freeze, self._number, tracked)
+        return self._given_out(_Frozen(self._node, number))
 
-    def _given_out(self, frozen: int) -> Iterator[TableChange | None]:
-        try:
-            while said := self._node.ask(self._library.next, frozen):
-                if said.word() < 0:
-                    yield None
-                else:
-                    yield TableChange(self._number, said.batch(self._types), said.batch(self._key_types))
-        finally:
-            if not self._node.is_free:
-                self._node.call(self._library.thaw, frozen)
+    def _given_out(self, frozen: _Frozen) -> Iterator[TableChange | None]:
+        while said := self._node.ask(self._library.next, frozen.number):
+            if said.word() < 0:
+                yield None
+            else:
+                yield TableChange(self._number, said.batch(self._types), said.batch(self._key_types))
+        self._node.call(self._library.thaw, frozen.number)  # much, perhaps: not only when the next call comes
+
+
+class _Frozen:
+    """What is frozen in C. Nobody has to go through it, or even begin to; when it is dropped, it is forgotten there."""
+
+    __slots__ = ("_node", "number")
+
+    def __init__(self, node: Node, number: int) -> None:
+        self._node, self.number = node, number
+
+    def __del__(self) -> None:
+        self._node.drop(self.number)
 
 
 class KeptInC:

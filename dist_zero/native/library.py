@@ -35,7 +35,7 @@ class Library:
         pointer, word, words = ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p
         blobs = ctypes.POINTER(ctypes.c_char_p)
         self.new = _function(library, "dz_new", pointer)
-        self.delete = _function(library, "dz_delete", None, pointer)
+        self.delete = _function(library, "dz_delete", word, pointer)
         self.error = _function(library, "dz_error", word, pointer, ctypes.c_char_p)
         self.said = _function(library, "dz_said", pointer, pointer)
         self.bytes = _function(library, "dz_bytes", word, pointer)
@@ -88,10 +88,12 @@ def _library_of(plan: Plan, flags: tuple[str, ...]) -> Library:
 
 
 class Node:
-    """A node in C. Freed when it is not used any more."""
+    """A node in C. Freed when it is not used any more. One thread at a time calls it: others may run Python during a
+    call, and with it finalisers, which therefore call nothing."""
 
     def __init__(self, library: Library) -> None:
         self.library = library
+        self._dropped: list[int] = []
         self._pointer: int | None = library.new()
         if not self._pointer:
             raise MemoryError("no memory for a node")
@@ -99,17 +101,13 @@ class Node:
     def __del__(self) -> None:
         self.free()
 
-    def free(self) -> None:
-        """Give its memory back; whoever calls it after that gets an error. The collector of cycles ends objects in any
-        order: a generator that is at something in the node may be ended after the node."""
+    def free(self) -> int:
+        """Give its memory back; whoever calls it after that gets an error. How many bytes it had lost, which should be
+        none. The collector of cycles ends objects in any order: a generator that is at something in the node may be
+        ended after the node."""
         pointer, self._pointer = getattr(self, "_pointer", None), None
-        if pointer:
-            self.library.delete(pointer)
-
-    @property
-    def is_free(self) -> bool:
-        """Whether its memory was given back."""
-        return self._pointer is None
+        lost: int = self.library.delete(pointer) if pointer else 0
+        return lost
 
     @property
     def _address(self) -> int:
@@ -119,6 +117,8 @@ class Node:
 
     def call(self, function: _Function, *arguments: object) -> int:
         """What a function of the library answers. Raises if the call has failed."""
+        if self._dropped:
+            self._thaw()
         answer: int = function(self._address, *arguments)
         if answer < 0:
             self._fail()
@@ -129,9 +129,19 @@ class Node:
         length = self.call(function, *arguments)
         return Said(self.library.said(self._address) if length else 0, length)
 
+    def drop(self, frozen: int) -> None:
+        """Let what is frozen under this number be forgotten by the next call. A finaliser may say so in any thread, at
+        any time, also while another thread is in a call, or after the node's end."""
+        self._dropped.append(frozen)
+
+    def _thaw(self) -> None:
+        while self._dropped:
+            self.library.thaw(self._address, self._dropped.pop())
+
     @property
     def bytes_used(self) -> int:
         """Memory that the node has."""
+        self._thaw()
         used: int = self.library.bytes(self._address)
         return used
 

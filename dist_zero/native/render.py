@@ -117,7 +117,6 @@ def _node(text: PlanText, operators: list[OperatorText]) -> str:
         "dz_base base;",
         "dz_output out; /* what the running call says */",
         "dz_order order;",
-        "dz_delta scratch;",
         "dz_all_frozen frozen;",
         "dz_folds folds;",
         "dz_shards shards; /* of the running step, as the others of these */",
@@ -239,18 +238,18 @@ def _take_own(text: PlanText, operators: list[OperatorText], exchange: plans.Exc
 
 def _take_waiting(waiting: str, shape: str, collects: str | None, take: str) -> list[str]:
     """`take` takes row by row, where there is no delta that `collects` them."""
-    lines = [f"dz_delta waited = dz_take_waiting({waiting}, epoch);"]
+    lines = [f"dz_delta *waited = dz_take_waiting({waiting}, epoch);"]
     if collects is not None:
         lines += [
-            f"dz_delta_drop(base, &waited, &{shape});",
-            f"dz_delta_move(base, &{collects}, &waited, &{shape});",
+            f"dz_delta_drop(base, waited, &{shape});",
+            f"dz_delta_move(base, &{collects}, waited, &{shape});",
         ]
     else:
         lines += [
-            "for (uint32_t at = 0; at < waited.count; at++)",
-            f"    {take}(base, dz_delta_row(&waited, &{shape}, at), dz_delta_weight(&waited, &{shape}, at));",
+            "for (uint32_t at = 0; at < waited->count; at++)",
+            f"    {take}(base, dz_delta_row(waited, &{shape}, at), dz_delta_weight(waited, &{shape}, at));",
         ]
-    lines.append(f"dz_waited(base, {waiting}, &waited, &{shape});")
+    lines.append(f"dz_waited(base, {waiting}, &{shape});")
     return ["{", *(f"    {line}" for line in lines), "}"]
 
 

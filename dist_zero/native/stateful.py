@@ -174,21 +174,21 @@ def sink_text(text: PlanText, operator: plans.Sink) -> OperatorText:
     out = OperatorText(members=[f"dz_kept {name}_rows;"])
     if operator.key is None:
         change = f"dz_zset_change(base, &n->{name}_rows, &{row.shape}, &n->order);"
-        entries = f"dz_zset_entries(base, &n->{name}_rows.rows, &{row.shape}, DZ_ZSET_EXTRA, &n->scratch);"
+        entries = f"dz_zset_entries(base, &n->{name}_rows.rows, &{row.shape}, DZ_ZSET_EXTRA, rows);"
         out.free = [f"dz_kept_free(base, &n->{name}_rows, &{row.shape}, DZ_ZSET_EXTRA);"]
         out.tables["view"] = zset_table(f"n->{name}_rows", row)
     else:
         kept = keyed_type(text, operator, operator.key)
         change = f"dz_view_replace(base, &n->{name}_rows, &{kept.name}, &n->order);"
-        entries = f"dz_keyed_entries(base, &n->{name}_rows, &{kept.name}, &n->scratch);"
+        entries = f"dz_keyed_entries(base, &n->{name}_rows, &{kept.name}, rows);"
         out.free = [f"dz_keyed_free(base, &n->{name}_rows, &{kept.name});"]
         out.tables["view"] = keyed_table(f"n->{name}_rows", kept)
     finish = [
         "node *n = (node *)base;",
-        f"dz_delta changes = dz_take_waiting(&n->{edge.name}, epoch);",
+        f"dz_delta *changes = dz_take_waiting(&n->{edge.name}, epoch);",
         "uint32_t views = 0;",
-        "if (changes.count) {",
-        f"    dz_order_delta(base, &n->order, &changes, &{row.shape});",
+        "if (changes->count) {",
+        f"    dz_order_delta(base, &n->order, changes, &{row.shape});",
         f"    {change}",
         "    if (n->order.count) {",
         f"        dz_write(base, &n->out, {operator.view});",
@@ -196,7 +196,7 @@ def sink_text(text: PlanText, operator: plans.Sink) -> OperatorText:
         "        views = 1;",
         "    }",
         "}",
-        f"dz_waited(base, &n->{edge.name}, &changes, &{row.shape});",
+        f"dz_waited(base, &n->{edge.name}, &{row.shape});",
         "return views;",
     ]
     out.functions.append(
@@ -208,9 +208,10 @@ def sink_text(text: PlanText, operator: plans.Sink) -> OperatorText:
     )
     rows = [
         "node *n = (node *)base;",
+        f"dz_delta *rows = dz_lend(base, &{row.shape});",
         f"{entries}",
-        f"dz_write_delta(base, &n->out, &n->order, &n->scratch, &{row.shape});",
-        f"dz_delta_free(base, &n->scratch, &{row.shape});",
+        f"dz_write_delta(base, &n->out, &n->order, rows, &{row.shape});",
+        f"dz_return(base, rows, &{row.shape});",
     ]
     out.functions.append(
         function(f"static void {name}_rows_of(dz_base *base)", rows, "Says all rows of the view.")

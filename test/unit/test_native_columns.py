@@ -216,6 +216,17 @@ def test_a_place_that_there_is_not_is_no_crash(place: int) -> None:
         Batch.of_blob((INT,), Batch.from_rows((INT,), [(1,), (2,)]).to_blob()).take([0, place])
 
 
+def test_places_that_are_missing_are_no_crash() -> None:
+    """C reads as many as there are rows."""
+    blob = Batch.from_rows((INT,), [(1,), (2,)]).to_blob()
+    for transactions, rows in ((b"", bytes(16)), (bytes(16), bytes(8))):
+        with pytest.raises(InternalError, match="places of"):
+            library().writes_content_hash((INT,), blob, 0, transactions, rows)
+    for transactions in (b"", bytes(8)):
+        with pytest.raises(InternalError, match="places of"):
+            library().place_hashes(1, transactions, bytes(16))
+
+
 @given(
     row_types().flatmap(
         lambda types: st.tuples(st.just(types), st.lists(batches(types), min_size=1, max_size=4))

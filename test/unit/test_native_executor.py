@@ -10,19 +10,23 @@ import gc
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import dist_zero as dz
+from dist_zero.batch import Batch
 from dist_zero.compiler import compile
-from dist_zero.compiler.plan import Plan
+from dist_zero.compiler.plan import Exchange, Plan
 from dist_zero.native import build, choice
 from dist_zero.native.executor import NativeExecutor
 from dist_zero.native.library import Node, library_of
 from dist_zero.reference.interpreter import Interpreter
-from dist_zero.types import Row
-from dist_zero_common.errors import InternalError, NativeUnavailable
+from dist_zero.shards import even_map
+from dist_zero.types import INT, Row
+from dist_zero.writes import placed
+from dist_zero_common.errors import InternalError, MalformedMessage, NativeUnavailable
 from test.contract.executors import native
 from test.oracle.nodes import Nodes, delete, put
 
@@ -139,19 +143,49 @@ def test_without_memory_a_node_fails_and_nothing_else() -> None:
             failed += 1
             with pytest.raises(InternalError):
                 executor.rows(0)
-        del nodes, executor
-    gc.collect()  # what was not given back is now
+        assert executor.free() == 0, "memory is lost"
     assert failed > 50
+
+
+def test_saves_that_nobody_goes_through_are_forgotten() -> None:
+    """Begun or not; and whoever drops one does not call C, where another thread may be: the next call forgets it.
+    Regression: one that nobody had begun to go through stayed until the node went."""
+    plan = _plan()
+    nodes = Nodes(plan, 1, native)
+    (executor,) = nodes.executors
+    assert isinstance(executor, NativeExecutor)
+    nodes.run([put(plan, "orders", *_orders(0)), put(plan, "customers", *_customers())])
+    executor.save(everything=True)
+    before = executor.bytes_used
+    frozen, begun = executor.freeze(True), executor.freeze(True)
+    next(begun)
+    assert executor.bytes_used > before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executor._library, "thaw", None)
+        del frozen, begun
+        gc.collect()
+    assert executor.bytes_used == before
+    assert executor.free() == 0
+
+
+def test_writes_that_are_not_as_c_reads_them_are_refused() -> None:
+    """C takes lengths and columns from here: without a place for each row, it would read what is not there."""
+    plan = _plan()
+    shards = even_map(1, ["only"])
+    good = placed([put(plan, "orders", *_orders(0))], plan, 0)[0]
+    native(plan).step(1, 1, [good], [], shards, 0)
+    for wrong in (
+        replace(good, transactions=()),
+        replace(good, rows=good.rows[:1]),
+        replace(good, columns=good.columns[:2]),
+        replace(good, batch=Batch.from_rows((INT, INT, INT), [(1, 1, 1)] * 300)),
+    ):
+        with pytest.raises(InternalError, match="each with its place"):
+            native(plan).step(1, 1, [wrong], [], shards, 0)
 
 
 def test_rows_of_other_columns_are_refused() -> None:
     """Columns are read by their types, so a peer's have to be those of the exchange."""
-    from dist_zero.batch import Batch
-    from dist_zero.compiler.plan import Exchange
-    from dist_zero.shards import even_map
-    from dist_zero.types import INT
-    from dist_zero_common.errors import MalformedMessage
-
     plan = _plan()
     exchange = next(operator for operator in plan.operators if isinstance(operator, Exchange))
     wrong = Batch.from_rows((INT,), [(1,)])

@@ -500,7 +500,8 @@ typedef struct {
 } dz_waiting_epoch;
 
 typedef struct {
-    dz_delta now; /* what the running step adds */
+    dz_delta now;   /* what the running step adds */
+    dz_delta taken; /* what it works on */
     dz_waiting_epoch *epochs;
     uint32_t count, capacity;
 } dz_waiting;
@@ -520,30 +521,31 @@ static void dz_wait(dz_base *base, dz_waiting *waiting, const dz_shape *shape, i
     waiting->now = (dz_delta){0};
 }
 
-/* Takes out what waits for an epoch, which is nothing, perhaps. The caller gives it to `dz_waited`. */
-static dz_delta dz_take_waiting(dz_waiting *waiting, int64_t epoch)
+/* Takes out what waits for an epoch, which is nothing, perhaps; until `dz_waited`. */
+static dz_delta *dz_take_waiting(dz_waiting *waiting, int64_t epoch)
 {
     for (uint32_t at = 0; at < waiting->count; at++)
         if (waiting->epochs[at].epoch == epoch) {
-            dz_delta found = waiting->epochs[at].delta;
+            waiting->taken = waiting->epochs[at].delta;
             waiting->count--;
             memmove(waiting->epochs + at, waiting->epochs + at + 1, (waiting->count - at) * sizeof *waiting->epochs);
-            return found;
+            break;
         }
-    return (dz_delta){0};
+    return &waiting->taken;
 }
 
-/* Takes back what was taken out, so that the next step may use its memory. Its rows are there until the call ends. */
-static void dz_waited(dz_base *base, dz_waiting *waiting, dz_delta *delta, const dz_shape *shape)
+/* The end of work on what was taken out, so that the next step may use its memory. Its rows are there until the call
+   ends. */
+static void dz_waited(dz_base *base, dz_waiting *waiting, const dz_shape *shape)
 {
-    dz_delta_drop(base, delta, shape);
-    if (delta->capacity > waiting->now.capacity && !waiting->now.count) {
+    dz_delta_drop(base, &waiting->taken, shape);
+    if (waiting->taken.capacity > waiting->now.capacity && !waiting->now.count) {
         dz_delta swapped = waiting->now;
-        waiting->now = *delta;
-        *delta = swapped;
+        waiting->now = waiting->taken;
+        waiting->taken = swapped;
         dz_delta_clear(&waiting->now);
     }
-    dz_delta_free(base, delta, shape);
+    dz_delta_free(base, &waiting->taken, shape);
 }
 
 /* Frees all that waits. */
@@ -552,6 +554,7 @@ static void dz_waiting_free(dz_base *base, dz_waiting *waiting, const dz_shape *
     for (uint32_t at = 0; at < waiting->count; at++) dz_delta_free(base, &waiting->epochs[at].delta, shape);
     dz_free_memory(base, waiting->epochs, waiting->capacity * sizeof *waiting->epochs);
     dz_delta_free(base, &waiting->now, shape);
+    dz_delta_free(base, &waiting->taken, shape);
     *waiting = (dz_waiting){0};
 }
 

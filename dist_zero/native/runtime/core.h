@@ -61,6 +61,21 @@ typedef struct {
     uint32_t queue_count, queue_capacity;
 } dz_pool;
 
+/* Row changes: `count` items, each the words of a row and an int64 weight. `negative`: a weight may be below 0. */
+typedef struct {
+    uint64_t *items;
+    uint32_t count, capacity;
+    bool negative;
+} dz_delta;
+
+#define DZ_LENT_MAX 4u
+
+/* A delta that one function has for itself, and how many words an item of it has. */
+typedef struct {
+    dz_delta delta;
+    uint32_t stride;
+} dz_lent;
+
 /* What each node begins with. All zero is a base of nothing. */
 typedef struct dz_base {
     jmp_buf failed;
@@ -71,6 +86,8 @@ typedef struct dz_base {
     int64_t fail_after;  /* for tests: the so many-th allocation from now on fails; 0: none */
     uint64_t *scratch;   /* of `dz_scratch` */
     uint64_t scratch_words;
+    dz_lent lent[DZ_LENT_MAX];
+    uint32_t lent_count;
 } dz_base;
 
 /* What a row type looks like in words. `words` counts the null words too; `text_words`: the places of str and bytes.
@@ -84,13 +101,6 @@ typedef struct {
     uint32_t texts;
     const uint32_t *text_words;
 } dz_shape;
-
-/* Row changes: `count` items, each the words of a row and an int64 weight. `negative`: a weight may be below 0. */
-typedef struct {
-    uint64_t *items;
-    uint32_t count, capacity;
-    bool negative;
-} dz_delta;
 
 /* ---- errors --------------------------------------------------------------------------------------------------- */
 
@@ -345,7 +355,7 @@ static void dz_sweep(dz_base *base)
     pool->queue_count = 0;
 }
 
-/* Frees the pool with all its texts, held or not, and the scratch memory: the last that is done with a node. */
+/* Frees the pool with all its texts, held or not, scratch memory and what is lent: the last that is done with a node. */
 static void dz_base_clear(dz_base *base)
 {
     dz_pool *pool = &base->pool;
@@ -355,6 +365,10 @@ static void dz_base_clear(dz_base *base)
     dz_free_memory(base, pool->slots, size * sizeof *pool->slots);
     dz_free_memory(base, pool->queue, pool->queue_capacity * sizeof *pool->queue);
     dz_free_memory(base, base->scratch, base->scratch_words * 8);
+    while (base->lent_count) {
+        const dz_lent *lent = &base->lent[--base->lent_count];
+        dz_free_memory(base, lent->delta.items, (size_t)lent->delta.capacity * lent->stride * sizeof(uint64_t));
+    }
     *pool = (dz_pool){0};
     base->scratch = NULL;
     base->scratch_words = 0;
@@ -516,6 +530,23 @@ static inline void dz_delta_free(dz_base *base, dz_delta *delta, const dz_shape 
 {
     dz_free_memory(base, delta->items, (size_t)delta->capacity * dz_delta_stride(shape) * sizeof(uint64_t));
     *delta = (dz_delta){0};
+}
+
+/* An empty delta for use within one function, which returns it, the last one first. Where a call fails in between, it goes
+   with the node. */
+static inline dz_delta *dz_lend(dz_base *base, const dz_shape *shape)
+{
+    if (base->lent_count == DZ_LENT_MAX) dz_raise(base, DZ_BUG, "too many deltas are lent");
+    dz_lent *lent = &base->lent[base->lent_count++];
+    *lent = (dz_lent){.stride = dz_delta_stride(shape)};
+    return &lent->delta;
+}
+
+/* Takes back the delta that was lent last. */
+static inline void dz_return(dz_base *base, dz_delta *delta, const dz_shape *shape)
+{
+    dz_delta_free(base, delta, shape);
+    base->lent_count--;
 }
 
 /* Holds the texts of all items: of a delta that waits for a later call. */

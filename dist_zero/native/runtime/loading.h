@@ -138,12 +138,12 @@ static int64_t dz_fold_change(dz_base *base, dz_fold *fold, dz_reader *reader)
 static void dz_fold_miss(dz_base *base, dz_fold *fold)
 {
     const dz_state_table *table = fold->table;
-    dz_delta here = {0};
+    dz_delta *here = dz_lend(base, table->entry);
     uint64_t key[table->key->words + 1];
-    table->entries(base, &here);
+    table->entries(base, here);
     fold->changes++;
-    for (uint32_t at = 0; at < here.count; at++) {
-        const uint64_t *entry = dz_delta_row(&here, table->entry, at);
+    for (uint32_t at = 0; at < here->count; at++) {
+        const uint64_t *entry = dz_delta_row(here, table->entry, at);
         if (table->key == table->entry)
             dz_row_copy(table->key, key, entry);
         else
@@ -151,7 +151,7 @@ static void dz_fold_miss(dz_base *base, dz_fold *fold)
         if (dz_table_find(&fold->entries, table->key, dz_fold_extra(table), key, dz_row_hash(table->key, key))) continue;
         dz_fold_put(base, fold, key, NULL, 0, DZ_FOLD_MISSING);
     }
-    dz_delta_free(base, &here, table->entry);
+    dz_return(base, here, table->entry);
 }
 
 /* The entry that is here for a key of the fold, with its weight: at the end of `out`, if there is one. */
@@ -178,17 +178,17 @@ static uint64_t dz_fold_hash(dz_base *base, const dz_state_table *table, const u
 static void dz_fold_hashes(dz_base *base, dz_fold *fold, dz_output *out)
 {
     const dz_state_table *table = fold->table;
-    dz_delta here = {0};
+    dz_delta *here = dz_lend(base, table->entry);
     for (uint32_t at = 0; at < fold->entries.count; at++) {
         uint64_t *words = dz_fold_at(fold, at), hash = 0;
         if (*dz_fold_weight(table, words))
             hash = dz_fold_hash(base, table, dz_fold_entry(table, words));
-        else if (*dz_fold_marks(table, words) & DZ_FOLD_MISSING && dz_fold_here(base, fold, NULL, words, &here))
-            hash = dz_fold_hash(base, table, dz_delta_row(&here, table->entry, 0));
-        dz_delta_clear(&here);
+        else if (*dz_fold_marks(table, words) & DZ_FOLD_MISSING && dz_fold_here(base, fold, NULL, words, here))
+            hash = dz_fold_hash(base, table, dz_delta_row(here, table->entry, 0));
+        dz_delta_clear(here);
         dz_write(base, out, (int64_t)hash);
     }
-    dz_delta_free(base, &here, table->entry);
+    dz_return(base, here, table->entry);
 }
 
 /* Which of the entries are wanted, by byte: of the `missing`, those that are not are left in peace; of the others, they
@@ -211,14 +211,14 @@ static void dz_fold_keep(dz_fold *fold, const char *wanted, bool missing)
 static void dz_fold_keep_interval(dz_base *base, dz_fold *fold, uint64_t first, uint64_t last, bool missing)
 {
     const dz_state_table *table = fold->table;
-    dz_delta here = {0};
+    dz_delta *here = dz_lend(base, table->entry);
     for (uint32_t at = 0; at < fold->entries.count; at++) {
         uint64_t *words = dz_fold_at(fold, at);
         const uint64_t *entry = NULL;
         bool is_missing = (*dz_fold_marks(table, words) & DZ_FOLD_MISSING) != 0;
-        dz_delta_clear(&here);
+        dz_delta_clear(here);
         if (missing != is_missing) continue;
-        if (is_missing && dz_fold_here(base, fold, NULL, words, &here)) entry = dz_delta_row(&here, table->entry, 0);
+        if (is_missing && dz_fold_here(base, fold, NULL, words, here)) entry = dz_delta_row(here, table->entry, 0);
         if (!is_missing && *dz_fold_weight(table, words)) entry = dz_fold_entry(table, words);
         if (!entry) continue;
         uint64_t hash = dz_fold_hash(base, table, entry);
@@ -228,7 +228,7 @@ static void dz_fold_keep_interval(dz_base *base, dz_fold *fold, uint64_t first, 
         else
             *dz_fold_weight(table, words) = 0;
     }
-    dz_delta_free(base, &here, table->entry);
+    dz_return(base, here, table->entry);
 }
 
 /* Adds at most so many entries to the table of the state, which has none of them yet; whether there are more. */
@@ -289,10 +289,10 @@ static bool dz_fold_replace(dz_base *base, dz_fold *fold, dz_fold *part, uint32_
     const dz_state_table *table = fold->table;
     if (fold->phase == 0) {
         uint32_t gone = fold->gone.count, come = fold->come.count;
-        dz_delta here = {0};
+        dz_delta *here = dz_lend(base, table->entry);
         for (; count && fold->at < fold->entries.count; count--, fold->at++)
-            dz_fold_compare(base, fold, part, dz_fold_at(fold, fold->at), &here);
-        dz_delta_free(base, &here, table->entry);
+            dz_fold_compare(base, fold, part, dz_fold_at(fold, fold->at), here);
+        dz_return(base, here, table->entry);
         for (; gone < fold->gone.count; gone++) dz_row_hold(base, table->entry, dz_delta_row(&fold->gone, table->entry, gone));
         for (; come < fold->come.count; come++) dz_row_hold(base, table->entry, dz_delta_row(&fold->come, table->entry, come));
         return fold->at < fold->entries.count || dz_fold_next_phase(fold);

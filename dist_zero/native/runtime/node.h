@@ -25,8 +25,8 @@ DZ_EXPORT void *dz_new(void)
     return base;
 }
 
-/* Frees a node. */
-DZ_EXPORT void dz_delete(void *pointer)
+/* Frees a node; how many bytes it had and nobody knew of. */
+DZ_EXPORT int64_t dz_delete(void *pointer)
 {
     dz_base *base = pointer;
     node *n = pointer;
@@ -35,7 +35,9 @@ DZ_EXPORT void dz_delete(void *pointer)
     dz_order_free(base, &n->order);
     dz_free_memory(base, n->out.bytes, n->out.capacity);
     dz_base_clear(base);
+    int64_t lost = (int64_t)base->bytes;
     free(base);
+    return lost;
 }
 
 /* What went wrong: the number, and the message in `text`. */

@@ -135,12 +135,10 @@ static dz_text *dz_encode_extreme(dz_base *base, const dz_ordered *values, bool 
         return dz_intern(base, bytes, kind == DZ_BOOL ? 2 : 9);
     }
     const dz_text *text = dz_text_of(value);
-    char *long_bytes = dz_alloc(base, (size_t)text->length + 1);
+    char *long_bytes = (char *)dz_scratch(base, (uint64_t)text->length / 8 + 1);
     long_bytes[0] = 1;
     memcpy(long_bytes + 1, text->bytes, text->length);
-    dz_text *encoded = dz_intern(base, long_bytes, (size_t)text->length + 1);
-    dz_free_memory(base, long_bytes, (size_t)text->length + 1);
-    return encoded;
+    return dz_intern(base, long_bytes, (size_t)text->length + 1);
 }
 
 /* Whether bytes are UTF-8 as Python takes it. */

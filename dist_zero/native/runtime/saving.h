@@ -30,11 +30,11 @@ static void dz_table_get(dz_base *base, const dz_state_table *table, dz_reader *
 {
     dz_batch batch = dz_read_batch(base, reader, table->key->columns);
     uint64_t key[table->key->words + 1];
-    dz_delta found = {0};
+    dz_delta *found = dz_lend(base, table->entry);
     dz_batch_row(base, table->key, &batch, 0, key);
-    table->get(base, key, &found);
-    dz_write_delta(base, out, order, &found, table->entry);
-    dz_delta_free(base, &found, table->entry);
+    table->get(base, key, found);
+    dz_write_delta(base, out, order, found, table->entry);
+    dz_return(base, found, table->entry);
 }
 
 /* Adds the entries that the call has to a table. */

@@ -129,12 +129,12 @@ static inline void dz_gate_run(dz_base *base, dz_gate *gate, const dz_keyed_type
 {
     const dz_shape *shape = type->row;
     if (!gate->looked && start < DZ_SLICES) {
-        dz_delta all = {0};
+        dz_delta *all = dz_lend(base, shape);
         gate->looked = true;
-        dz_keyed_entries(base, rows, type, &all);
+        dz_keyed_entries(base, rows, type, all);
         dz_gate_sort(base, gate, shape, input, start, key_hash, false, true, emit);
-        dz_gate_sort(base, gate, shape, &all, start, key_hash, true, false, emit);
-        dz_delta_free(base, &all, shape);
+        dz_gate_sort(base, gate, shape, all, start, key_hash, true, false, emit);
+        dz_return(base, all, shape);
     } else
         dz_gate_sort(base, gate, shape, input, start < DZ_SLICES ? start : DZ_SLICES, key_hash, true, true, emit);
     dz_delta_clear(input);
