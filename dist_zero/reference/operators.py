@@ -21,6 +21,7 @@ from dist_zero.reference.kept import Kept, KeptZSet
 from dist_zero.reference.scalar import Scalars, compile_scalar, example_text, referenced_columns
 from dist_zero.types import DATETIME_MAX_US, DATETIME_MIN_US, Row, RowType
 from dist_zero.zset import ZSet
+from dist_zero_common.errors import MalformedMessage
 
 Pair = tuple[Row, int]
 Delta = list[Pair]
@@ -44,8 +45,13 @@ class Failures:
         self.found: Delta = []
 
     def add(self, failure: tuple[str, str], row: Row, weight: int, kind: int = 0) -> None:
-        """Count a row that is left out for this (reason, example)."""
-        self.found.append((self._places[kind](row) + failure, weight))
+        """Count a row that is left out for this (reason, example). Raises `MalformedMessage` for one that belongs
+        nowhere, so that nobody can have sent it."""
+        try:
+            place = self._places[kind](row)
+        except ScalarFailure as problem:
+            raise MalformedMessage(f"a row that belongs nowhere: {problem}") from None
+        self.found.append((place + failure, weight))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,14 @@ from dist_zero.compiler import compile
 from dist_zero.compiler.plan import Plan, Sink
 from dist_zero.executor import Executor, Parcel
 from dist_zero.reference.evaluate import evaluate
+from dist_zero.reference.functions import ScalarFailure
 from dist_zero.reference.history import Datasets, after
 from dist_zero.reference.interpreter import Interpreter
-from dist_zero.reference.operators import consolidated
+from dist_zero.reference.operators import Failures, consolidated
 from dist_zero.reference.ordering import SortedItems
 from dist_zero.reference.source import View
 from dist_zero.shards import even_map
-from dist_zero.types import INT
+from dist_zero.types import INT, Row
 from dist_zero.zset import consolidate
 from dist_zero_common.errors import InternalError, MalformedMessage, RequestError
 from test.contract.executors import EXECUTORS
@@ -365,6 +366,17 @@ def test_a_view_says_what_it_lacks() -> None:
     view.wait(1, [((1,), -1)])
     with pytest.raises(InternalError, match="lacks a row"):
         view.finish(1)
+
+
+def test_a_row_that_belongs_nowhere_is_refused() -> None:
+    """Regression: where the place of a row that is left out cannot be computed, as of one that no node can have sent,
+    the failure of the expression ended the step."""
+
+    def nowhere(row: Row) -> Row:
+        raise ScalarFailure(f"no place for {row}")
+
+    with pytest.raises(MalformedMessage, match="belongs nowhere: no place"):
+        Failures([nowhere]).add(("reason", "example"), (1,), 1)
 
 
 class Lacking(dz.Row):
