@@ -32,7 +32,7 @@ from dist_zero.state import TableChange, state_tables
 from dist_zero.types import DATETIME_MAX_US, DATETIME_MIN_US, DataType, Kind
 from dist_zero.writes import placed, route_placed
 from dist_zero_common.errors import DataError, InternalError, MalformedMessage
-from dist_zero_common.protocol.messages import BatchBlob, ColumnBlob, WriteKind
+from dist_zero_common.protocol.messages.pieces import BatchBlob, ColumnBlob, WriteKind
 from test.contract.executors import Save, in_bytes, native
 from test.oracle.random_programs import Case
 from test.oracle.scalars import POOLS, TYPES
