@@ -248,6 +248,8 @@ def _told(
     if weights is None:
         return rows.slice(0, 0), [(array.slice(0, 0), descends) for array, descends in keys], None
     told = pc.greater(weights, 0) if sign > 0 else pc.less(weights, 0)
+    if pc.all(told).as_py():
+        return rows, keys, pc.abs(weights)
     keys = [(array.filter(told), descends) for array, descends in keys]
     return rows.filter(told), keys, pc.abs(weights.filter(told))
 
@@ -255,7 +257,7 @@ def _told(
 def _sorted(rows: pa.Table, keys: list[_Key], counts: pa.Array | None) -> pa.Table:
     places = None if _is_in_order(keys) else _places_by(keys)
     if counts is not None and len(counts) and pc.max(counts).as_py() > 1:
-        places = places if places is not None else pa.array(range(len(counts)), pa.uint64())
+        places = places if places is not None else pc.indices_nonzero(pa.repeat(True, len(counts)))
         ends = pc.cumulative_sum_checked(counts.take(places))
         places = pc.run_end_decode(pa.RunEndEncodedArray.from_arrays(ends, places))
     return rows if places is None else rows.take(places)
@@ -287,15 +289,24 @@ def _places_by(keys: list[_Key]) -> pa.Array:
 
 
 def _is_in_order(keys: list[_Key]) -> bool:
-    """Whether rows are in strict order by their first key, as what an executor says of a view with a key of one column
-    mostly is: looking costs far less than sorting. A null or NaN says no."""
-    array, descends = keys[0]
-    if len(array) < 2:
+    """Whether rows are ordered already, as what an executor says mostly is: looking costs far less than sorting. A null
+    or NaN says no."""
+    count = len(keys[0][0])
+    if count < 2:
         return True
-    if array.null_count:
-        return False
-    compare = pc.greater if descends else pc.less
-    return bool(pc.all(compare(array.slice(0, len(array) - 1), array.slice(1))).as_py())
+    ordered = pa.repeat(False, count - 1)
+    same = pa.repeat(True, count - 1)
+    for array, descends in keys:
+        if array.null_count:
+            return False
+        left, right = array.slice(0, count - 1), array.slice(1)
+        ordered = pc.or_(ordered, pc.and_(same, (pc.greater if descends else pc.less)(left, right)))
+        if pc.all(ordered).as_py():
+            return True
+        same = pc.and_(same, pc.equal(left, right))
+        if not pc.all(pc.or_(ordered, same)).as_py():
+            return False
+    return True
 
 
 def _arrays(row_type: RowType, blob: BatchBlob) -> list[pa.Array]:
