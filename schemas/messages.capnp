@@ -1116,7 +1116,8 @@ struct RecordedProgram {
   # the parts that may still run. In the placement, scheduler is zero. limits: it grows and shrinks by
   # itself. asleep: nothing of it shall run until somebody wants something of it, and nodes are the parts
   # that may still run. tried: splits that are still to show that they help, or have not helped. graph: the
-  # program that the placement's generation runs; nothing: as the base has it.
+  # program that the placement's generation runs; nothing: as the base has it. wishedMap and wishedGraph: as
+  # the next generation is to run it; nothing: as the placement has it, or without one the base.
 
   program @0 :Text;
   wanted @1 :Bool;
@@ -1127,6 +1128,8 @@ struct RecordedProgram {
   asleep @6 :Bool;
   tried @7 :List(RecordedSplit);
   graph @8 :Data;
+  wishedMap @9 :ShardMap;
+  wishedGraph @10 :Data;
 }
 
 struct RecordedSplit {

@@ -198,7 +198,8 @@ class RecordedProgram:
     that may still run. In the placement, `scheduler` is zero. `limits`: it grows and shrinks by itself. `asleep`:
     nothing of it shall run until somebody wants something of it, and `nodes` are the parts that may still run. `tried`:
     splits that are still to show that they help, or have not helped. `graph`: the program that the placement's
-    generation runs; nothing: as the base has it."""
+    generation runs; nothing: as the base has it. `wished_map`, `wished_graph`: as the next generation is to run it;
+    None and nothing: as the placement has it, or without one the base."""
 
     program: str
     wanted: bool
@@ -209,6 +210,8 @@ class RecordedProgram:
     asleep: bool = False
     tried: tuple[RecordedSplit, ...] = ()
     graph: bytes = b""
+    wished_map: ShardMap | None = None
+    wished_graph: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -261,7 +261,8 @@ class Leader:
         while True:
             try:
                 base = await known_base(self.store, program)
-                graph = recorded.graph or base.graph
+                placed = recorded.graph or base.graph
+                graph = recorded.wished_graph or placed
                 target = target_fingerprint(graph)
                 break
             except StoreError as failed:
@@ -271,15 +272,15 @@ class Leader:
                 self.log.error("program_lost", program=program, reason=str(wrong))
                 self.unusable[program] = recorded
                 return
-        assignment = recalled_assignment(replace(recorded, graph=graph), self.desired.scheduler)
+        assignment = recalled_assignment(replace(recorded, graph=placed), self.desired.scheduler)
         now = self.clock.monotonic()
         # The base may still say by which map the program ran before it was placed by this one.
-        shard_map = base.shard_map if assignment is None else assignment.placement.shard_map
+        there = base.shard_map if assignment is None else assignment.placement.shard_map
         wanted = WantedProgram(
             program,
             graph,
             target,
-            shard_map,
+            recorded.wished_map or there,
             since=now,
             assignment=assignment,
             limits=recorded.limits,
@@ -290,7 +291,7 @@ class Leader:
         if recorded.nodes and assignment is None:
             removal = recalled_removal(recorded, self.desired, now)
             self.desired = replace(self.desired, removals={**self.desired.removals, program: removal})
-        self.log.info("program_recalled", program=program, nodes=len(base.shard_map.nodes))
+        self.log.info("program_recalled", program=program, nodes=len(wanted.shard_map.nodes))
         if assignment is not None:
             self._tell_placed(program, assignment)
 
@@ -524,7 +525,7 @@ class Leader:
             return
         drained = with_drained(self.desired, message.machine, message.drained)
         asker = message.reply_to, message.request
-        is_new = self._wishes.is_new(message.machine, asker, message.again)
+        is_new = self._wishes.is_new(asker, message.again)
         if drained is not self.desired and not is_new:
             now = "let run things again" if message.drained else "drained"
             reason = f"machine {message.machine!r} was {now} since: somebody has asked for that"

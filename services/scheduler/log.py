@@ -11,7 +11,8 @@ that is collected. A claim is complete, and so is every now and then another rec
 newest complete record and those behind it.
 
 In the log is, for each program that shall run or is being removed, what a scheduler has to know that was not there when
-it was decided: where its parts were placed, within which limits it grows by itself, whether it sleeps. Of machines:
+it was decided: where its parts were placed, within which limits it grows by itself, whether it sleeps; and what was
+wished for since, another number of nodes or another program, which takes its time before it is placed. Of machines:
 which are drained or are to be given back, and how many are wanted. All the rest is asked of the store (the program
 itself: base 0 of its own log) or heard from reports.
 """
@@ -137,14 +138,17 @@ def recorded_program(desired: Desired, name: str) -> RecordedProgram:
     limits, tried = program.limits, program.tried
     said = RecordedProgram(program.program, True, (), None, None, limits, program.asleep, tried)
     if asleep is not None:
-        return replace(said, nodes=tuple(_of_part(part) for part in asleep.parts))
+        said = replace(said, nodes=tuple(_of_part(part) for part in asleep.parts))
     assignment = program.assignment
     if assignment is None:
-        return said
+        return replace(said, wished_map=program.shard_map, wished_graph=program.graph)
     nodes = tuple(_of_part(part) for part in assignment.nodes)
     placement = replace(assignment.placement, scheduler=0)  # the next one takes it over as its own
     sequencer, graph = _of_part(assignment.sequencer), assignment.graph
-    return replace(said, nodes=nodes, sequencer=sequencer, placement=placement, graph=graph)
+    said = replace(said, nodes=nodes, sequencer=sequencer, placement=placement, graph=graph)
+    if program.shard_map != placement.shard_map:
+        said = replace(said, wished_map=program.shard_map)
+    return replace(said, wished_graph=program.graph) if program.graph != graph else said
 
 
 def _of_removal(removal: Removal) -> RecordedProgram:

@@ -7,8 +7,8 @@ exactly where all the others are. By another shard map that is a new generation,
 by the same one they have not even to begin again, and the generation goes on when the first who came has begun.
 
 All of this is a favour to whoever waits, and nothing depends on it: nodes that find nothing prepared, or another base
-than was meant, load what they need. So it is in no log; a scheduler that comes to lead knows nothing of it, and whoever
-wished for another number of nodes asks again.
+than was meant, load what they need. So what is wished for is in the schedulers' log, and what is planned for it is not:
+a scheduler that comes to lead plans anew, and what runners prepare already goes on where it is still to come.
 """
 
 from __future__ import annotations

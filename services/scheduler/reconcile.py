@@ -236,12 +236,19 @@ def _drop_prepared(seen: RunnerSeen, part: Part, desired: Desired) -> Iterator[S
         versions[prepared.program] = max(prepared.version, versions.get(prepared.program, 0))
     for program, version in versions.items():
         wanted = desired.programs.get(program)
-        if wanted is not None and wanted.preparation is not None:
+        if wanted is None or (wanted.preparation is None and _is_to_be_placed(wanted)):
+            continue  # nothing is decided on it yet, or it is being removed with all it has
+        if wanted.preparation is not None:
             parts = prepared_parts(wanted.preparation, wanted)
             if part.runner in [to.runner for _, to in parts]:
                 continue  # told what is to be prepared instead
         forget = PrepareNodes(desired.scheduler, program, version, 0, even_map(1, ("n1",)), (), b"")
         yield Send(("forget", program, version, part.runner), inbox_of(desired.system, part), forget)
+
+
+def _is_to_be_placed(program: WantedProgram) -> bool:
+    """Whether another generation is wished for."""
+    return program.assignment is None or program.assignment.placement.shard_map != program.shard_map
 
 
 def _has_strays(seen: RunnerSeen, program: str, assignment: Assignment) -> bool:

@@ -128,6 +128,8 @@ class Requests:
     def on_scale_program(self, message: ScaleProgram) -> None:
         """See to it that a program runs on so many nodes."""
         check_reply_to(self._leader.system, message.reply_to)
+        if message.program in self._starting:
+            return  # whoever asked asks again
         wanted = self._leader.desired.programs.get(message.program)
         if wanted is not None:
             try:
@@ -135,7 +137,7 @@ class Requests:
             except RequestError as wrong:
                 self._refuse(message, str(wrong))
                 return
-            is_new = self._wishes.is_new(wanted.program, _asker(message), message.again)
+            is_new = self._wishes.is_new(_asker(message), message.again)
             if scaled is not wanted and not is_new:
                 there = len(wanted.shard_map.nodes)
                 self._refuse(
@@ -148,6 +150,8 @@ class Requests:
                 self._leader.log.info("program_scaled", program=wanted.program, nodes=message.nodes)
                 self._leader.desired = with_program(self._leader.desired, scaled)
                 self._leader.changed.set()
+            if not self._leader.is_recorded(message.program):
+                return  # whoever asked asks again, until the log has it
         self._answer(message, message.program, "")
 
     def on_autoscale_program(self, message: AutoscaleProgram) -> None:
@@ -300,7 +304,6 @@ class Requests:
             self._leader.desired = without_program(
                 self._leader.desired, program, self._leader.clock.monotonic()
             )
-            self._wishes.forget(program)
             self._leader.log.info("program_unwanted", program=program)
             self._leader.changed.set()
         waiting = self._removers.setdefault(program, [])

@@ -4,7 +4,7 @@ a pause."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,10 @@ import pytest
 from dist_zero.client.client import Client
 from dist_zero.client.remote import RemoteSystem, parts_on
 from dist_zero.system import SimulatedSystem
+from dist_zero_common.broker.topology import scheduler_inbox
 from dist_zero_common.errors import OperatorError, RequestError
 from dist_zero_common.log import captured_events
+from dist_zero_common.protocol.messages import ScaleProgram
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 from services.node_runner.sequencer_events import SequencerOptions
@@ -204,8 +206,8 @@ def test_of_two_numbers_of_nodes_the_last_one_counts(seed: int) -> None:
 
 
 def test_a_wish_outlives_the_scheduler_that_heard_it() -> None:
-    """A scheduler that comes to lead knows of no wish that was not placed yet; whoever waits for it says it again. Of
-    two who wait, one gets what he wants, and the other hears that he does not."""
+    """What the log does not have yet, whoever waits for it says again. Of two who wait, one gets what he wants, and the
+    other hears that he does not."""
     world = SimWorld(300, "faithful")
 
     async def live() -> None:
@@ -227,6 +229,89 @@ def test_a_wish_outlives_the_scheduler_that_heard_it() -> None:
             there = len(status.programs[0].nodes)
             assert said[there - 4] == ""
             assert all(each == "" or f"to run on {there} nodes by now" in each for each in said)
+
+    run_simulation(live(), until_seconds=600)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_wish_is_not_lost_with_its_scheduler_and_its_asker(seed: int) -> None:
+    """The scheduler that leads dies while nodes are being prepared, again and again, and who asked is gone, too: the
+    program comes to run on as many nodes as were wished for. What was loaded already goes on."""
+    world = SimWorld(310 + seed, "faithful")
+    rng = world.rng("deaths")
+
+    async def live() -> None:
+        options = SequencerOptions(save_interval_seconds=0.5)
+        simulated = SimulatedSystem(world, machines=3, sequencer=options)
+        async with simulated as system, system.connect(PROGRAMS[3], nodes=2) as client:
+            await client.put("sales", [{"id": n, "shop": f"s{n % 5}", "amount": 1.0} for n in range(50)])
+            await client.flush()
+            system.start_scheduler("next0")
+            await asyncio.sleep(5)
+            there = remote(simulated, "asks")
+            asked = asyncio.create_task(there.scale("stages-3", 5))
+            while not any(event["event"] == "program_scaled" for event in events):
+                await asyncio.sleep(0.01)
+            for number in range(1, 3):
+                await asyncio.sleep(rng.choice((0.1, 0.3, 0.6)))
+                asked.cancel()
+                await system.kill_scheduler(leading(events))
+                system.start_scheduler(f"next{number}")
+                while sum(event["event"] == "scheduler_started" for event in events) <= number:
+                    await asyncio.sleep(0.1)
+                await asyncio.sleep(3 * (number == 1))  # in which it only listens
+            await asyncio.sleep(30)
+            status = await there.status()
+            assert len(status.programs[0].nodes) == 5
+            assert len(await client.rows("per_shop")) == 5
+
+    with captured_events() as events:
+        run_simulation(live(), until_seconds=600)
+    recalled = [event["nodes"] for event in events if event["event"] == "program_recalled"]
+    assert recalled == [5, 5]
+    prepared = [event["node"] for event in events if event["event"] == "node_prepared"]
+    assert len(prepared) == len(set(prepared)), "what was loaded was loaded again"
+
+
+def leading(events: Sequence[Mapping[str, object]]) -> str:
+    """The name under which the scheduler was started that leads."""
+    started = [event for event in events if event["event"] == "scheduler_started"]
+    return str(started[-1]["scheduler_name"]).split("-")[0]
+
+
+def test_a_wish_that_came_true_is_not_undone_by_who_asked_before() -> None:
+    """Of two wishes the last one is there; the scheduler dies; whoever waits for the first one is told, and not given
+    what he asked for."""
+    world = SimWorld(320, "faithful")
+
+    async def live() -> None:
+        simulated = SimulatedSystem(world, machines=2)
+        async with simulated as system, system.connect(PROGRAMS[3], nodes=2) as client:
+            await client.put("sales", [{"id": n, "shop": f"s{n % 5}", "amount": 1.0} for n in range(20)])
+            await client.flush()
+            system.start_scheduler("other")
+            await asyncio.sleep(5)
+            late = remote(simulated, "late")
+            async with late._line() as line:
+                await line.questions.ask(
+                    lambda request: (
+                        scheduler_inbox("local"),
+                        ScaleProgram(request, "stages-3", 5, line.replies),
+                    ),
+                    "a wish",
+                )
+                await remote(simulated, "last").scale("stages-3", 3)
+                await system.kill_scheduler("scheduler")
+                await asyncio.sleep(20)
+                with pytest.raises(RequestError, match="to run on 3 nodes by now"):
+                    await line.questions.ask(
+                        lambda request: (
+                            scheduler_inbox("local"),
+                            ScaleProgram(request, "stages-3", 5, line.replies, again=True),
+                        ),
+                        "the same wish",
+                    )
+            assert len((await late.status()).programs[0].nodes) == 3
 
     run_simulation(live(), until_seconds=600)
 
