@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dist_zero.cli.app import AsJson, BrokerUrl, SystemName, app
+from dist_zero.cli.limits import (
+    NODES_MAX,
+    Auto,
+    Idle,
+    MaxMachines,
+    MaxNodes,
+    MinMachines,
+    MinNodes,
+    limits_of,
+)
 from dist_zero_common.clock import RealClock
-from dist_zero_common.protocol.messages.requests import MachineLimits, NodeLimits
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()
@@ -26,31 +32,12 @@ def scale(
             "--nodes", metavar="N", min=1, help="How many nodes it shall have, and no others by itself."
         ),
     ] = None,
-    auto: Annotated[
-        bool, typer.Option("--auto", help="Let the number of nodes follow the load from now on.")
-    ] = False,
-    min_nodes: Annotated[int, typer.Option(metavar="N", min=1, help="With --auto: the fewest nodes.")] = 1,
-    max_nodes: Annotated[int, typer.Option(metavar="N", min=1, help="With --auto: the most nodes.")] = 16,
-    min_machines: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=0, help="With --auto: the fewest machines, 0 if there may be none."),
-    ] = None,
-    max_machines: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="With --auto: the most machines; their number follows the load, too, from now on.",
-        ),
-    ] = None,
-    idle: Annotated[
-        int,
-        typer.Option(
-            metavar="SECONDS",
-            min=0,
-            help="With --auto: put it to sleep when nobody wants anything of it for so long.",
-        ),
-    ] = 0,
+    auto: Auto = False,
+    min_nodes: MinNodes = 1,
+    max_nodes: MaxNodes = NODES_MAX,
+    min_machines: MinMachines = None,
+    max_machines: MaxMachines = None,
+    idle: Idle = 0,
     system: SystemName = None,
     broker: BrokerUrl = None,
     as_json: AsJson = False,
@@ -67,23 +54,17 @@ def scale(
         raise typer.BadParameter(
             "say either how many nodes (--nodes N), or that they shall follow the load (--auto)"
         )
-    if (min_machines is None) != (max_machines is None):
-        raise typer.BadParameter("give --min-machines and --max-machines together")
+    limits = limits_of(auto, min_nodes, max_nodes, min_machines, max_machines, idle)
     target = resolve(system, broker)
-    if nodes is None:
-        node_limits = NodeLimits(min_nodes, max_nodes, idle)
-        machine_limits = (
-            MachineLimits(min_machines, max_machines)
-            if min_machines is not None and max_machines is not None
-            else None
-        )
-        asyncio.run(remote_of(target).autoscale(program, node_limits, machine_limits))
+    if limits is not None:
+        asyncio.run(remote_of(target).autoscale(program, limits.nodes, limits.machines))
         if as_json:
-            limits = asdict(node_limits) | (asdict(machine_limits) if machine_limits is not None else {})
-            typer.echo(json.dumps({"program": program, **limits}))
+            machines = asdict(limits.machines) if limits.machines is not None else {}
+            typer.echo(json.dumps({"program": program, **asdict(limits.nodes), **machines}))
         else:
-            typer.echo(f"{program} runs on {min_nodes} to {max_nodes} nodes, as its load needs")
+            typer.echo(limits.told(program))
         return
+    assert nodes is not None
     clock = RealClock()
     started = clock.monotonic()
     asyncio.run(remote_of(target).scale(program, nodes))

@@ -17,6 +17,16 @@ from dist_zero.cli.app import (
     SourceBroker,
     app,
 )
+from dist_zero.cli.limits import (
+    NODES_MAX,
+    Auto,
+    Idle,
+    MaxMachines,
+    MaxNodes,
+    MinMachines,
+    MinNodes,
+    limits_of,
+)
 from dist_zero.cli.load_program import load_program
 from dist_zero_common.errors import SettingsError
 from dist_zero_common.settings import load_settings
@@ -53,6 +63,12 @@ def up(
     ] = None,
     source_broker: SourceBroker = None,
     program: ProgramName = None,
+    auto: Auto = False,
+    min_nodes: MinNodes = 1,
+    max_nodes: MaxNodes = NODES_MAX,
+    min_machines: MinMachines = None,
+    max_machines: MaxMachines = None,
+    idle: Idle = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be kept, filled and dropped, and do nothing.")
     ] = False,
@@ -77,6 +93,9 @@ def up(
 
     Where a program of that name was there before, datasets keep their rows, views that are new or have changed are
     filled from them, and the old answers are served until that is done.
+
+    With --auto the program begins with --nodes and --machines, and follows its load from then on, as with `dist-zero
+    scale`.
     """
     import asyncio
 
@@ -86,6 +105,7 @@ def up(
     from dist_zero.client.change import MayChange
     from dist_zero.client.remote import RemoteSystem
 
+    limits = limits_of(auto, min_nodes, max_nodes, min_machines, max_machines, idle)
     loaded, settings = load_program(file, program), load_settings()
     allowed = MayChange(drop_datasets, tuple(begin_empty or ()))
 
@@ -98,6 +118,8 @@ def up(
                 "" if told.lines else f"nothing would change: program {loaded.name} is new, or as it is there"
             )
         await change(remote, loaded, nodes, allowed)
+        if limits is not None:
+            await remote.autoscale(loaded.name, limits.nodes, limits.machines)
         async with remote.connect(loaded, nodes=nodes) as client:
             return client.note
 
@@ -142,6 +164,7 @@ def up(
     for line in (
         note,
         f"program {loaded.name} runs in system {name}",
+        limits.told(loaded.name) if limits is not None else "",
         _next(name, broker in (None, NEW_BROKER)),
     ):
         if line:

@@ -347,3 +347,23 @@ def test_scale_wants_a_number_or_limits(shell: Shell, arguments: tuple[str, ...]
     assert ran.code == 2
     said = " ".join(ran.err.replace("│", " ").split())
     assert "--nodes N" in said or "--min-machines and --max-machines" in said, said
+
+
+@pytest.mark.parametrize("command", [("up", "toy.py"), ("scale", "toy", "--nodes", "2")])
+@pytest.mark.parametrize(
+    "limits", [("--max-nodes", "3"), ("--min-machines", "1", "--max-machines", "2"), ("--idle", "5")]
+)
+def test_limits_are_for_what_follows_its_load(
+    shell: Shell, command: tuple[str, ...], limits: tuple[str, ...]
+) -> None:
+    """They would say nothing without `--auto`, and that is told before anything is started."""
+    ran = shell(*command, *limits)
+    assert ran.code == 2 and "--auto" in ran.err, ran.err
+
+
+@pytest.mark.parametrize("command", [("up", "toy.py"), ("scale", "toy")])
+@pytest.mark.parametrize("what", ["nodes", "machines"])
+def test_the_fewest_are_not_more_than_the_most(shell: Shell, command: tuple[str, ...], what: str) -> None:
+    """Told before anything is started, or asked of a scheduler."""
+    ran = shell(*command, "--auto", f"--min-{what}", "3", f"--max-{what}", "2")
+    assert ran.code == 2 and "the fewest are more than the most" in ran.err, ran.err

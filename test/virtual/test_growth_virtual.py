@@ -88,8 +88,12 @@ def test_machines_come_with_the_load_and_go_without_it(shell: Shell) -> None:
     """Up to three containers, down to none, and one again; each row is there once, and nothing is left."""
     shell.environment["DIST_ZERO_GROWTH"] = GROWTH
     Path(shell.directory, "grown.py").write_text(PROGRAM.format(name=APP))
-    shell("up", "grown.py", "--system", SYSTEM)
+    few = ("--max-nodes", "2", "--min-machines", "1", "--max-machines", "1")
+    out, _ = shell("up", "grown.py", "--auto", *few, "--system", SYSTEM)
+    assert "runs on 1 to 2 nodes, as its load needs" in out
     assert machines() == ["m1"]
+    out, _ = shell("status", "--system", SYSTEM)
+    assert "automatic: 1 to 2 nodes" in out
     limits = ("--max-nodes", "4", "--min-machines", "0", "--max-machines", "3", "--idle", "10")
     shell("scale", APP, "--auto", *limits, "--system", SYSTEM)
     (state,) = shell.states()
