@@ -510,7 +510,8 @@ struct SequencerStatus {
   # whose record is being created, 0 for none. ends: the epoch behind which it hands out nothing, 0 for
   # none. slices: of a program that takes the place of another, so many are to be filled, and filled are;
   # that all are is said when a base has them. needs: the program that could begin at the base that there
-  # is, where the one that was to cannot.
+  # is, where the one that was to cannot. busy_us: for how long it was at work, without what it made the
+  # nodes of its runner do.
 
   program @0 :Text;
   incarnation @1 :UInt64;
@@ -526,6 +527,7 @@ struct SequencerStatus {
   slices @11 :UInt32;
   filled @12 :UInt32;
   needs @13 :Data;
+  busyUs @14 :UInt64;
 }
 
 struct PreparedStatus {

@@ -99,6 +99,7 @@ class HostedSequencer:
         self._damaged = ""
         self._rewind = False
         self._needs = b""
+        self._busy_seconds = 0.0
         self._newest_base: Base | None = None
         self.stopped = False
         self._collecting = asyncio.Lock()
@@ -214,6 +215,7 @@ class HostedSequencer:
             slices=self._sequencer.filled[1] if self._sequencer is not None else 0,
             filled=self._sequencer.filled[0] if self._sequencer is not None else 0,
             needs=self._needs,
+            busy_us=int(1_000_000 * self._busy_seconds),
         )
 
     def _why_halted(self) -> str:
@@ -230,7 +232,10 @@ class HostedSequencer:
         if self.stopped:
             return
         assert self._sequencer is not None
-        self._perform(self._sequencer.handle(event, self._now()))
+        now = self._now()
+        effects = self._sequencer.handle(event, now)
+        self._busy_seconds += self._clock.monotonic() - now.monotonic
+        self._perform(effects)
 
     def _now(self) -> Now:
         return Now(self._clock.now_us(), self._clock.monotonic())

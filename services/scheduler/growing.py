@@ -156,6 +156,7 @@ def view_of(
         idle=idle,
         asleep=program.asleep,
         tried=program.tried,
+        sequencer=loads.of_sequencer(program),
     )
 
 

@@ -23,7 +23,8 @@ were not effective.
 `up_seconds`; machines are left alone as long after each change of their number.
 
 **Machines.** One bears the load of one node: a runner computes in one thread. As many are wanted as there is work for,
-and memory for the state, but no more than there are parts to run on them; and none at all when everything sleeps.
+that of sequencers included, and memory for the state, but no more than there are parts to run on them; and none at all
+when everything sleeps.
 """
 
 from __future__ import annotations
@@ -104,9 +105,13 @@ class NodeLoad:
     seconds: float
 
 
+NO_LOAD = NodeLoad(0.0, 0.0, 0, 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class ProgramView:
-    """A program as growth sees it. `nodes`: by shard, None for one of which nothing is known. `steady`: it runs as it
+    """A program as growth sees it. `nodes`: by shard, None for one of which nothing is known. `sequencer`: what that
+    bears, measured as for a node. `steady`: it runs as it
     shall; `idle`: for long enough, by its limits, nobody wanted anything of it, and all of it is saved. `tried`: see
     `RecordedProgram`."""
 
@@ -118,6 +123,7 @@ class ProgramView:
     idle: bool = False
     asleep: bool = False
     tried: tuple[RecordedSplit, ...] = ()
+    sequencer: NodeLoad = NO_LOAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,6 +362,8 @@ def _machines_wish(
         if program.asleep or (wish is not None and wish.sleeps):
             continue
         parts += 1 + max(len(program.nodes), len(wish.lasts) if wish is not None and wish.lasts else 0)
+        work += min(program.sequencer.work, LOAD_MAX)
+        peak += min(program.sequencer.work_peak, LOAD_MAX)
         for node in program.nodes:
             work += min(node.work, LOAD_MAX) if node is not None else 0.0
             peak += min(node.work_peak, LOAD_MAX) if node is not None else 1.0

@@ -12,18 +12,29 @@ from dataclasses import dataclass
 from math import exp
 
 from dist_zero_common.protocol.messages.control import NodeStatus, RunnerReport
-from services.scheduler.growth import GrowthOptions, NodeLoad
+from services.scheduler.growth import NO_LOAD, GrowthOptions, NodeLoad
 from services.scheduler.state import WantedProgram
 
-Node = tuple[str, int]
-"""A program, and the incarnation of a node of it."""
+PartKey = tuple[str, int]
+"""A program, and the incarnation of a node of it, or of its sequencer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What a part says that it has done: for how long it was at work, and rows that it took in; `state_bytes`: how much
+    it keeps, `reads`: how often it was asked."""
+
+    busy_us: int
+    rows: int = 0
+    reads: int = 0
+    state_bytes: int = 0
 
 
 @dataclass(slots=True)
 class _Track:
-    """Of one incarnation of a node: its newest report, and what was made of all of them."""
+    """Of one incarnation of a part: what it said last, and what was made of all of it."""
 
-    status: NodeStatus
+    done: _Done
     began: float
     at: float
     half_at: float
@@ -37,7 +48,7 @@ class Loads:
 
     def __init__(self, options: GrowthOptions) -> None:
         self._options = options
-        self._tracks: dict[Node, _Track] = {}
+        self._tracks: dict[PartKey, _Track] = {}
         self._active_at: dict[str, float] = {}
         self._epochs: dict[str, int] = {}
 
@@ -47,31 +58,38 @@ class Loads:
             if self._epochs.get(sequencer.program) != sequencer.epoch:
                 self._epochs[sequencer.program] = sequencer.epoch
                 self._active_at[sequencer.program] = now
+            self._hear_part(sequencer.program, sequencer.incarnation, _Done(sequencer.busy_us), now)
         for status in report.nodes:
             self._hear_node(status, now)
 
     def _hear_node(self, status: NodeStatus, now: float) -> None:
-        node = status.program, status.incarnation
-        track = self._tracks.get(node)
-        if track is None or status.stage == 0:  # it reads its state: what it bears will show
-            self._tracks[node] = _Track(status, now, now, now)
-            return
-        if status.reads != track.status.reads:
-            self._active_at[status.program] = now
-        if status.rows < track.status.rows:  # it has begun again, or this report was overtaken
-            track.status = status
-        elif now > track.at:
-            self._measure(track, status, now)
+        if status.stage == 0:  # it reads its state: what it bears will show
+            self._tracks.pop((status.program, status.incarnation), None)
+        done = _Done(status.busy_us, status.rows, status.reads, status.state_bytes)
+        self._hear_part(status.program, status.incarnation, done, now)
 
-    def _measure(self, track: _Track, status: NodeStatus, now: float) -> None:
+    def _hear_part(self, program: str, incarnation: int, done: _Done, now: float) -> None:
+        part = program, incarnation
+        track = self._tracks.get(part)
+        if track is None:
+            self._tracks[part] = _Track(done, now, now, now)
+            return
+        if done.reads != track.done.reads:
+            self._active_at[program] = now
+        if done.rows < track.done.rows:  # it has begun again, or this report was overtaken
+            track.done = done
+        elif now > track.at:
+            self._measure(track, done, now)
+
+    def _measure(self, track: _Track, done: _Done, now: float) -> None:
         options, seconds = self._options, now - track.at
-        busy = max(0, status.busy_us - track.status.busy_us) / 1_000_000 / seconds
-        rows = (status.rows - track.status.rows) / seconds
+        busy = max(0, done.busy_us - track.done.busy_us) / 1_000_000 / seconds
+        rows = (done.rows - track.done.rows) / seconds
         work = min(busy, 1.0) / options.busy_share
         if options.rows_per_second:
             work = max(work, rows / options.rows_per_second)
         track.work += (work - track.work) * (1.0 - exp(-seconds / options.smooth_seconds))
-        track.status, track.at = status, now
+        track.done, track.at = done, now
         if now - track.half_at >= options.down_seconds / 2:
             track.peak_before, track.peak, track.half_at = track.peak, 0.0, now
         track.peak = max(track.peak, track.work)
@@ -81,12 +99,21 @@ class Loads:
         shall run."""
         assignment = program.assignment
         for part in assignment.nodes if assignment is not None else ():
-            track = self._tracks.get((program.program, part.incarnation))
-            if track is None:
-                yield None
-            else:
-                peak = max(track.work, track.peak, track.peak_before)
-                yield NodeLoad(track.work, peak, track.status.state_bytes, track.at - track.began)
+            yield self._of(program.program, part.incarnation)
+
+    def of_sequencer(self, program: WantedProgram) -> NodeLoad:
+        """What the sequencer of a program bears; nothing while it has not reported."""
+        assignment = program.assignment
+        if assignment is None:
+            return NO_LOAD
+        return self._of(program.program, assignment.sequencer.incarnation) or NO_LOAD
+
+    def _of(self, program: str, incarnation: int) -> NodeLoad | None:
+        track = self._tracks.get((program, incarnation))
+        if track is None:
+            return None
+        peak = max(track.work, track.peak, track.peak_before)
+        return NodeLoad(track.work, peak, track.done.state_bytes, track.at - track.began)
 
     def idle_seconds(self, program: str, now: float) -> float:
         """For how long nobody has written to a program or read from it, as far as it was watched."""
@@ -97,13 +124,13 @@ class Loads:
         self._active_at[program] = now
 
     def forget(self, programs: Mapping[str, WantedProgram]) -> None:
-        """Forget all that is no node of these programs any more."""
-        nodes = {
+        """Forget all that is no part of these programs any more."""
+        parts = {
             (name, part.incarnation)
             for name, program in programs.items()
             if program.assignment is not None
-            for part in program.assignment.nodes
+            for part in (*program.assignment.nodes, program.assignment.sequencer)
         }
-        self._tracks = {node: track for node, track in self._tracks.items() if node in nodes}
+        self._tracks = {part: track for part, track in self._tracks.items() if part in parts}
         self._active_at = {name: at for name, at in self._active_at.items() if name in programs}
         self._epochs = {name: epoch for name, epoch in self._epochs.items() if name in programs}

@@ -178,6 +178,20 @@ def test_where_there_is_room_for_few_the_fullest_are_divided() -> None:
     assert pieces == [2, 3, 1]
 
 
+def test_a_sequencer_that_is_busy_needs_a_machine_as_a_node_does() -> None:
+    """And what it bore lately keeps that; it divides no node."""
+    quiet = ProgramView("p", even_map(1, ["n1"]), (NodeLoad(0.9, 0.9, 0, 100.0),), NodeLimits(1, 9, 0))
+    limits = MachineLimits(1, 4)
+    assert decide([quiet], MachinesView(1, limits)).machines == 1
+    busy = replace(quiet, sequencer=NodeLoad(0.8, 0.8, 0, 100.0))
+    wishes = decide([busy], MachinesView(1, limits))
+    assert wishes.machines == 2 and not wishes.programs
+    was_busy = replace(quiet, sequencer=NodeLoad(0.0, 0.8, 0, 100.0))
+    assert decide([was_busy], MachinesView(2, limits)).machines == 2
+    few = replace(quiet, nodes=(NodeLoad(0.1, 0.1, 0, 100.0),))
+    assert decide([few], MachinesView(2, limits)).machines == 1
+
+
 def test_machines_are_kept_until_the_others_have_room_to_spare() -> None:
     """Those that stay are to be filled to a part only, by the peak and not by what is now, and by state as by work."""
     limits = MachineLimits(1, 9)

@@ -8,22 +8,29 @@ from hypothesis import strategies as st
 
 from dist_zero.shards import even_map
 from dist_zero_common.protocol.messages.control import NodeStatus, Placement, RunnerReport, SequencerStatus
-from services.scheduler.growth import GrowthOptions, NodeLoad
+from services.scheduler.growth import NO_LOAD, GrowthOptions, NodeLoad
 from services.scheduler.load import Loads
 from services.scheduler.state import Assignment, Part, WantedProgram
 
 OPTIONS = GrowthOptions(rows_per_second=100.0, smooth_seconds=5.0, down_seconds=60.0)
 PART = Part("m1", "m1-r1", 1, 7)
 PLACEMENT = Placement(1, "p", 8, 1, even_map(1, ["n1"]), ("",), "", "")
-PROGRAM = WantedProgram("p", b"", "", even_map(1, ["n1"]), 0.0, Assignment((PART,), PART, PLACEMENT))
+SEQUENCER = Part("m1", "m1-r1", 1, 6)
+PROGRAM = WantedProgram("p", b"", "", even_map(1, ["n1"]), 0.0, Assignment((PART,), SEQUENCER, PLACEMENT))
 HUGE = 2**64 - 1
 
 
 def report(
-    rows: int, busy_us: int = 0, reads: int = 0, epoch: int = 1, incarnation: int = 7, stage: int = 1
+    rows: int,
+    busy_us: int = 0,
+    reads: int = 0,
+    epoch: int = 1,
+    incarnation: int = 7,
+    stage: int = 1,
+    sequencer_us: int = 0,
 ) -> RunnerReport:
     node = NodeStatus("p", 1, 1, 0, incarnation, 1, "", False, stage, (), 0, rows, busy_us, reads, 9)
-    sequencer = SequencerStatus("p", 6, 1, "", epoch, epoch, "")
+    sequencer = SequencerStatus("p", 6, 1, "", epoch, epoch, "", busy_us=sequencer_us)
     return RunnerReport("m1-r1", 1, "m1", "", (node,), (sequencer,))
 
 
@@ -81,6 +88,20 @@ def test_the_share_of_time_counts_like_rows_do() -> None:
     for second in range(60, 120):
         loads.hear(report(10 * second, busy_us=9_000_000 * second), float(second))
     assert of(loads).work == pytest.approx(1 / OPTIONS.busy_share, rel=0.01)
+
+
+def test_a_sequencer_bears_what_it_is_busy_for() -> None:
+    """By the same target as a node; before it is heard of, nothing. What is no part of the program is forgotten, and it
+    is one."""
+    loads = Loads(OPTIONS)
+    assert loads.of_sequencer(PROGRAM) == NO_LOAD
+    for second in range(60):
+        loads.hear(report(0, sequencer_us=300_000 * second), float(second))
+        loads.forget({"p": PROGRAM})
+    assert loads.of_sequencer(PROGRAM).work == pytest.approx(0.5, rel=0.01)
+    assert of(loads).work == 0.0
+    loads.forget({})
+    assert loads.of_sequencer(PROGRAM) == NO_LOAD
 
 
 def test_a_node_that_begins_again_or_a_report_that_is_overtaken_is_no_load() -> None:

@@ -81,7 +81,8 @@ class SequencerStatus:
     newest base. `rewind`: it would go on in a new generation. `proposing`: the epoch whose record is being created, 0
     for none. `ends`: the epoch behind which it hands out nothing, 0 for none. `slices`: of a program that takes the
     place of another, so many are to be filled, and `filled` are; that all are is said when a base has them. `needs`:
-    the program that could begin at the base that there is, where the one that was to cannot."""
+    the program that could begin at the base that there is, where the one that was to cannot. `busy_us`: for how long it
+    was at work, without what it made the nodes of its runner do."""
 
     program: str
     incarnation: int
@@ -97,6 +98,7 @@ class SequencerStatus:
     slices: int = 0
     filled: int = 0
     needs: bytes = b""
+    busy_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
