@@ -275,6 +275,12 @@ struct ChangesGone {
   epoch @2 :UInt64;
 }
 
+struct Elsewhere {
+  # To a reader: the nodes of this program are being placed anew, or are elsewhere by now. Ask the scheduler.
+
+  program @0 :Text;
+}
+
 # ---- the sequencer and nodes --------------------------------------------------------------------------
 
 struct SnapshotWanted {
@@ -910,6 +916,7 @@ struct Message {
     autoscaleProgram @51 :AutoscaleProgram;
     prepareNodes @52 :PrepareNodes;
     endGeneration @53 :EndGeneration;
+    elsewhere @54 :Elsewhere;
   }
 }
 

@@ -57,6 +57,7 @@ from dist_zero_common.protocol.messages.reading import (
     AwaitEpoch,
     Changes,
     ChangesGone,
+    Elsewhere,
     EpochFinished,
     Get,
     Got,
@@ -87,7 +88,7 @@ if TYPE_CHECKING:
 _STARTING_SECONDS = 0.05
 _SLOW_SECONDS = 5.0
 """When something waits for so long, there may be a reason to hear of."""
-_AGAIN_SECONDS = 0.5
+_AGAIN_SECONDS = 0.2
 """How long until a scheduler that said that the program is starting is asked again."""
 
 Compile = Callable[[bytes], Plan]
@@ -463,13 +464,16 @@ class Client:
     def _learn(self, located: Located) -> None:
         """What the scheduler says of the program: whatever waits is sent there if it is somewhere else now."""
         name = self._options.program
-        self._program_waits, self._hears_of_others = "", False
+        self._program_waits = ""
         if located.state is ProgramState.HALTED:
             self.fail(OperatorError(f"program {name!r} stands still: {located.note}"))
-        elif located.placement is None or located.state is not ProgramState.RUNNING:
+            return
+        if located.placement is None or located.state is not ProgramState.RUNNING:
             self._program_waits = f"program {name!r} is starting: {located.note or 'on other machines'}"
             asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._look_now.set)
-        elif located.placement.version > self.placement.version:
+            return
+        self._hears_of_others = False
+        if located.placement.version > self.placement.version:
             self.placement = located.placement
             if located.graph != self._graph:
                 self._follow_change(located.graph)
@@ -568,6 +572,10 @@ class Client:
             case SnapshotAnswer() | Changes() if message.shown not in (0, self._shown):
                 self._hears_of_others = True
                 self._look_now.set()
+            case Elsewhere():
+                if message.program == self._options.program:
+                    self._hears_of_others = True
+                    self._look_now.set()
             case SnapshotAnswer() if message.subscription == 0:
                 assembly = self._assemblies.get(message.request)
                 answers = assembly.add(message) if assembly is not None else None

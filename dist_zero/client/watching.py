@@ -65,7 +65,9 @@ class Watch:
 
     def go_on(self) -> None:
         """There is a new connection, the program is elsewhere, or a node took us for gone: subscribe anew, behind the
-        last epoch that is complete, or from the beginning if none is."""
+        last epoch that is complete, or from the beginning if none is. Not if it has ended with an error."""
+        if self._error is not None:
+            return
         state = self._state
         self.unsubscribe()
         self._state = self._new_state(state.epoch if state.epoch > 0 else state.after)

@@ -84,6 +84,7 @@ ROUTES: dict[type[Message], tuple[Role, ...]] = {
     reading.SnapshotAnswer: (Role.CLIENT,),
     reading.Changes: (Role.CLIENT,),
     reading.ChangesGone: (Role.CLIENT,),
+    reading.Elsewhere: (Role.CLIENT,),
 }
 """Every message and the roles that have a handler for it; a test holds it against the union."""
 

@@ -22,13 +22,16 @@ from dist_zero.expr.graph import decode_graph, encode_graph, fingerprint
 from dist_zero.expr.ops import Graph
 from dist_zero_common.protocol.stored import Base
 
+_KEPT = 8
+"""So many programs are remembered: whoever prepares a change looks at each base."""
+
 
 def begun(base: Base, wanted: bytes) -> Base | None:
     """The base as a generation that runs the program `wanted` begins with it; None if none can. Its own generation is
     in it already."""
     if wanted == base.graph:
         return base
-    before, after = decode_graph(base.graph), decode_graph(wanted)
+    before, after = _decoded(base.graph), _decoded(wanted)
     if _same(before, after):
         return base
     if not _may_begin(base, before, after):
@@ -38,7 +41,7 @@ def begun(base: Base, wanted: bytes) -> Base | None:
         graph=wanted,
         filled=0,
         filled_since=base.generation,
-        saved_fingerprint=base.saved_fingerprint or compile(before).fingerprint,
+        saved_fingerprint=base.saved_fingerprint or _compiled_fingerprint(base.graph),
         changed_bytes=(),
         state_bytes=(),
     )
@@ -78,6 +81,16 @@ def _same(one: Graph, other: Graph) -> bool:
     return one is other or fingerprint(one) == fingerprint(other)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(_KEPT)
+def _decoded(graph: bytes) -> Graph:
+    return decode_graph(graph)
+
+
+@lru_cache(_KEPT)
 def _slices(graph: bytes) -> int:
     return slices_of(compile(decode_graph(graph)))
+
+
+@lru_cache(_KEPT)
+def _compiled_fingerprint(graph: bytes) -> str:
+    return compile(decode_graph(graph)).fingerprint

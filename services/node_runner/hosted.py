@@ -53,6 +53,11 @@ class HostedNode:
         executor = self.kernel.released() if self.kernel is not None and not self.failed else None
         return self.keeping.left(executor, self.finished) if executor is not None else None
 
+    def readers(self, *, watching: bool) -> list[str]:
+        """The inboxes of those who wait for a row, and with `watching` of those who have a subscription."""
+        early = [event.reply_to for event in self.early if isinstance(event, GetEvent)]
+        return early + (self.kernel.readers(watching=watching) if self.kernel is not None else [])
+
     def take_early(self) -> list[NodeEvent]:
         """What came while it was beginning."""
         early = list(self.early)

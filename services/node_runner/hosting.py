@@ -25,6 +25,7 @@ from dist_zero_common.protocol.messages.epochs import (
     Begun,
 )
 from dist_zero_common.protocol.messages.pieces import ShardMap
+from dist_zero_common.protocol.messages.reading import Elsewhere
 from services.node_runner import wire
 from services.node_runner.hosted import HostedNode, is_far_ahead, token_of
 from services.node_runner.keeping import Beginning, Inherit, NodeKeeping, SavedState, inheriting
@@ -161,7 +162,11 @@ class ProgramHost:
         node.through_at = beginning.trial.until
         node.begun_at = beginning.epoch
         self._here.log_of(shard).info(
-            "node_begun", epoch=beginning.epoch, entries=beginning.entries, how=beginning.how
+            "node_begun",
+            epoch=beginning.epoch,
+            entries=beginning.entries,
+            read=beginning.read,
+            how=beginning.how,
         )
         for event in node.take_early():
             if is_far_ahead(event, node.begun_at):
@@ -260,8 +265,13 @@ class ProgramHost:
                 del self._here.by_shard[shard]
                 self._log.info("node_moved", node=self.shard_map.nodes[shard], inbox=placement.inboxes[shard])
 
-    def close(self) -> dict[str, LoadedState]:
-        """Stop all nodes: the program runs here by another map from now on. Returns what they leave, by name."""
+    def close(self, graph: bytes | None = None) -> dict[str, LoadedState]:
+        """Stop all nodes: the program runs here by another map from now on, and if it is another one, this is its
+        `graph`. Returns what they leave, by name. Readers who would wait in vain hear of it."""
+        ends = graph is not None and graph != self.graph  # else subscriptions go on
+        readers = [inbox for node in self._here.by_shard.values() for inbox in node.readers(watching=ends)]
+        for inbox in dict.fromkeys(readers):
+            self._post.send(inbox, Elsewhere(self.program))
         left = {self.shard_map.nodes[shard]: node.left() for shard, node in self._here.by_shard.items()}
         for node in self._here.by_shard.values():
             self._here.abandon(node)
@@ -297,7 +307,7 @@ class ProgramHost:
         """A message for nodes of this program. Those for nodes that are not here are dropped, as are those of another
         generation, which may go by another map."""
         if self._receiving.is_of_another_map(message, self.generation):
-            self._receiving.drop(token)
+            self._receiving.drop_of_another_map(message, token)
             return
         match message:
             case Begun():

@@ -59,7 +59,8 @@ def inheriting(state: LoadedState | None) -> Inherit | None:
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """What a node begins with: its executor as of `epoch`, and the subscriptions that there were."""
+    """What a node begins with: its executor as of `epoch`, and the subscriptions that there were. `entries`: how many
+    were read for it in all, and `read` since it was to begin."""
 
     executor: Executor
     epoch: int
@@ -70,6 +71,7 @@ class Beginning:
     trial: Trial = NO_TRIAL
     how: str = "loaded"
     """`kept`: with the executor that ran before; `prepared`: loaded beforehand, and then what had changed."""
+    read: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +210,15 @@ class NodeKeeping:
             self._previous, self._links = state.checkpoints[0], state.links
             self.state_bytes = state.size_bytes
         goes_on = self._previous is not None
-        return Beginning(state.executor, base.epoch, base.subscriptions, state.entries, goes_on, how=how)
+        return Beginning(
+            state.executor,
+            base.epoch,
+            base.subscriptions,
+            state.entries,
+            goes_on,
+            how=how,
+            read=self._loader.read,
+        )
 
     def left(self, executor: Executor, epoch: int) -> LoadedState | None:
         """What whoever comes in this node's place can go on with, if that is the state that was saved last."""

@@ -196,6 +196,11 @@ class NodeKernel:
         done = not self.halted and all(reached == self.finished for reached in self._reached[1:])
         return self._executor if done else None
 
+    def readers(self, *, watching: bool) -> list[str]:
+        """The inboxes of those who wait for a row, and with `watching` of those who have a subscription."""
+        waiting = [get.reply_to for get in self._waiting.values()]
+        return waiting + [each.reply_to for each in self._subscriptions.values() if watching]
+
     def abandon(self) -> list[Token]:
         """The tokens of all that has come and is not finished: for a node whose generation has ended, which nobody will
         ask again."""

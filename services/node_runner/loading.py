@@ -140,6 +140,8 @@ class Loader:
     def __init__(self, keeper: NodeKeeper, plan: Plan, shard_map: ShardMap, shard: int, log: Logger) -> None:
         self._keeper, self._plan, self._log = keeper, plan, log
         self._map, self._shard = shard_map, shard
+        self.read = 0
+        """How many entries it has read."""
         self._tables = state_tables(plan)
         self._numbers = {table.name: number for number, table in enumerate(self._tables)}
 
@@ -198,7 +200,9 @@ class Loader:
     ) -> list[Checkpoint]:
         store, plan = self._keeper.store, self._plan
         fingerprint = base.saved_fingerprint or plan.fingerprint
-        return await read_checkpoint(store, plan.name, which, fingerprint, self._log, behind)
+        read = await read_checkpoint(store, plan.name, which, fingerprint, self._log, behind)
+        self.read += _entries(read)
+        return read
 
     async def _go_through(self, slices: Iterator[None]) -> None:
         number = 0

@@ -4,6 +4,9 @@ A node that is prepared takes part in nothing. It loads the newest base of the g
 its predecessors have saved, and then what each further base has changed. When it is to run, whoever begins in its name
 goes on with that: what it has still to read is what changed since the last base or two. If it is never to run, or
 anything goes wrong, nothing is lost but the work.
+
+It may be a node of another program than the one that runs: then it takes of each base what is kept, as a generation
+that begins there would (`changing.py`), and waits while none could.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from dist_zero_common.protocol.messages.pieces import ShardMap
 from dist_zero_common.protocol.stored import (
     Base,
 )
+from services.node_runner import changing
 from services.node_runner.epoch_log import EpochLog
 from services.node_runner.keeping import Inherit
 from services.node_runner.loading import LoadedState, Loader, NodeKeeper
@@ -34,8 +38,11 @@ CLOSE_SECONDS = 2.0
 class PreparedNode:
     """One node; `run` does the work until it is cancelled, or the state is taken."""
 
-    def __init__(self, loader: Loader, bases: EpochLog, generation: int, clock: Clock, log: Logger) -> None:
-        self._loader, self._bases, self._generation = loader, bases, generation
+    def __init__(
+        self, loader: Loader, bases: EpochLog, generation: int, graph: bytes, clock: Clock, log: Logger
+    ) -> None:
+        """`generation`: whose bases it follows; `graph`: the program that it is to run."""
+        self._loader, self._bases, self._generation, self._graph = loader, bases, generation, graph
         self._clock, self._log = clock, log
         self._state: LoadedState | None = None
         self._wanted = asyncio.Event()
@@ -67,13 +74,22 @@ class PreparedNode:
 
     async def _bring_to(self, base: Base, began: float) -> None:
         before = self._state
+        if before is not None and base.epoch <= before.epoch:
+            self._is_close(began)
+            return
+        begun = changing.begun(base, self._graph)
+        if begun is None:
+            return  # as soon as there is a base with all that it needs
         if before is None:
-            self._state = await self._loader.load(base)
+            self._state = await self._loader.load(begun)
             self._log.info("node_prepared", epoch=base.epoch, entries=self._state.entries)
-        elif base.epoch > before.epoch:
+        else:
             self._state = None  # spoiled, should anything be wrong
-            self._state = await self._loader.follow(before, base)
+            self._state = await self._loader.follow(before, begun)
             self._log.debug("node_followed", epoch=base.epoch, entries=self._state.entries - before.entries)
+        self._is_close(began)
+
+    def _is_close(self, began: float) -> None:
         if not self.ready and self._clock.monotonic() - began <= CLOSE_SECONDS:
             self.ready = True
             self.on_ready()
@@ -110,7 +126,7 @@ class Preparing:
     ) -> None:
         """`before`: what was wanted before this; what is wanted still goes on."""
         self.version, self._program, self._map = wanted.version, wanted.program, wanted.shard_map
-        self._generation = wanted.generation
+        self._generation, self._graph = wanted.generation, wanted.graph
         self._nodes: dict[int, PreparedNode] = {}
         for shard in wanted.shards:
             known = before.keep(wanted, shard) if before is not None else None
@@ -123,6 +139,7 @@ class Preparing:
                 Loader(keeper, plan, wanted.shard_map, shard, node_log),
                 EpochLog(keeper.store, wanted.program, node_log),
                 wanted.generation,
+                wanted.graph,
                 keeper.clock,
                 node_log,
             )
@@ -132,7 +149,8 @@ class Preparing:
 
     def keep(self, wanted: PrepareNodes, shard: int) -> PreparedNode | None:
         """Let go of a node that is wanted still."""
-        same = (wanted.shard_map, wanted.generation) == (self._map, self._generation)
+        wants = wanted.shard_map, wanted.generation, wanted.graph
+        same = wants == (self._map, self._generation, self._graph)
         return self._nodes.pop(shard, None) if same else None
 
     def take(self, shard_map: ShardMap, shard: int) -> Inherit | None:

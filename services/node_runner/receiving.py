@@ -12,7 +12,7 @@ from dist_zero_common.mailbox import Mailbox, Token
 from dist_zero_common.protocol.messages.envelope import Message
 from dist_zero_common.protocol.messages.epochs import AskRows, EmptyRows, HandOut, RowsGone, StageRows
 from dist_zero_common.protocol.messages.pieces import ShardMap
-from dist_zero_common.protocol.messages.reading import AskChanges, Get
+from dist_zero_common.protocol.messages.reading import AskChanges, Elsewhere, Get
 from services.node_runner import wire
 from services.node_runner.kernel_events import AskChangesEvent, AskRowsEvent, GetEvent, GoneEvent
 from services.node_runner.nodes_here import NodesHere
@@ -33,8 +33,13 @@ class Receiving:
         its = getattr(message, "generation", generation)
         return bool(its != generation and getattr(message, "map_version", 0) != self._map.version)
 
-    def drop(self, token: Token) -> None:
-        """A message is for nobody here."""
+    def drop_of_another_map(self, message: Message, token: Token) -> None:
+        """A message is for nobody here; a reader who goes by an older map hears of it."""
+        if isinstance(message, Get | AskChanges) and message.map_version < self._map.version:
+            self._post.send(message.reply_to, Elsewhere(message.program))
+        self._drop(token)
+
+    def _drop(self, token: Token) -> None:
         self._here.counters["not_here"] += 1
         self._post.settle(token)
 
@@ -92,7 +97,8 @@ class Receiving:
         wire.check_shard(self._map, shard)
         node = self._here.by_shard.get(shard)
         if node is None:
-            self.drop(token)
+            self._post.send(event.reply_to, Elsewhere(self._plan.name))
+            self._drop(token)
             return
         if isinstance(event, GetEvent) and node.kernel is not None:
             wire.check_at_least(node.finished, event.at_least)

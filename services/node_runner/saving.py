@@ -27,8 +27,9 @@ from services.node_runner.sequencer_events import SequencerOptions, ShardSaved
 EVERYTHING_FACTOR = 2
 EVERYTHING_BYTES_MIN = 2**20
 """However small a state is, its changes may hold this much before it is saved as a whole."""
-CHAIN_MAX = LINKS_MAX - 2
-"""So many saves in a row hold changes only; for a sequencer that begins anew does not know of the last one or two."""
+CHAIN_MAX = LINKS_MAX - 3
+"""So many saves in a row hold changes only; for a sequencer that begins anew does not know of the last one or two, and
+the end of a generation is one more."""
 
 
 class Saving:
@@ -53,12 +54,12 @@ class Saving:
         behind the base is bounded, so there has to be a save within the bound."""
         return self._bytes_since_save > self._options.behind_bytes // 4
 
-    @property
-    def wants_everything(self) -> bool:
-        """Whether the next save shall hold everything."""
+    def wants_everything(self, is_end: bool) -> bool:
+        """Whether the next save shall hold everything. That is put off at the end of a generation, because all wait
+        until whoever was prepared has read that save; once, if there are too many."""
         if self._saves >= CHAIN_MAX:
-            return True
-        return any(
+            return not is_end or self._saves > CHAIN_MAX
+        return not is_end and any(
             changed > max(EVERYTHING_FACTOR * state, EVERYTHING_BYTES_MIN)
             for changed, state in zip(self._changed_bytes, self._state_bytes, strict=True)
         )

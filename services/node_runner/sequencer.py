@@ -291,6 +291,7 @@ class Sequencer:
 
     def _record(self, now: Now, save: bool) -> LogRecord:
         epoch = self.epoch + 1
+        is_end = self._ending and self.fenced and not self._ends
         time_us = max(now.us, self._time_us)
         return LogRecord(
             epoch=epoch,
@@ -299,7 +300,7 @@ class Sequencer:
             incarnation=self._incarnation,
             map_version=self._map.version,
             save=save,
-            everything=save and self._saving.wants_everything,
+            everything=save and self._saving.wants_everything(is_end),
             begins=None if self._opened or self._fences_first else self._origin,
             shard_map=None if self._opened or self._fences_first else self._map,
             voids=() if self._opened or self._fences_first else self._wants_void,

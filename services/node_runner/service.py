@@ -37,7 +37,7 @@ from dist_zero_common.protocol.messages.epochs import (
     RowsGone,
     StageRows,
 )
-from dist_zero_common.protocol.messages.reading import AskChanges, Get
+from dist_zero_common.protocol.messages.reading import AskChanges, Elsewhere, Get
 from dist_zero_common.store.base import Store
 from services.node_runner import wire
 from services.node_runner.epoch_log import EpochLog
@@ -165,6 +165,8 @@ class RunnerService:
         wire.check_readers(self._system, message)
         host = self._programs.get(message.program)
         if host is None:
+            if isinstance(message, Get | AskChanges):
+                self.post.send(message.reply_to, Elsewhere(message.program))
             self.post.counters["not_here"] += 1
             self.post.settle(token)
             return
@@ -346,7 +348,7 @@ class RunnerService:
                 raise MalformedMessage(
                     f"shard map {message.shard_map.version} of {program!r} is not that of its generation"
                 )
-            left = host.close()
+            left = host.close(message.graph)
             if host.graph != message.graph:  # what another program has computed is of no use
                 left = {}
             self._left[program] = {name: left[name] for name in message.shard_map.nodes if name in left}

@@ -196,12 +196,10 @@ def _placed_anew(
 
 
 def _is_well(program: WantedProgram, observed: Observed) -> bool:
-    """Whether a program runs, so that nothing has to be done at once, and what its nodes have is what others can go on
-    with: another program begins from what is saved."""
+    """Whether a program runs, so that nothing has to be done at once."""
     assignment = program.assignment
     return (
         assignment is not None
-        and assignment.graph == program.graph
         and program.lost_since is None
         and program.halted_since is None
         and not stuck_parts(program.program, assignment, observed)

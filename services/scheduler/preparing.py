@@ -1,4 +1,5 @@
-"""Before a program that is well is placed anew, nodes that come to another runner, or are new, load their state. Pure.
+"""Before a program that is well is placed anew, nodes that come to another runner, or are new, load their state; where
+another program is to run, all of them do. Pure.
 
 What is planned stays planned while the wish is the same and every runner of the plan is there; else it is planned
 anew, and nodes that load the same on the same runner go on. When all have caught up with the newest base, the sequencer
@@ -35,15 +36,18 @@ def still_fits(preparation: Preparation, program: WantedProgram, candidates: Col
         assignment is not None
         and preparation.before == assignment.placement.version
         and preparation.planned.placement.shard_map == program.shard_map
+        and preparation.planned.graph == program.graph
         and all((part.runner, part.runner_incarnation) in feasible for part in preparation.planned.runners())
     )
 
 
 def prepared_parts(preparation: Preparation, program: WantedProgram) -> Iterator[tuple[int, Part]]:
-    """By shard of the map to come, the nodes that are prepared, and where: all but those that are there already."""
+    """By shard of the map to come, the nodes that are prepared, and where: all but those that are there already, with
+    the program that is to run."""
     assignment = program.assignment
     assert assignment is not None
-    here = dict(zip(assignment.placement.shard_map.nodes, assignment.nodes, strict=True))
+    stay = assignment.graph == preparation.planned.graph
+    here = dict(zip(assignment.placement.shard_map.nodes, assignment.nodes if stay else (), strict=stay))
     names = preparation.planned.placement.shard_map.nodes
     for shard, (name, part) in enumerate(zip(names, preparation.planned.nodes, strict=True)):
         before = here.get(name)

@@ -241,7 +241,7 @@ def test_a_transaction_is_voided_while_views_are_filled_simulated() -> None:
     async def main(system: FaultySystem, remote: RemoteSystem) -> None:
         async with system.connect(program(30), nodes=2) as client:
             await put(client)
-            await asyncio.sleep(6)  # so that a base knows how large the state is
+            await asyncio.sleep(12)  # so that a base knows how large the state is
             changing = asyncio.create_task(remote.change(program(20)))
             await until_filled(system, 10)
             epoch = await client.put("sales", [{"number": n, "pieces": 0} for n in range(30, ROWS, 2)])
@@ -251,7 +251,7 @@ def test_a_transaction_is_voided_while_views_are_filled_simulated() -> None:
             assert await numbers(client) == [*range(21, ROWS)]
             assert [record.voids for record in await log_of(system.store, "steps") if record.voids]
 
-    with_system(main, options=replace(SLOWLY, save_interval_seconds=4.0))
+    with_system(main, options=replace(SLOWLY, save_interval_seconds=10.0))
 
 
 def test_a_view_over_appended_rows_begins_empty_if_that_is_said_simulated() -> None:
@@ -282,8 +282,12 @@ def test_datasets_are_dropped_and_declared_again_simulated() -> None:
             assert [row.town for row in (await anext(watch)).inserted] == ["x"]
             with pytest.raises(RequestError, match="dataset 'town' is declared no more"):
                 await remote.change(program(30))
+            late = client.new_transaction()
+            late.put("town", {"town": "y"})
             await remote.change(program(30), MayChange(drop_datasets=True))
             with pytest.raises(DataError, match="a change of the program has dropped"):
+                await client.write(late)
+            with pytest.raises(RequestError, match="no dataset 'town' in program"):
                 await client.put("town", {"town": "y"})
             with pytest.raises(RequestError, match="has dropped view towns"):
                 await anext(watch)

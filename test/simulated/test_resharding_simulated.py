@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import pytest
 
+import dist_zero as dz
 from dist_zero.client.client import Client
 from dist_zero.client.remote import RemoteSystem
 from dist_zero.system import SimulatedSystem
@@ -23,11 +24,12 @@ from dist_zero_common.sim.faults import Delay, StoreFaults, Weather
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 from services.node_runner.sequencer_events import SequencerOptions
-from test.simulated.property_world import PROGRAMS
+from test.simulated.property_world import PROGRAMS, Sale
 from test.simulated.test_scaling_simulated import remote
 
 Event = dict[str, object]
 STEP_SECONDS = 0.05
+ROWS = 4_000
 
 
 @dataclass
@@ -138,6 +140,50 @@ def test_nobody_waits_for_a_move(seed: int) -> None:
     assert len({e["generation"] for e in noted.events if e["event"] == "program_placed"}) == 1
     assert noted.longest_commit < 1 and noted.longest_epoch < 1
     assert [snapshot for _, _, snapshot in noted.epochs].count(True) == 1
+
+
+def with_shops() -> dz.Program:
+    """The program of one stage, with one more view."""
+    app = dz.Program(PROGRAMS[1].name)
+    sales = app.dataset("sales", Sale, key="id")
+    app.view("large", sales.where(sales["amount"] > 0.5).select("id", twice=sales["amount"] * 2))
+    app.view("shops", sales.group_by("shop").agg(n=dz.count()))
+    return app
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_nobody_waits_for_a_change_of_the_program(seed: int) -> None:
+    """Both generations of a change begin with what was loaded beforehand, and read no more at the switch than what was
+    written since, however large the state is. A writer and a reader wait for no more than that. A watcher of a view
+    that is kept has each epoch, and one snapshot more, when it is told of the new program."""
+    reads: list[float] = []
+
+    async def read(client: Client) -> None:
+        while True:
+            assert await client.get("large", -1)
+            reads.append(asyncio.get_running_loop().time())
+            await asyncio.sleep(STEP_SECONDS)
+
+    async def change(there: RemoteSystem, system: SimulatedSystem) -> None:
+        async with system.connect(PROGRAMS[1].name) as client:
+            for first in range(1, ROWS, 500):
+                rows = [{"id": -n, "shop": f"s{n % 7}", "amount": 2.0} for n in range(first, first + 500)]
+                await client.put("sales", rows)
+            await asyncio.sleep(3)
+            reading = asyncio.create_task(read(client))
+            await there.change(with_shops())
+            await asyncio.sleep(3)
+            reading.cancel()
+            assert sum(row.n for row in await client.rows("shops")) > ROWS
+
+    noted = lived(seed, change, stages=1)
+    begun = [e for e in noted.events if e["event"] == "node_begun" and e["epoch"]]
+    assert [e["how"] for e in begun] == ["prepared"] * 4
+    for event in begun:
+        assert int(str(event["read"])) < ROWS / 20 and int(str(event["entries"])) > ROWS / 3, event
+    assert noted.longest_commit < 1 and noted.longest_epoch < 1
+    assert max(b - a for a, b in pairwise(reads)) < 1
+    assert [snapshot for _, _, snapshot in noted.epochs].count(True) == 2
 
 
 def test_the_last_wish_wins() -> None:

@@ -16,7 +16,7 @@ from dist_zero.system import SimulatedSystem
 from dist_zero_common.broker.topology import scheduler_inbox
 from dist_zero_common.errors import OperatorError, RequestError
 from dist_zero_common.log import captured_events
-from dist_zero_common.protocol.messages import ScaleProgram
+from dist_zero_common.protocol.messages.requests import ScaleProgram
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 from services.node_runner.sequencer_events import SequencerOptions

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from dist_zero_common.protocol.messages.writing import Committed, Transaction
 from dist_zero_common.protocol.stored import LogRecord
+from services.node_runner.saving import CHAIN_MAX, EVERYTHING_BYTES_MIN
 from services.node_runner.sequencer_events import EndWanted, Look, ShardBegun, ShardFinished, ShardSaved
 from test.unit.test_sequencer import Driver, payload, ready, there
 
@@ -137,3 +138,23 @@ def test_who_went_on_may_have_handed_out_anything() -> None:
         following.event(ShardFinished(0, epoch))
     own = following.records[-1].epoch
     assert all(each.again for each in following.handed_out() if each.record.epoch < own)
+
+
+def test_the_end_is_no_save_of_everything() -> None:
+    """All wait for who reads it. The save behind it holds everything instead; an end behind that again is put off no
+    more, for a chain of saves has its bound."""
+    driver = ready()
+    driver.sequencer._saving._saves = CHAIN_MAX
+    _, last = ended(driver)
+    end = driver.records[-1]
+    assert end.ends == last == end.epoch and end.save and not end.everything
+    saving = driver.sequencer._saving
+    assert saving.wants_everything(is_end=False) and saving.wants_everything(is_end=True)
+
+
+def test_much_that_has_changed_is_saved_as_a_whole_before_or_behind_the_end() -> None:
+    """The same where it is the size of the changes that calls for everything."""
+    driver = ready()
+    saving = driver.sequencer._saving
+    saving._changed_bytes[0] = 10 * EVERYTHING_BYTES_MIN
+    assert saving.wants_everything(is_end=False) and not saving.wants_everything(is_end=True)

@@ -36,6 +36,7 @@ from dist_zero_common.protocol.messages.reading import (
     AwaitEpoch,
     Changes,
     ChangesGone,
+    Elsewhere,
     EpochFinished,
     Get,
     Got,
@@ -127,6 +128,7 @@ Message = (
     | AutoscaleProgram
     | PrepareNodes
     | EndGeneration
+    | Elsewhere
 )
 
 

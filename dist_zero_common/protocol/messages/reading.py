@@ -155,3 +155,10 @@ class ChangesGone:
     request: int
     subscription: int
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """To a reader: the nodes of this program are being placed anew, or are elsewhere by now. Ask the scheduler."""
+
+    program: str
