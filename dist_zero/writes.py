@@ -106,6 +106,20 @@ def route(
     return route_placed(placed(writes, plan, transaction), plan, shard_map, epoch)
 
 
+def sampled_hashes(writes: Sequence[Writes], plan: Plan, epoch: int, count: int) -> list[int]:
+    """The hashes of the keys of about `count` rows of an epoch's writes, which are as far from each other as can be."""
+    rows = sum(len(each.batch) for each in writes)
+    step = max(1, rows // count)
+    hashes: list[int] = []
+    before = 0
+    for each in writes:
+        places = range(-before % step, len(each.batch), step)
+        before += len(each.batch)
+        if places:
+            hashes += _key_hashes(each.take(list(places)), plan.datasets[each.dataset], epoch)
+    return hashes[:count]
+
+
 def _divided(
     writes: Writes, dataset: DatasetPlan, shard_map: ShardMap, epoch: int
 ) -> list[tuple[int, Writes]]:

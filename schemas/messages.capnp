@@ -517,7 +517,8 @@ struct SequencerStatus {
   # none. slices: of a program that takes the place of another, so many are to be filled, and filled are;
   # that all are is said when a base has them. needs: the program that could begin at the base that there
   # is, where the one that was to cannot. busy_us: for how long it was at work, without what it made the
-  # nodes of its runner do.
+  # nodes of its runner do. heat: the hashes of some keys that were written lately, ascending: where they
+  # lie close, the load is.
 
   program @0 :Text;
   incarnation @1 :UInt64;
@@ -534,6 +535,7 @@ struct SequencerStatus {
   filled @12 :UInt32;
   needs @13 :Data;
   busyUs @14 :UInt64;
+  heat @15 :List(UInt64);
 }
 
 struct PreparedStatus {

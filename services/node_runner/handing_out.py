@@ -14,9 +14,13 @@ from dataclasses import dataclass, replace
 from dist_zero.batch import Writes
 from dist_zero.compiler.plan import Plan
 from dist_zero.voids import void_transactions
-from dist_zero.writes import decode_payload, merge_writes, placed, route_placed
+from dist_zero.writes import decode_payload, merge_writes, placed, route_placed, sampled_hashes
+from dist_zero_common.protocol.messages.control import HEAT_MAX
 from dist_zero_common.protocol.stored import Base, LogRecord
 from services.node_runner.sequencer_events import HandOutEpoch, SequencerOptions
+
+_SAMPLED_PER_EPOCH = 16
+"""Of so many keys of each epoch the hashes are remembered for a while."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,12 @@ class HandingOut:
         self._kept: dict[int, HandOutEpoch] = {}
         """What was handed out behind the base, by epoch: it may have to be sent again."""
         self._kept_bytes = 0
+        self._heat: deque[int] = deque(maxlen=HEAT_MAX)
+
+    @property
+    def heat(self) -> tuple[int, ...]:
+        """The hashes of some keys that were written lately, ascending."""
+        return tuple(sorted(self._heat))
 
     def add(
         self, record: LogRecord, writes: list[tuple[Writes, ...] | None], again: bool, fill: range
@@ -92,7 +102,9 @@ class HandingOut:
             if (ready.record.epoch, place) not in self._void:
                 writes = decoded or decode_payload(self._plan.datasets, transaction.payload)
                 found += placed(writes, self._plan, place)
-        routed = route_placed(merge_writes(found), self._plan, self._map, ready.record.epoch)
+        merged, epoch = merge_writes(found), ready.record.epoch
+        self._heat.extend(sampled_hashes(merged, self._plan, epoch, _SAMPLED_PER_EPOCH))
+        routed = route_placed(merged, self._plan, self._map, epoch)
         return tuple(tuple(routed.get(shard, ())) for shard in range(len(self._map.nodes)))
 
     def again(self, epoch: int, shard: int, finished: int, base: int) -> HandOutEpoch | None:

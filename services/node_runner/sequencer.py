@@ -175,6 +175,11 @@ class Sequencer:
         return self.epoch + 1 if self._creating else 0
 
     @property
+    def heat(self) -> tuple[int, ...]:
+        """The hashes of some keys that were written lately, ascending."""
+        return self._handing_out.heat
+
+    @property
     def ends(self) -> int:
         """The epoch behind which nothing is handed out, 0 for none."""
         return self._ends

@@ -216,6 +216,7 @@ class HostedSequencer:
             filled=self._sequencer.filled[0] if self._sequencer is not None else 0,
             needs=self._needs,
             busy_us=int(1_000_000 * self._busy_seconds),
+            heat=self._sequencer.heat if self._sequencer is not None else (),
         )
 
     def _why_halted(self) -> str:

@@ -157,6 +157,7 @@ def view_of(
         asleep=program.asleep,
         tried=program.tried,
         sequencer=loads.of_sequencer(program),
+        heat=loads.heat(program.program),
     )
 
 

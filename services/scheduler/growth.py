@@ -4,9 +4,11 @@ A node's *load* is measured in what a node may bear: 1.0 is full. It is the larg
 node computes, of the rows that it takes in per second, and of the state that it keeps, each by its target. Only
 programs with limits change by themselves; machines do where they have limits.
 
-**Up.** A node that is clearly too full, by `tolerance`, is divided into as many equal pieces as it has loads. That is
-the formula of Kubernetes' horizontal pod autoscaler, ceil(replicas × metric / target), with its tolerance, applied to
-each node by itself, because a hash space may be hot in one place.
+**Up.** A node that is clearly too full, by `tolerance`, is divided into as many pieces as it has loads. That is the
+formula of Kubernetes' horizontal pod autoscaler, ceil(replicas × metric / target), with its tolerance, applied to each
+node by itself, because a hash space may be hot in one place. The pieces have about as many each of the keys that were
+written lately, and a key that had most of them is alone. They are equal intervals where too few keys are known, or
+where it is the state that is too large.
 
 **Down.** Neighbours become one if their *peaks*, the most that they bore within `down_seconds`, together come to no
 more than `merge_below`; so whoever grew for an hourly burst does not shrink between two gusts. Of all recommendations
@@ -29,9 +31,11 @@ when everything sleeps.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from heapq import heapify, heapreplace
+from itertools import pairwise
 from math import ceil
 
 from dist_zero.shards import interval, rescaled
@@ -42,6 +46,8 @@ from dist_zero_common.protocol.stored import (
     RecordedSplit,
 )
 
+HEAT_MIN = 8
+"""Of so many keys for each piece has to be known that they were written lately, for a division to go by them."""
 LOAD_MAX = 1e6
 """Whatever a runner says: no node bears more."""
 TRIED_MAX = 256
@@ -111,8 +117,8 @@ NO_LOAD = NodeLoad(0.0, 0.0, 0, 0.0)
 @dataclass(frozen=True, slots=True)
 class ProgramView:
     """A program as growth sees it. `nodes`: by shard, None for one of which nothing is known. `sequencer`: what that
-    bears, measured as for a node. `steady`: it runs as it
-    shall; `idle`: for long enough, by its limits, nobody wanted anything of it, and all of it is saved. `tried`: see
+    bears, measured as for a node. `heat`: the hashes of keys that were written lately, ascending. `steady`: it runs as
+    it shall; `idle`: for long enough, by its limits, nobody wanted anything of it, and all of it is saved. `tried`: see
     `RecordedProgram`."""
 
     program: str
@@ -124,6 +130,7 @@ class ProgramView:
     asleep: bool = False
     tried: tuple[RecordedSplit, ...] = ()
     sequencer: NodeLoad = NO_LOAD
+    heat: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +248,8 @@ def _redrawn(
             RecordedSplit(*interval(program.shard_map, shard), round(1000 * loads[shard]))
             for shard in divided
         ]
-        return _divided(program.shard_map, pieces), splits, reason
+        heat = [program.heat if node.work >= node.state_bytes / options.state_bytes else () for node in nodes]
+        return _divided(program.shard_map, pieces, heat), splits, reason
     if any(node.seconds < options.down_seconds for node in nodes):
         return program.shard_map.lasts, [], ""
     peaks = [_load(node.work_peak, node, options) for node in nodes]
@@ -285,12 +293,29 @@ def _pieces(
     return pieces
 
 
-def _divided(shard_map: ShardMap, pieces: Sequence[int]) -> tuple[int, ...]:
-    lasts = []
+def _divided(shard_map: ShardMap, pieces: Sequence[int], heat: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    lasts: list[int] = []
     for shard, count in enumerate(pieces):
-        first, last = interval(shard_map, shard)
-        lasts += [first + (last - first + 1) * (piece + 1) // count - 1 for piece in range(count)]
+        lasts += _cut(*interval(shard_map, shard), count, heat[shard])
     return tuple(lasts)
+
+
+def _cut(first: int, last: int, count: int, heat: Sequence[int]) -> list[int]:
+    """The last hashes of so many pieces of an interval. `heat` ascends."""
+    inside = heat[bisect_left(heat, first) : bisect_right(heat, last)]
+    if len(inside) < HEAT_MIN * count:
+        return [first + (last - first + 1) * (piece + 1) // count - 1 for piece in range(count)]
+    cuts: dict[int, None] = {}
+    for piece in range(1, count):
+        middle = inside[len(inside) * piece // count]
+        # In front of that key; or behind it, if a piece in front of this one has begun there.
+        free = [at for at in (middle - 1, middle) if first <= at < last and at not in cuts]
+        cuts.update(dict.fromkeys(free[:1]))
+    while len(cuts) < count - 1:  # what is left is divided where there is room
+        bounds = [first - 1, *sorted(cuts), last]
+        before, behind = max(pairwise(bounds), key=lambda pair: pair[1] - pair[0])
+        cuts[(before + behind) // 2] = None
+    return [*sorted(cuts), last]
 
 
 def _joined(shard_map: ShardMap, peaks: Sequence[float], joins: int, most: float) -> tuple[int, ...]:

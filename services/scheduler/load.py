@@ -51,6 +51,7 @@ class Loads:
         self._tracks: dict[PartKey, _Track] = {}
         self._active_at: dict[str, float] = {}
         self._epochs: dict[str, int] = {}
+        self._heat: dict[str, tuple[int, ...]] = {}
 
     def hear(self, report: RunnerReport, now: float) -> None:
         """Take in a report that is not stale."""
@@ -58,6 +59,7 @@ class Loads:
             if self._epochs.get(sequencer.program) != sequencer.epoch:
                 self._epochs[sequencer.program] = sequencer.epoch
                 self._active_at[sequencer.program] = now
+            self._heat[sequencer.program] = sequencer.heat
             self._hear_part(sequencer.program, sequencer.incarnation, _Done(sequencer.busy_us), now)
         for status in report.nodes:
             self._hear_node(status, now)
@@ -108,6 +110,10 @@ class Loads:
             return NO_LOAD
         return self._of(program.program, assignment.sequencer.incarnation) or NO_LOAD
 
+    def heat(self, program: str) -> tuple[int, ...]:
+        """The hashes of keys of a program that were written lately, ascending."""
+        return self._heat.get(program, ())
+
     def _of(self, program: str, incarnation: int) -> NodeLoad | None:
         track = self._tracks.get((program, incarnation))
         if track is None:
@@ -134,3 +140,4 @@ class Loads:
         self._tracks = {part: track for part, track in self._tracks.items() if part in parts}
         self._active_at = {name: at for name, at in self._active_at.items() if name in programs}
         self._epochs = {name: epoch for name, epoch in self._epochs.items() if name in programs}
+        self._heat = {name: heat for name, heat in self._heat.items() if name in programs}

@@ -4,12 +4,13 @@ all."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from dist_zero.shards import SHARDS_MAX
 from dist_zero_common.broker.topology import CLIENT_REPLIES, agent_inbox, check_inbox, runner_inbox
 from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.ids import checked_name
-from dist_zero_common.protocol.messages.control import MachineReport, RunnerReport
+from dist_zero_common.protocol.messages.control import HEAT_MAX, MachineReport, RunnerReport
 from services.scheduler.state import runner_name
 
 CORES_MAX = 65_536
@@ -40,6 +41,9 @@ def check_runner_report(system: str, report: RunnerReport) -> None:
             raise MalformedMessage(f"runner {report.runner} reports shard {node.shard} of {node.program}")
     for sequencer in report.sequencers:
         checked_name("program", sequencer.program, MalformedMessage)
+        heat = sequencer.heat
+        if len(heat) > HEAT_MAX or any(a > b for a, b in pairwise(heat)):
+            raise MalformedMessage(f"runner {report.runner} reports keys of {sequencer.program} in no order")
     for prepared in report.prepared:
         checked_name("program", prepared.program, MalformedMessage)
         if prepared.shard >= SHARDS_MAX:

@@ -166,6 +166,59 @@ def test_a_node_at_four_times_its_target_is_divided_in_four() -> None:
     assert wish.tried == (RecordedSplit(0, HASH_MAX, 4_000),)
 
 
+hashes = st.one_of(
+    st.lists(st.integers(0, HASH_MAX), max_size=256),
+    st.lists(st.sampled_from([0, 1, 2**20, 2**63, HASH_MAX - 1, HASH_MAX]), max_size=256),
+).map(lambda drawn: tuple(sorted(drawn)))
+
+
+@given(views(ready=True), hashes)
+def test_wherever_keys_lie_as_many_pieces_come_of_a_division(
+    program: ProgramView, heat: tuple[int, ...]
+) -> None:
+    """The map is one, with the intervals of nodes that are not divided as they were; the same for the same keys."""
+    without = count_of(program, decide([program], MachinesView(1, None)))
+    hot = replace(program, heat=heat)
+    wishes = decide([hot], MachinesView(1, None))
+    assert count_of(hot, wishes) == without and wishes == decide([hot], MachinesView(1, None))
+    for wish in wishes.programs:
+        if wish.lasts is not None:
+            validate(redrawn(program.shard_map, wish.lasts))
+            if len(wish.lasts) > len(program.nodes):
+                assert set(program.shard_map.lasts) <= set(wish.lasts)
+
+
+def divided(load: NodeLoad, heat: list[int]) -> tuple[int, ...]:
+    """How one node with all hashes is divided that bears this."""
+    program = ProgramView("p", even_map(1, ["n1"]), (load,), NodeLimits(1, 9, 0), heat=tuple(sorted(heat)))
+    (wish,) = decide([program], MachinesView(1, None)).programs
+    assert wish.lasts is not None
+    return wish.lasts
+
+
+def test_a_division_is_where_the_load_is() -> None:
+    """Most keys that are written lie in a hundredth of the hashes: each piece has a quarter of them. The division into
+    equal ones would have left nearly all in one. A key that has most of the load is alone in its piece."""
+    rng = random.Random(1)
+    busy = NodeLoad(4.0, 4.0, 0, 60.0)
+    narrow = [2**62 + rng.randrange(2**58) for _ in range(230)] + [rng.randrange(2**64) for _ in range(26)]
+    lasts = divided(busy, narrow)
+    bounds = [-1, *lasts]
+    shares = [sum(a < each <= b for each in narrow) / 256 for a, b in zip(bounds, lasts, strict=False)]
+    assert max(shares) < 0.3, shares
+    hot = 12_345 << 40
+    lasts = divided(busy, [hot] * 150 + [rng.randrange(2**64) for _ in range(106)])
+    assert {hot - 1, hot} <= set(lasts)
+
+
+def test_a_division_is_into_equal_pieces_where_the_load_is_not_known_to_lie() -> None:
+    """Few keys are known, or it is the state that is too large."""
+    equal = even_map(1, list("abcd")).lasts
+    assert divided(NodeLoad(4.0, 4.0, 0, 60.0), [5] * 31) == equal
+    assert divided(NodeLoad(4.0, 4.0, 0, 60.0), [5] * 32) != equal
+    assert divided(NodeLoad(0.5, 0.5, 4_000, 60.0), [5] * 256) == equal
+
+
 def test_where_there_is_room_for_few_the_fullest_are_divided() -> None:
     nodes = (NodeLoad(2.0, 2.0, 0, 60.0), NodeLoad(6.0, 6.0, 0, 60.0), NodeLoad(0.1, 0.1, 0, 60.0))
     program = ProgramView("p", even_map(1, ["n1", "n2", "n3"]), nodes, NodeLimits(1, 6, 0))

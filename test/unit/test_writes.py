@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,15 @@ from dist_zero.batch import CONTENT_MODULUS, Batch, Writes, columns_problem
 from dist_zero.compiler.plan import DatasetPlan, Plan
 from dist_zero.hashing import key_hash
 from dist_zero.types import BOOL, INT, STR, DataType, Row, RowType, picker
-from dist_zero.writes import decode_payload, encode_payload, merge_writes, placed, route, route_placed
+from dist_zero.writes import (
+    decode_payload,
+    encode_payload,
+    merge_writes,
+    placed,
+    route,
+    route_placed,
+    sampled_hashes,
+)
 from dist_zero_common.errors import DataError, MalformedMessage
 from dist_zero_common.protocol import codec
 from dist_zero_common.protocol.messages.envelope import Envelope
@@ -268,3 +277,18 @@ def test_key_of_a_row_is_always_a_tuple() -> None:
     """Proves that keys of no, one and several columns have the same form."""
     row = ("a", "b", "c")
     assert [picker(places)(row) for places in ((), (1,), (2, 0))] == [(), ("b",), ("c", "a")]
+
+
+@given(payloads, st.integers(1, 20))
+def test_a_sample_of_keys_is_of_keys_that_are_written(payload: list[Writes], count: int) -> None:
+    """At most so many, all of them if there are no more, and each where routing finds its row."""
+    writes = placed(payload, PLAN, 0)
+    rows = sum(len(each.batch) for each in writes)
+    sample, all_hashes = (sampled_hashes(writes, PLAN, 7, most) for most in (count, max(1, rows)))
+    assert len(all_hashes) == rows and len(sample) == min(count, rows)
+    assert not Counter(sample) - Counter(all_hashes)
+    shard_map = shards.even_map(1, ["a", "b", "c"])
+    routed = route_placed(writes, PLAN, shard_map, 7)
+    for shard in range(3):
+        there = sum(shards.owner(shard_map, each) == shard for each in all_hashes)
+        assert there == sum(len(each.batch) for each in routed.get(shard, ()))

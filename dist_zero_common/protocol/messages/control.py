@@ -75,6 +75,10 @@ class NodeStatus:
     state_bytes: int = 0
 
 
+HEAT_MAX = 256
+"""Of so many keys a sequencer says that they were written lately."""
+
+
 @dataclass(frozen=True, slots=True)
 class SequencerStatus:
     """A sequencer as its runner sees it: the newest epoch in the log, the newest that every node has finished, and the
@@ -82,7 +86,8 @@ class SequencerStatus:
     for none. `ends`: the epoch behind which it hands out nothing, 0 for none. `slices`: of a program that takes the
     place of another, so many are to be filled, and `filled` are; that all are is said when a base has them. `needs`:
     the program that could begin at the base that there is, where the one that was to cannot. `busy_us`: for how long it
-    was at work, without what it made the nodes of its runner do."""
+    was at work, without what it made the nodes of its runner do. `heat`: the hashes of some keys that were written
+    lately, ascending: where they lie close, the load is."""
 
     program: str
     incarnation: int
@@ -99,6 +104,7 @@ class SequencerStatus:
     filled: int = 0
     needs: bytes = b""
     busy_us: int = 0
+    heat: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
