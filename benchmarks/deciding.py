@@ -25,6 +25,7 @@ from dist_zero_common.broker.topology import agent_inbox, runner_inbox
 from dist_zero_common.clock import RealClock
 from dist_zero_common.log import get_logger
 from dist_zero_common.protocol.messages.control import (
+    HEAT_MAX,
     MachineReport,
     NodeStatus,
     RunnerReport,
@@ -46,6 +47,9 @@ from services.scheduler.state import (
     nothing_desired,
     runner_name,
 )
+
+HEAT = tuple(range(0, 2**64, 2**64 // HEAT_MAX))
+"""Keys are written all over the hash space."""
 
 NODES_PER_MACHINE = 10
 NODES_PER_PROGRAM = 100
@@ -160,7 +164,7 @@ class System:
                 nodes.setdefault(part.runner, []).append(status)
             part, inbox = program.assignment.sequencer, program.assignment.placement.nodes_inbox
             sequencer = SequencerStatus(
-                name, part.incarnation, generation, inbox, int(self.now), int(self.now), ""
+                name, part.incarnation, generation, inbox, int(self.now), int(self.now), "", heat=HEAT
             )
             sequencers.setdefault(part.runner, []).append(sequencer)
         for runner, wanted in self.desired.runners.items():
