@@ -275,7 +275,10 @@ PLANTED = {
     ),
     "generation without a record": Planted(
         saving.a_generation_without_a_record,
-        missed="a hole: 60 seeds do not show it. Two sequencers have to open generations at two different bases",
+        missed="a hole of the simulator, and no harmless one: it takes an older sequencer that writes two bases and"
+        " collects, all between the moment at which a younger one of the next generation has read the log and its"
+        " fence, and the death of the younger one behind its base."
+        " `test_a_generation_that_no_record_opens_may_stand_without_a_log` goes these steps",
     ),
     "collected slot believed": Planted(
         saving.a_collected_slot_is_believed, ("commit", "progress"), 60, faults="ambush"
