@@ -120,8 +120,11 @@ TABLE = {
     10: Scenario(
         "one of three brokers is killed, each in turn",
         PROGRESS,
-        (),
-        "one broker is what is there: a cluster is not set up by us, and its failover is a lost connection (7)",
+        (
+            "virtual/test_faults_virtual.py::test_each_broker_of_a_cluster_is_killed_in_turn_virtual",
+            "virtual/test_client_virtual.py::test_broker_restarted_under_load",
+        ),
+        "our queues are classic ones, which do not move to another broker of a cluster: they are away with theirs",
     ),
     11: Scenario(
         "cut off from the broker, and not from the store",

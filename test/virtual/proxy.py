@@ -10,17 +10,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 
 
 class Proxy:
     """Listens on a port of loopback and hands bytes through to a server. `async with` it."""
 
-    def __init__(self, host: str, port: int, listen_port: int = 0, listen_host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        listen_port: int = 0,
+        listen_host: str = "127.0.0.1",
+        others: Sequence[tuple[str, int]] = (),
+    ) -> None:
+        """`others`: servers for new connections while nobody listens at the first one."""
         self.connections_made = 0
         """How many connections ever came in, refused ones included."""
         self.bytes_passed = 0
-        self._target = host, port
+        self._targets = (host, port), *others
         self._listen = listen_host, listen_port
         self._server: asyncio.Server | None = None
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
@@ -86,12 +95,19 @@ class Proxy:
             if self._refusing:
                 return
             await self._flowing.wait()
-            far_reader, far_writer = await asyncio.open_connection(*self._target)
-            await self._pass_both(reader, writer, far_reader, far_writer)
+            await self._pass_both(reader, writer, *await self._connected())
         except OSError:
             return  # the server is away
         finally:
             writer.transport.abort()
+
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to the first server that takes one."""
+        *before, last = self._targets
+        for target in before:
+            with contextlib.suppress(OSError):
+                return await asyncio.open_connection(*target)
+        return await asyncio.open_connection(*last)
 
     async def _pass_both(
         self,

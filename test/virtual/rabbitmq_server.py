@@ -1,4 +1,4 @@
-"""A RabbitMQ for tests: one container for the session, a virtual host for each test, and its faults.
+"""A RabbitMQ for tests: one container for the session, a virtual host for each test, and its faults. And a cluster.
 
 All of it blocks: tests that are in a loop call it in a thread (`asyncio.to_thread`).
 """
@@ -15,8 +15,9 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,6 +26,7 @@ import docker
 from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.labels import LABEL_SESSION_ID, SESSION_ID
+from testcontainers.core.network import Network
 
 from dist_zero_common.broker.rabbitmq import connector
 from dist_zero_common.errors import BrokerError
@@ -74,10 +76,14 @@ def free_port() -> int:
 class RabbitServer:
     """A RabbitMQ in a container, reachable from loopback. `with` it."""
 
-    def __init__(self, image: str | None = None) -> None:
+    def __init__(
+        self, image: str | None = None, prepare: Callable[[DockerContainer], object] = lambda _: None
+    ) -> None:
+        """`prepare` is called with the container before it starts."""
         self.host = "127.0.0.1"
         self.port, self.management_port = free_port(), free_port()
         self._image = image or setting("DIST_ZERO_RABBITMQ_IMAGE")
+        self._prepare = prepare
         self._container: DockerContainer | None = None
         self._names = itertools.count(1)
 
@@ -88,6 +94,7 @@ class RabbitServer:
         ports["5672/tcp"] = (self.host, self.port)
         ports["15672/tcp"] = (self.host, self.management_port)
         self._container = container
+        self._prepare(container)
         try:
             container.start()
             self.wait_ready()
@@ -213,6 +220,33 @@ class RabbitServer:
                 time.sleep(0.2)
             else:
                 return
+
+
+@contextmanager
+def rabbit_cluster(
+    names: tuple[str, ...] = ("rabbit1", "rabbit2", "rabbit3"),
+) -> Iterator[list[RabbitServer]]:
+    """Brokers that are one: each takes connections, and knows the queues of the others."""
+    cookie = "-setcookie dist-zero-test"
+
+    def prepared(container: DockerContainer, network: Network, name: str) -> None:
+        container.with_network(network).with_network_aliases(name).with_kwargs(hostname=name)
+        container.with_env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", cookie)
+        container.with_env("RABBITMQ_CTL_ERL_ARGS", cookie)
+
+    with ExitStack() as stack:
+        network = stack.enter_context(Network())
+        servers = [
+            stack.enter_context(RabbitServer(prepare=partial(prepared, network=network, name=name)))
+            for name in names
+        ]
+        for server in servers[1:]:
+            server.rabbitmqctl("stop_app")
+            server.rabbitmqctl("reset")
+            server.rabbitmqctl("join_cluster", f"rabbit@{names[0]}")
+            server.rabbitmqctl("start_app")
+            server.wait_ready()
+        yield servers
 
 
 async def _connect_once(url: str) -> None:

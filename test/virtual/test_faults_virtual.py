@@ -15,7 +15,7 @@ import resource
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ from dist_zero.testing import log_of, recomputed_differences
 from dist_zero_common.store.directory import DirectoryStore
 from test.virtual.processes import Service, Services, services
 from test.virtual.proxy import Proxy
-from test.virtual.rabbitmq_server import RabbitServer
+from test.virtual.rabbitmq_server import RabbitServer, have_base_images, rabbit_cluster
 
 SYSTEM = "till"
 NODES = 4
@@ -229,10 +229,12 @@ async def _kill(pid: object) -> bool:
 
 
 @asynccontextmanager
-async def under_load(server: RabbitServer, virtual_host: str, directory: Path) -> AsyncIterator[Site]:
+async def under_load(
+    server: RabbitServer, virtual_host: str, directory: Path, others: Sequence[RabbitServer] = ()
+) -> AsyncIterator[Site]:
     """A scheduler, an agent with its runner, and a runner that is a machine, all through one proxy, as are two writers
-    and a watcher; everything is checked at the end."""
-    async with Proxy(server.host, server.port) as proxy:
+    and a watcher; everything is checked at the end. `others` are of one cluster with the server."""
+    async with Proxy(server.host, server.port, others=[(each.host, each.port) for each in others]) as proxy:
         url = server.url(virtual_host, port=proxy.port)
         with services(directory, url, SYSTEM) as started:
             scheduler, agent = started.scheduler(machines=2), started.agent("m-agent")
@@ -394,6 +396,26 @@ def test_connections_cut_at_random_virtual(
                 await site.go_on()
 
     asyncio.run(main())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_800)
+@pytest.mark.usefixtures("docker_or_skip")
+def test_each_broker_of_a_cluster_is_killed_in_turn_virtual(tmp_path: Path) -> None:
+    """Connections go to the first of three brokers that answers. Queues live where they were declared, so those of a
+    broker that is away are missed until it is back."""
+    have_base_images()
+
+    async def main(servers: list[RabbitServer], virtual_host: str) -> None:
+        async with under_load(servers[0], virtual_host, tmp_path, servers[1:]) as site:
+            for server in servers:
+                await asyncio.to_thread(server.kill_container)
+                await site.go_on()
+            nodes = servers[0].manage("GET", "nodes")
+            assert [node["running"] for node in nodes] == [True] * len(servers)
+
+    with rabbit_cluster() as servers, servers[0].virtual_host() as virtual_host:
+        asyncio.run(main(servers, virtual_host))
 
 
 @pytest.mark.long
