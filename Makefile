@@ -35,10 +35,10 @@ images-with-docker: setup
 	@if docker version >/dev/null 2>&1; then scripts/images; fi
 
 test: check images-with-docker  ## check, and every test but the long ones (ARGS="-k simulated" for some)
-	$(BIN)/python -m pytest $(ARGS)
+	@scripts/test $(ARGS)
 
 test-long: check images-with-docker  ## every test, the long ones too, with far more random examples
-	$(BIN)/python -m pytest -m "" --hypothesis-profile=long $(ARGS)
+	@scripts/test --long $(ARGS)
 
 simulate: setup  ## one program under many seeds of faults, on all cores (APP=examples/bank.py SEEDS=2000)
 	$(BIN)/dist-zero test $(APP) --seeds $(SEEDS) $(ARGS)

@@ -116,3 +116,29 @@ def test_the_image_and_its_dependencies_are_the_lock() -> None:
     lines = re.findall(r"^([\w-]+)(?:\[[\w,-]+\])?==(\S+)", done.stdout, re.MULTILINE)
     assert dict(lines) == {name: entry["version"][2:] for name, entry in locked.items() if "version" in entry}
     assert done.stdout.count("--hash=") == sum(len(entry.get("hashes", ())) for entry in locked.values())
+
+
+@pytest.mark.parametrize(
+    ("failing", "arguments", "code", "runs"),
+    [
+        ("nothing", [], 0, ["-k not virtual", "-k virtual"]),
+        ("-k not virtual", [], 1, ["-k not virtual", "-k virtual"]),
+        ("-k virtual", [], 1, ["-k not virtual", "-k virtual"]),
+        ("-k zset", ["-k", "zset"], 1, ["-k zset"]),
+        ("nothing", ["--long"], 0, ["-m  --hypothesis-profile=long -k not virtual"]),
+    ],
+)
+def test_tests_run_in_halves_and_either_may_fail(
+    tmp_path: Path, failing: str, arguments: list[str], code: int, runs: list[str]
+) -> None:
+    """What both halves say is shown, whichever fails; with arguments there is one run, of what they choose."""
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "test", tmp_path / "scripts")
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/bash\necho "$@"\ncase "$*" in *"{failing}"*) exit 1 ;; esac\n')
+    python.chmod(0o755)
+    command = [str(tmp_path / "scripts" / "test"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert all(f"-m pytest {run}" in done.stdout for run in runs), done.stdout
