@@ -229,4 +229,4 @@ def native(plan: Plan) -> Executor:
 
 EXECUTORS = [ExecutorHarness("reference", Interpreter)]
 if available() is None:
-    EXECUTORS.append(ExecutorHarness("native", native, rarely=12))
+    EXECUTORS.append(ExecutorHarness("native", native, rarely=24))

@@ -74,6 +74,7 @@ SHAPES: dict[str, Views] = {
     },
     "extremes": lambda p, _: {"v": p.group_by("card").agg(least=dz.min("amount"), most=dz.max("amount"))},
     "all": lambda p, _: {"v": p.group_by().agg(n=dz.count(), total=dz.sum("amount"), most=dz.max("amount"))},
+    "sums of all": lambda p, _: {"v": p.group_by().agg(n=dz.count(), total=dz.sum("amount"))},
     "top": lambda p, _: {"v": p.top(3, by=dz.desc("amount"), rank="rank")},
     "top of a column": lambda p, _: {"v": p.select("amount").top(3, by="amount")},
     "extremes of a column": lambda p, _: {

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 from dist_zero.compiler import compile
-from dist_zero.compiler.plan import Phase, Plan, Reduce, Top
+from dist_zero.compiler.plan import Plan, Top
 from dist_zero.shards import even_map
 from dist_zero.state import Division, state_tables
 from test.contract.executors import (
@@ -77,7 +77,7 @@ def test_oracle_a_loaded_executor_is_the_one_that_was_saved(harness: ExecutorHar
     """On 1 and 3 nodes, for random programs."""
     reached: Counter[str] = Counter()
 
-    @settings(SAME_EACH_TIME, max_examples=250 // harness.rarely)
+    @settings(SAME_EACH_TIME, max_examples=120 // harness.rarely)
     @given(cases(), SEEDS)
     def programs(case: Case, seed: int) -> None:
         reached.update(check_resumes(harness, case, seed, 1))
@@ -85,17 +85,19 @@ def test_oracle_a_loaded_executor_is_the_one_that_was_saved(harness: ExecutorHar
 
     programs()
     if harness.rarely == 1:
-        assert reached["loads"] > 200 and reached["changes"] > 400 and reached["deletes"] > 100, reached
+        assert reached["loads"] > 200 and reached["changes"] > 400 and reached["deletes"] > 60, reached
 
 
 @pytest.mark.long
-@SEARCH
-@given(cases(operations_max=9), SEEDS)
-def test_oracle_a_loaded_executor_is_the_one_that_was_saved_long(
-    harness: ExecutorHarness, case: Case, seed: int
-) -> None:
+def test_oracle_a_loaded_executor_is_the_one_that_was_saved_long(harness: ExecutorHarness) -> None:
     """The same for larger programs, and others each time."""
-    check_resumes(harness, case, seed, 1 + seed % 4)
+
+    @settings(SEARCH, max_examples=SEARCH.max_examples // harness.rarely)
+    @given(cases(operations_max=9), SEEDS)
+    def programs(case: Case, seed: int) -> None:
+        check_resumes(harness, case, seed, 1 + seed % 4)
+
+    programs()
 
 
 def check_reshards(harness: ExecutorHarness, case: Case, seed: int) -> Counter[str]:
@@ -132,32 +134,31 @@ def _reached(plan: Plan, old: tuple[str, ...], new: tuple[str, ...]) -> list[str
     kinds = ["split" if len(new) > len(old) else "merge" if len(new) < len(old) else "move"]
     tables = {table.name.split("/")[-1] for table in state_tables(plan)}
     kinds += ["shown"] if "shown" in tables else []
-    for operator in plan.operators:
-        if isinstance(operator, Reduce) and operator.phase is Phase.PARTIAL:
-            extreme = any(a.function in ("min", "max") for a in operator.aggregations)
-            kinds.append("partial extreme" if extreme else "partial sum")
-        elif isinstance(operator, Top):
-            kinds.append("top")
-    return kinds
+    return kinds + ["top" for operator in plan.operators if isinstance(operator, Top)]
 
 
 def test_oracle_nodes_are_divided_and_joined(harness: ExecutorHarness) -> None:
-    """Random programs, each after each epoch on other nodes."""
+    """Random programs, each after each epoch on other nodes. Sums and extremes over all rows, which nodes divide as
+    well, are rare in them: `test_executor_saves.py` has those."""
     reached: Counter[str] = Counter()
 
-    @settings(SAME_EACH_TIME, max_examples=400 // harness.rarely)
+    @settings(SAME_EACH_TIME, max_examples=150 // harness.rarely)
     @given(cases(), SEEDS)
     def programs(case: Case, seed: int) -> None:
         reached.update(check_reshards(harness, case, seed))
 
     programs()
-    wanted = ("split", "merge", "move", "shown", "partial extreme", "partial sum", "top")
+    wanted = ("split", "merge", "move", "shown", "top")
     assert harness.rarely > 1 or not [kind for kind in wanted if reached[kind] < 5], reached
 
 
 @pytest.mark.long
-@SEARCH
-@given(cases(operations_max=9), SEEDS)
-def test_oracle_nodes_are_divided_and_joined_long(harness: ExecutorHarness, case: Case, seed: int) -> None:
+def test_oracle_nodes_are_divided_and_joined_long(harness: ExecutorHarness) -> None:
     """The same for larger programs, and others each time."""
-    check_reshards(harness, case, seed)
+
+    @settings(SEARCH, max_examples=SEARCH.max_examples // harness.rarely)
+    @given(cases(operations_max=9), SEEDS)
+    def programs(case: Case, seed: int) -> None:
+        check_reshards(harness, case, seed)
+
+    programs()

@@ -11,6 +11,7 @@ from collections import Counter
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dist_zero.compiler import compile
 from dist_zero.compiler.check import JOINS
@@ -48,7 +49,7 @@ def check_kept(case: Case, seed: int) -> Counter[str]:
     return reached
 
 
-@settings(SAME_EACH_TIME, max_examples=40)
+@settings(SAME_EACH_TIME, max_examples=14)
 @given(cases(), SEEDS)
 def test_differential_native_steps(case: Case, seed: int) -> None:
     """On 1, 2 and 3 nodes."""
@@ -56,7 +57,7 @@ def test_differential_native_steps(case: Case, seed: int) -> None:
         check_pipelined(case, seed, count)
 
 
-@settings(SAME_EACH_TIME, max_examples=40)
+@settings(SAME_EACH_TIME, max_examples=14)
 @given(cases(), SEEDS)
 def test_differential_native_state(case: Case, seed: int) -> None:
     """What they save, and what they are when they have loaded it."""
@@ -64,7 +65,7 @@ def test_differential_native_state(case: Case, seed: int) -> None:
 
 
 @pytest.mark.long
-@SEARCH
+@settings(SEARCH, max_examples=1_000)
 @given(cases(operations_max=9), SEEDS)
 def test_differential_native_long(case: Case, seed: int) -> None:
     """Larger programs, and others each time."""
@@ -72,7 +73,7 @@ def test_differential_native_long(case: Case, seed: int) -> None:
     check_kept(case, seed)
 
 
-@settings(SAME_EACH_TIME, max_examples=15)
+@settings(SAME_EACH_TIME, max_examples=3)
 @given(changes())
 def test_differential_native_changes(change: Change) -> None:
     """Programs that change: rows pass gates slice by slice, and one plan's state is loaded by another."""
@@ -84,10 +85,20 @@ def test_differential_native_changes(change: Change) -> None:
 def test_differential_native_joins(how: str, conditioned: bool) -> None:
     """Every kind of join."""
 
-    @settings(SAME_EACH_TIME, max_examples=8)
+    @settings(SAME_EACH_TIME, max_examples=3)
     @given(join_cases(how, conditioned), SEEDS)
     def programs(case: Case, seed: int) -> None:
         check_pipelined(case, seed, 1 + seed % 3)
         check_kept(case, seed)
 
     programs()
+
+
+@pytest.mark.long
+@settings(SEARCH, max_examples=300)
+@given(st.sampled_from(JOINS), st.booleans(), st.data(), SEEDS)
+def test_differential_native_joins_long(how: str, conditioned: bool, data: st.DataObject, seed: int) -> None:
+    """More of them, and others each time."""
+    case = data.draw(join_cases(how, conditioned))
+    check_pipelined(case, seed, 1 + seed % 3)
+    check_kept(case, seed)

@@ -217,15 +217,15 @@ def test_oracle_random_changes() -> None:
     and operators that a kept and a new view share."""
     reached: Counter[str] = Counter()
 
-    @settings(SAME_EACH_TIME, max_examples=250)
+    @settings(SAME_EACH_TIME, max_examples=150)
     @given(changes())
     def programs(change: Change) -> None:
         check(change, reached)
 
     programs()
     for kind in ("kept", "filled", "begins empty", "dropped", "kept and filled", "shared", "resharded"):
-        assert reached[kind] > 10, (kind, reached)
-    assert reached["rows"] > 100
+        assert reached[kind] > 4, (kind, reached)
+    assert reached["rows"] > 80
 
 
 @pytest.mark.long

@@ -43,6 +43,7 @@ from dist_zero_common.sim.world import SimWorld
 from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 from services.node_runner.sequencer_events import SequencerOptions
 from test.simulated.property_world import Sale, Shop, Visit
+from test.simulated.seeds import seeds
 
 Tables = dict[str, dz.Table]
 Make = Callable[[Tables], dz.Table]
@@ -268,7 +269,7 @@ def test_oracle_programs_change_while_data_go_on_simulated(seed: int) -> None:
     Run(seed, profile=("faithful", "hostile")[seed % 2]).run()
 
 
-@pytest.mark.parametrize("seed", range(100, 106))
+@pytest.mark.parametrize("seed", seeds(3, 6, first=100))
 def test_oracle_programs_change_under_faults_simulated(seed: int) -> None:
     """With faults of all kinds, the scheduler and the runners among those who die."""
     Run(seed, faults=tuple(KINDS)).run()

@@ -27,6 +27,7 @@ from dist_zero_common.store.memory import MemoryObjects, MemoryStore
 from services.node_runner.checkpoints import LINKS_MAX
 from services.node_runner.sequencer_events import SequencerOptions
 from test.simulated.property_world import PROGRAMS, BusyRun
+from test.simulated.seeds import seeds
 from test.simulated.test_moves_simulated import Mover
 
 APP = PROGRAMS[3]
@@ -50,7 +51,7 @@ def moving_run(world: SimWorld, stages: int, transactions: int, moves: int) -> B
     return run
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", seeds(3, 6))
 def test_oracle_machines_come_and_go_over_a_store_that_fails(seed: int) -> None:
     """I1 and I2, where every store operation may fail, before or after it took effect."""
     world = unreliable(20_000 + seed)

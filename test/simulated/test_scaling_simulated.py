@@ -21,6 +21,7 @@ from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
 from services.node_runner.sequencer_events import SequencerOptions
 from test.simulated.property_world import PROGRAMS, BusyRun, Cutter
+from test.simulated.seeds import seeds
 from test.simulated.test_recovery_simulated import unreliable
 
 
@@ -58,7 +59,7 @@ def scaled_run(world: SimWorld, stages: int, nodes: int, transactions: int) -> t
     return run, scaler
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", seeds(4, 8))
 def test_oracle_views_are_right_while_the_number_of_nodes_changes(seed: int) -> None:
     """I1 and I2 at every epoch, and the watcher sees every epoch."""
     world = SimWorld(30_000 + seed, ("calm", "faithful", "hostile")[seed % 3])

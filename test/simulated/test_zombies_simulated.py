@@ -9,6 +9,7 @@ from dist_zero_common.log import captured_events
 from dist_zero_common.sim.world import SimWorld
 from services.node_runner.sequencer_events import SequencerOptions
 from test.simulated.property_world import BusyRun
+from test.simulated.seeds import seeds
 from test.simulated.zombies import Freezer, machines_that_freeze
 
 
@@ -26,7 +27,7 @@ def troubled_run(
     return run, freezer, list(events)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", seeds(3, 6))
 def test_oracle_a_machine_that_stood_still_for_a_minute_does_no_harm(seed: int) -> None:
     """I1 and I2; its parts were taken over meanwhile, and what was on its way to the store arrived a minute late."""
     world = SimWorld(8_000 + seed, ("faithful", "hostile")[seed % 2])
@@ -36,7 +37,7 @@ def test_oracle_a_machine_that_stood_still_for_a_minute_does_no_harm(seed: int) 
     assert len(placed) > 1
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", seeds(3, 6))
 def test_oracle_a_machine_that_reaches_the_store_alone_does_no_harm(seed: int) -> None:
     """A sequencer that cannot be heard goes on to write bases and records for a while; one that took its place finds
     them, and it is deposed."""
@@ -46,7 +47,7 @@ def test_oracle_a_machine_that_reaches_the_store_alone_does_no_harm(seed: int) -
     assert len([event for event in events if event["event"] == "program_placed"]) > 1
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", seeds(3, 6))
 def test_oracle_a_machine_that_reaches_the_broker_alone_does_no_harm(seed: int) -> None:
     """A sequencer that cannot record answers nobody; after a while another one takes its place."""
     world = SimWorld(8_200 + seed, ("faithful", "hostile")[seed % 2])

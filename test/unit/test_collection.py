@@ -338,10 +338,10 @@ def test_two_bases_stay_readable_and_all_else_goes_simulated() -> None:
     are deposed, over a store that is slow and lies: the state at each of the two newest bases is always there and
     right, and in the end there is nothing else."""
     total: dict[str, int] = {}
-    for seed in range(60):
+    for seed in range(24):
         for what, times in live(seed).items():
             total[what] = total.get(what, 0) + times
-    assert len(total) == 5 and min(total.values()) > 10, total
+    assert len(total) == 5 and min(total.values()) > 4, total
 
 
 @pytest.mark.long

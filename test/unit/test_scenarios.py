@@ -224,6 +224,7 @@ TABLE = {
         "no record, so no reply; it goes on when there is room",
         (
             planned("a_store_that_refuses_everything_for_a_while"),
+            "virtual/test_faults_virtual.py::test_a_fault_under_load_virtual",
             "unit/test_directory_store.py::test_a_full_disk_is_said_and_survived",
         ),
     ),
@@ -371,6 +372,7 @@ TABLE = {
         EXACT,
         (
             planned("all_are_killed_at_once_and_the_broker_is_replaced"),
+            "virtual/test_faults_virtual.py::test_a_fault_under_load_virtual",
             "simulated/test_recall_simulated.py"
             "::test_programs_run_again_after_all_was_switched_off_unless_they_were_removed",
             "unit/test_directory_store.py::test_objects_are_synced_before_create_returns",
