@@ -333,14 +333,15 @@ def test_an_ordered_index_is_a_sorted_list(types: tuple[DataType, ...], data: st
 def test_a_large_ordered_index(types: tuple[DataType, ...], how: str) -> None:
     """Nodes split and become one again, however entries come and go; texts that are gone are not looked at."""
     rng, model, node = random.Random(3), set[Row](), harness(types).node()
-    numbers = list(range(2400)) if how != "descending" else list(range(2400, 0, -1))
+    count = 4_800  # more than 64 nodes of 64, so that there are three levels
+    numbers = list(range(count)) if how != "descending" else list(range(count, 0, -1))
     if how == "random":
         rng.shuffle(numbers)
     rows = [(b"%05d" % number, number)[2 - len(types) :] for number in numbers]
-    for start in range(0, 2400, 400):
-        check_ordered(types, node, model, [(b"i", row) for row in rows[start : start + 400]])
+    for start in range(0, count, 800):
+        check_ordered(types, node, model, [(b"i", row) for row in rows[start : start + 800]])
         if how == "waves":
-            some = rng.sample(sorted(model), 320)
+            some = rng.sample(sorted(model), 640)
             check_ordered(types, node, model, [(b"x", row) for row in some])
     gone = list(model)
     gone.sort()
