@@ -95,7 +95,7 @@ def is_asleep(status: SystemStatus) -> bool:
 
 
 @pytest.mark.parametrize(
-    "seed", [*range(3), *(pytest.param(s, marks=pytest.mark.long) for s in range(3, 20))]
+    "seed", [*range(2), *(pytest.param(s, marks=pytest.mark.long) for s in range(2, 20))]
 )
 def test_nodes_and_machines_follow_the_load(seed: int) -> None:
     """More load makes more of both, up to the limits and never beyond; less load makes less, down to nothing; a write
@@ -169,7 +169,7 @@ def grown_run(world: SimWorld, seed: int, transactions: int) -> tuple[BusyRun, S
     return run, [str(event["reason"]) for event in events if event["event"] == "growth_decided"]
 
 
-@pytest.mark.parametrize("first", [0, 5])
+@pytest.mark.parametrize("first", [0, pytest.param(5, marks=pytest.mark.long)])
 def test_oracle_views_are_right_while_programs_grow_and_shrink(first: int) -> None:
     """I1 and I2 at every epoch, by a policy without any patience, with sleeps of seconds, and machines that die; and
     all of it has happened."""
@@ -300,9 +300,7 @@ def test_whoever_watches_keeps_a_program_awake() -> None:
     run_simulation(live(), until_seconds=5_000)
 
 
-@pytest.mark.parametrize(
-    "seed", [*range(2), *(pytest.param(s, marks=pytest.mark.long) for s in range(2, 40))]
-)
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.long) for s in range(1, 40))])
 def test_growth_goes_on_whichever_scheduler_leads(seed: int) -> None:
     """The one that leads dies each time that something was decided, or soon after. Limits, what sleeps, how many
     machines there shall be and what is given back are remembered; nothing is commanded that the log does not say."""
