@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dist_zero.batch import Batch
 from dist_zero.client.changed import StoredRows
 from dist_zero.compiler.plan import Plan, Sink
-from dist_zero.reference.ordering import sort_key
+from dist_zero.ordering import sort_key
 from dist_zero.row import ViewRow, row_class_of, rows_from_stored
 from dist_zero.shards import SHARDS_MAX
 from dist_zero.types import DataType, Kind, RowType

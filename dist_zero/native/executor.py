@@ -6,21 +6,22 @@ failures, which the interpreter's own code writes, and the tables of rows that a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler import plan as plans
 from dist_zero.compiler.fingerprint import lineages
 from dist_zero.compiler.plan import Plan
 from dist_zero.executor import NOTHING_FILLED, ErrorCount, Parcel
+from dist_zero.executor_state import ExecutorState
 from dist_zero.hashing import key_hash
+from dist_zero.kept import Kept, KeptZSet, freeze
+from dist_zero.left_out import RowsLeftOut
 from dist_zero.native.failing import Failing
 from dist_zero.native.kept import KeptInC, TableInC
 from dist_zero.native.library import Given, Node, Said, library_of
 from dist_zero.native.loading import SLICE, NativeLoading
 from dist_zero.places import packed_places
-from dist_zero.reference import kept as keeping
-from dist_zero.reference.kept import Kept, KeptZSet
 from dist_zero.shards import owner
 from dist_zero.state import TableChange, state_tables
 from dist_zero.types import DataType, Row
@@ -31,7 +32,7 @@ _EMPTY_KEY_HASH = key_hash((), ())
 _KINDS = {WriteKind.PUT: 0, WriteKind.UPDATE: 1, WriteKind.DELETE: 2, WriteKind.APPEND: 3}
 
 
-class NativeExecutor:
+class NativeExecutor(ExecutorState):
     """One node's plan, state and views; see `Executor` for what its methods promise. Raises `NativeUnavailable` where
     there is no compiler. `flags` for the compiler are for tests."""
 
@@ -42,7 +43,8 @@ class NativeExecutor:
         self._sources = [o for o in plan.operators if isinstance(o, plans.Source)]
         self._exchanges = {o.id: o for o in plan.operators if isinstance(o, plans.Exchange)}
         self._sinks = [plan.operators[view.sink] for view in plan.views]
-        self._failing = Failing(plan, library.rendered.left_out)
+        self._left_out = RowsLeftOut(plan)
+        self._failing = Failing(plan, library.rendered.left_out, self._left_out)
         self._kept_missed = {source.dataset: KeptZSet() for source in self._sources}
         self._missed = dict.fromkeys(self._kept_missed, 0)
         self._waiting_missed: dict[int, dict[int, int]] = {}
@@ -53,11 +55,9 @@ class NativeExecutor:
         ]
         self._kept = self._all_kept()
         self._view_tables = self._tables_of_views()
-        self._loading = NativeLoading(self._node, self._tables, self._in_c, self._kept)
+        super().__init__(NativeLoading(self._node, self._tables, self._in_c, self._kept))
         self._shards: tuple[ShardMap, list[int], bool] | None = None
         self._written: dict[tuple[int, tuple[int, ...]], tuple[DataType, ...]] = {}
-        self._tracked = self._stepped = self._broken = False
-        self._loaded: int | None = None
 
     def _all_kept(self) -> list[Kept]:
         """Every table of the state, by number."""
@@ -65,7 +65,7 @@ class NativeExecutor:
         here: dict[str, Kept] = {
             f"missed/{self.plan.datasets[number].name}": kept for number, kept in self._kept_missed.items()
         }
-        here.update({f"errors/{names[number]}": kept for number, kept in self._failing.kept.items()})
+        here.update({f"errors/{names[number]}": kept for number, kept in self._left_out.kept.items()})
         return [
             KeptInC(in_c) if in_c is not None else here[table.name]
             for table, in_c in zip(self._tables, self._in_c, strict=True)
@@ -88,8 +88,7 @@ class NativeExecutor:
         fill: range = NOTHING_FILLED,
     ) -> list[Parcel]:
         """Run one stage of one epoch."""
-        if self._broken:
-            raise InternalError("an executor goes on that could not load its state")
+        self._begin_step()
         given = Given()
         head = given.head
         lasts, owns_empty_key = self._map(shards, shard)
@@ -102,7 +101,6 @@ class NativeExecutor:
         for number, batch in arrived:
             head.append(self._checked_exchange(number, stage, batch.types))
             given.batch(batch)
-        self._stepped = True
         others = [each for each in range(len(lasts)) if each != shard]
         return self._step(epoch, stage, self._node.ask(self._library.step, *given.arguments()), others)
 
@@ -156,7 +154,7 @@ class NativeExecutor:
 
     def finish(self, epoch: int) -> dict[int, Batch]:
         """Make `epoch` visible. Returns what changed, by view number, without empty ones."""
-        self._failing.finish(epoch)
+        self._left_out.finish(epoch)
         self._missed = self._waiting_missed.pop(epoch)
         said = self._node.ask(self._library.finish, epoch)
         changed: dict[int, Batch] = {}
@@ -183,7 +181,7 @@ class NativeExecutor:
         """What this node leaves out of a view as of the newest finished epoch, by operator and reason."""
         sink = self._sinks[view]
         assert isinstance(sink, plans.Sink)
-        return self._failing.errors(sink.errors_of)
+        return self._left_out.errors(sink.errors_of)
 
     def missed(self, dataset: int) -> int:
         """Updates and deletes of keys that were not there, on this node, up to the newest finished epoch."""
@@ -204,75 +202,23 @@ class NativeExecutor:
 
     # ---- state --------------------------------------------------------------------------------------------
 
-    def save(self, everything: bool) -> list[TableChange]:
-        """What changed since the last save or load, or all that there is."""
-        return [change for change in self.freeze(everything) if change is not None]
+    def _is_ahead(self) -> bool:
+        return bool(self._waiting_missed)
 
-    def freeze(self, everything: bool) -> Iterator[TableChange | None]:
-        """The same, given out later and in slices."""
-        if self._waiting_missed:
-            raise InternalError(
-                "state is saved when every stage has reached the same epoch, and one is ahead"
-            )
-        tracked = self._tracked and not everything
-        frozen: list[Iterator[TableChange | None]] = []
-        for number, (table, in_c, kept) in enumerate(zip(self._tables, self._in_c, self._kept, strict=True)):
-            if in_c is not None:
-                frozen.append(in_c.frozen(tracked))
-            else:
-                frozen.append(keeping.freeze(number, table, kept, tracked).changes())
-        self._track()
-        return (change for each in frozen for change in each)
+    def _frozen(self, tracked: bool) -> list[Iterator[TableChange | None]]:
+        tables = zip(self._tables, self._in_c, self._kept, strict=True)
+        return [
+            freeze(number, table, kept, tracked).changes() if in_c is None else in_c.frozen(tracked)
+            for number, (table, in_c, kept) in enumerate(tables)
+        ]
 
-    def _track(self) -> None:
-        """From now on, note what is touched."""
+    def _note_touched(self) -> None:
         self._node.call(self._library.track)
         for kept in self._kept:
             kept.track()
-        self._tracked = True
 
-    def load(
-        self,
-        epoch: int,
-        saves: Iterable[Iterable[TableChange]],
-        keep: Callable[[int], bool] | None = None,
-        loose: bool = True,
-    ) -> None:
-        """Take in the state of a node as of `epoch`."""
-        for _ in self.loading(epoch, saves, keep, loose):
-            pass
-
-    def loading(
-        self,
-        epoch: int,
-        saves: Iterable[Iterable[TableChange]],
-        keep: Callable[[int], bool] | None = None,
-        loose: bool = True,
-    ) -> Iterator[None]:
-        """The same in slices."""
-        if self._loaded not in (None, epoch):
-            raise InternalError("all state is loaded as of one epoch")
-        return self._taking_in(epoch, self._loading.take(saves, keep, loose))
-
-    def catching_up(
-        self,
-        epoch: int,
-        number: int,
-        saves: Iterable[Iterable[TableChange]],
-        whole: bool,
-        owns: Callable[[int], bool] | None = None,
-    ) -> Iterator[None]:
-        """Take in what a node that was loaded has saved since, in slices."""
-        return self._taking_in(epoch, self._loading.follow(number, saves, whole, owns))
-
-    def _taking_in(self, epoch: int, slices: Iterator[None]) -> Iterator[None]:
-        if self._stepped or self._broken:
-            raise InternalError("state is loaded before the first step, and none behind some that was not")
-        self._broken = True
-        self._loaded = epoch
+    def _settling(self, slices: Iterator[None]) -> Iterator[None]:
         yield from slices
         while self._node.call(self._library.settle, SLICE):
             yield
         self._missed = {number: kept.weights.get((), 0) for number, kept in self._kept_missed.items()}
-        self._track()
-        self._broken = False

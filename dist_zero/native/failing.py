@@ -6,22 +6,19 @@ from collections.abc import Callable, Sequence
 
 from dist_zero.compiler import plan as plans
 from dist_zero.compiler.plan import Plan
-from dist_zero.executor import ErrorCount
 from dist_zero.expr.ops import Scalar
+from dist_zero.left_out import RowsLeftOut
 from dist_zero.native.library import Said
 from dist_zero.native.text import LeftOut
 from dist_zero.reference.functions import ScalarFailure
-from dist_zero.reference.kept import KeptZSet
-from dist_zero.reference.operators import Failures, consolidated
 from dist_zero.reference.scalar import (
     Scalars,
     aggregation_input,
     compile_scalar,
-    compile_tuple,
     example_text,
     referenced_columns,
 )
-from dist_zero.state import error_places, is_plain_count
+from dist_zero.state import is_plain_count
 from dist_zero.types import Row, RowType
 
 Explain = Callable[[Row], tuple[str, str]]
@@ -32,50 +29,23 @@ _KINDS = {"right": 1, "group": 1}
 
 
 class Failing:
-    """All that a node leaves out. `kept`: by operator, as of the newest finished epoch."""
+    """Tells `left_out` what a node leaves out."""
 
-    def __init__(self, plan: Plan, left_out: Sequence[LeftOut]) -> None:
-        self._plan, self._left_out = plan, left_out
-        self._places = {n: [compile_tuple(place) for place in p] for n, p in error_places(plan).items()}
-        self.kept = {number: KeptZSet() for number in self._places}
+    def __init__(self, plan: Plan, places: Sequence[LeftOut], left_out: RowsLeftOut) -> None:
+        self._plan, self._places, self._left_out = plan, places, left_out
         self._explain: dict[int, tuple[RowType, Explain]] = {}
-        self._waiting: dict[int, dict[int, Failures]] = {}
 
     def take(self, epoch: int, said: Said) -> None:
         """Let what a step of this epoch has left out wait for its end."""
         while said:
             number = said.word()
-            place = self._left_out[number]
+            place = self._places[number]
             if number not in self._explain:
                 self._explain[number] = _explained(self._plan, place)
             row_type, explain = self._explain[number]
-            waiting = self._waiting.setdefault(epoch, {})
-            if place.operator not in waiting:
-                waiting[place.operator] = Failures(self._places.get(place.operator, ()))
-            failures, kind = waiting[place.operator], _KINDS.get(place.what, 0)
+            failures, kind = self._left_out.failures(epoch, place.operator), _KINDS.get(place.what, 0)
             for row, weight in said.batch(row_type.types).items():
                 failures.add(explain(row), row, weight, kind)
-
-    def finish(self, epoch: int) -> None:
-        """Make what an epoch has left out visible."""
-        for number, failures in self._waiting.pop(epoch, {}).items():
-            if failures.found:
-                self.kept[number].add(consolidated(failures.found).items())
-
-    def errors(self, operators: Sequence[int]) -> list[ErrorCount]:
-        """What these operators leave out, by operator and reason."""
-        found = []
-        for number in sorted(operators):
-            label = self._plan.operators[number].label
-            reasons: dict[str, list[tuple[str, int]]] = {}
-            if number in self.kept:
-                for (*_, reason, example), count in self.kept[number].weights.items():
-                    reasons.setdefault(reason, []).append((example, count))
-            for reason in sorted(reasons):
-                smallest = min(example for example, _ in reasons[reason])
-                total = sum(count for _, count in reasons[reason])
-                found.append(ErrorCount(number, label, reason, smallest, total))
-        return found
 
 
 def _explained(plan: Plan, place: LeftOut) -> tuple[RowType, Explain]:

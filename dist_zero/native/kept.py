@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from dist_zero.batch import Batch
+from dist_zero.kept import Pair
 from dist_zero.native.library import Given, Node
-from dist_zero.reference.kept import Pair
 from dist_zero.state import StateTable, TableChange
 from dist_zero.types import Row
 

@@ -10,10 +10,11 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from dist_zero.executor_state import Keep
+from dist_zero.kept import Kept
 from dist_zero.native.kept import TableInC
 from dist_zero.native.library import Given, Node
-from dist_zero.reference.kept import Kept
-from dist_zero.reference.loading import Keep, Loading
+from dist_zero.reference.loading import Loading
 from dist_zero.shards import Interval
 from dist_zero.state import Division, StateTable, TableChange
 from dist_zero_common.errors import MalformedMessage
@@ -36,7 +37,7 @@ class _Predecessor:
 
 
 class NativeLoading:
-    """What an executor has taken in, by predecessor. Each method is to be gone through to its end."""
+    """The `Loader` of tables that are kept in C, but for a few."""
 
     def __init__(
         self, node: Node, tables: Sequence[StateTable], in_c: Sequence[TableInC | None], kept: Sequence[Kept]
@@ -48,7 +49,7 @@ class NativeLoading:
         self._predecessors: list[_Predecessor] = []
 
     def take(self, saves: Iterable[Iterable[TableChange]], keep: Keep | None, loose: bool) -> Iterator[None]:
-        """See `Loading`."""
+        """See `Loader`."""
         predecessor = _Predecessor(keep, loose, first=not self._predecessors)
         self._predecessors.append(predecessor)
         folds: dict[int, int] = {}
@@ -73,7 +74,7 @@ class NativeLoading:
     def follow(
         self, number: int, saves: Iterable[Iterable[TableChange]], whole: bool, owns: Keep | None
     ) -> Iterator[None]:
-        """See `Loading`."""
+        """See `Loader`."""
         predecessor = self._predecessors[number]
         folds: dict[int, int] = {}
         others: list[list[TableChange]] = []

@@ -36,8 +36,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from dist_zero.expr.ops import Aggregation
+from dist_zero.ordering import SortedItems
 from dist_zero.reference.functions import ScalarFailure
-from dist_zero.reference.ordering import SortedItems
 from dist_zero.types import (
     INT_MAX,
     INT_MIN,

@@ -18,19 +18,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dist_zero.compiler import plan
 from dist_zero.compiler.plan import Phase
 from dist_zero.expr.ops import Scalar
+from dist_zero.kept import Kept, KeptZSet
+from dist_zero.left_out import Failures
 from dist_zero.reference.accumulators import Accumulator, Count, Extreme, accumulator_factory
 from dist_zero.reference.functions import ScalarFailure
-from dist_zero.reference.kept import Kept, KeptZSet
-from dist_zero.reference.operators import (
-    SLICE,
-    Context,
-    Delta,
-    Failures,
-    Pair,
-    Settling,
-    consolidated,
-    report,
-)
+from dist_zero.reference.operators import SLICE, Context, Delta, Pair, Settling, consolidated, report
 from dist_zero.reference.scalar import Scalars, aggregation_input, compile_tuple, example_text
 from dist_zero.state import is_extreme, is_plain_count
 from dist_zero.types import Row, RowType

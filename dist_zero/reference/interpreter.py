@@ -9,7 +9,7 @@ its rows go.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from dist_zero.batch import Batch, Writes
@@ -17,30 +17,31 @@ from dist_zero.compiler import plan as plans
 from dist_zero.compiler.fingerprint import lineages
 from dist_zero.compiler.plan import Operator, Plan
 from dist_zero.executor import NOTHING_FILLED, ErrorCount, Parcel
+from dist_zero.executor_state import ExecutorState
 from dist_zero.hashing import hasher, key_hash
-from dist_zero.reference import kept as keeping
+from dist_zero.kept import Kept, freeze
+from dist_zero.left_out import Failures, RowsLeftOut
 from dist_zero.reference import operators
 from dist_zero.reference.aggregate import Reduce
 from dist_zero.reference.functions import ScalarFailure
 from dist_zero.reference.gate import Gate
 from dist_zero.reference.join import Join
-from dist_zero.reference.kept import Kept, KeptZSet
 from dist_zero.reference.loading import Loading
-from dist_zero.reference.operators import Context, Delta, Failures, OperatorState, by_key, consolidated
-from dist_zero.reference.scalar import Scalars, compile_tuple
+from dist_zero.reference.operators import Context, Delta, OperatorState, by_key, consolidated
+from dist_zero.reference.scalar import Scalars
 from dist_zero.reference.source import Source, View, sorted_batch
 from dist_zero.reference.top import Top
 from dist_zero.shards import owner
-from dist_zero.state import TableChange, error_places, shows_a_part, state_tables, value_place
+from dist_zero.state import TableChange, shows_a_part, state_tables, value_place
 from dist_zero.types import Row, RowType
 from dist_zero.zset import ZSet
-from dist_zero_common.errors import InternalError, MalformedMessage
+from dist_zero_common.errors import MalformedMessage
 from dist_zero_common.protocol.messages.pieces import ShardMap
 
 _EMPTY_KEY_HASH = key_hash((), ())
 
 
-class Interpreter:
+class Interpreter(ExecutorState):
     """One node's plan, state and views; see `Executor` for what its methods promise."""
 
     def __init__(self, plan: Plan) -> None:
@@ -66,21 +67,14 @@ class Interpreter:
         self._last_use = _last_use(plan)
         self._unstarted = {o.id for o in plan.operators if isinstance(o, plans.Reduce) and not o.keys}
         self._waiting: dict[int, dict[int, Delta]] = {}
-        self._waiting_failures: dict[int, dict[int, Failures]] = {}
-        self._places = {
-            number: [compile_tuple(place) for place in places]
-            for number, places in error_places(plan).items()
-        }
-        self._errors = {number: KeptZSet() for number in self._places}
+        self._left_out = RowsLeftOut(plan)
         self._waiting_missed: dict[int, dict[int, int]] = {}
         self._missed = dict.fromkeys(self._sources, 0)
         self._tables = state_tables(plan)
         self._settle = [state.settle for state in self._states.values()]
         kept = self._kept_by_name()
         self._kept = [kept[table.name] for table in self._tables]
-        self._loading = Loading(self._tables, self._kept)
-        self._tracked = self._stepped = self._broken = False
-        self._loaded: int | None = None
+        super().__init__(Loading(self._tables, self._kept))
 
     def _kept_by_name(self) -> dict[str, Kept]:
         """Everything there is to save, by the names of the tables."""
@@ -93,7 +87,7 @@ class Interpreter:
             kept[f"view/{names[self.plan.views[number].sink]}"] = view.kept
         for number, state in self._states.items():
             kept.update({f"operator/{names[number]}/{what}": table for what, table in state.kept().items()})
-        kept.update({f"errors/{names[number]}": errors for number, errors in self._errors.items()})
+        kept.update({f"errors/{names[number]}": errors for number, errors in self._left_out.kept.items()})
         return kept
 
     def step(
@@ -107,9 +101,7 @@ class Interpreter:
         fill: range = NOTHING_FILLED,
     ) -> list[Parcel]:
         """Run one stage of one epoch."""
-        if self._broken:
-            raise InternalError("an executor goes on that could not load its state")
-        self._stepped = True
+        self._begin_step()
         deltas = self._waiting.pop(epoch, {})
         self._receive(stage, arrived, deltas)
         owns_empty_key = owner(shards, _EMPTY_KEY_HASH) == shard
@@ -126,7 +118,7 @@ class Interpreter:
                     inputs = [deltas.get(number, []) for number in operator.inputs]
                     if any(inputs) or operator.id in self._unstarted:
                         self._unstarted.discard(operator.id)
-                        context = Context(self._failures(epoch, operator), owns_empty_key)
+                        context = Context(self._left_out.failures(epoch, operator.id), owns_empty_key)
                         deltas[operator.id] = self._states[operator.id].apply(inputs, context)
             except Exception as error:
                 error.add_note(f"in operator {operator.id} ({operator.label or type(operator).__name__})")
@@ -141,9 +133,7 @@ class Interpreter:
 
     def finish(self, epoch: int) -> dict[int, Batch]:
         """Make `epoch` visible. Returns what changed, by view number, without empty ones."""
-        for number, failures in self._waiting_failures.pop(epoch, {}).items():
-            if failures.found:
-                self._errors[number].add(consolidated(failures.found).items())
+        self._left_out.finish(epoch)
         self._missed = self._waiting_missed.pop(epoch)
         changed = {number: view.finish(epoch) for number, view in self._views.items()}
         return {number: batch for number, batch in changed.items() if batch is not None}
@@ -158,87 +148,27 @@ class Interpreter:
 
     def errors(self, view: int) -> list[ErrorCount]:
         """What this node leaves out of a view as of the newest finished epoch, by operator and reason."""
-        found = []
-        for number in sorted(self._views[view].errors_of):
-            label = self.plan.operators[number].label
-            reasons: dict[str, list[tuple[str, int]]] = {}
-            if number in self._errors:
-                for (*_, reason, example), count in self._errors[number].weights.items():
-                    reasons.setdefault(reason, []).append((example, count))
-            for reason in sorted(reasons):
-                smallest = min(example for example, _ in reasons[reason])
-                total = sum(count for _, count in reasons[reason])
-                found.append(ErrorCount(number, label, reason, smallest, total))
-        return found
+        return self._left_out.errors(self._views[view].errors_of)
 
     def missed(self, dataset: int) -> int:
         """Updates and deletes of keys that were not there, on this node, up to the newest finished epoch."""
         return self._missed.get(dataset, 0)
 
-    def save(self, everything: bool) -> list[TableChange]:
-        """What changed since the last save or load, or all that there is."""
-        return [change for change in self.freeze(everything) if change is not None]
+    # ---- state --------------------------------------------------------------------------------------------
 
-    def freeze(self, everything: bool) -> Iterator[TableChange | None]:
-        """The same, given out later and in slices."""
-        if self._waiting or self._waiting_failures or self._waiting_missed or self._is_behind():
-            raise InternalError(
-                "state is saved when every stage has reached the same epoch, and one is ahead"
-            )
-        tracked = self._tracked and not everything
+    def _is_ahead(self) -> bool:
+        waits = self._waiting or self._waiting_missed or self._left_out.waits
+        return bool(waits) or any(view.waits for view in self._views.values())
+
+    def _frozen(self, tracked: bool) -> list[Iterator[TableChange | None]]:
         pairs = zip(self._tables, self._kept, strict=True)
-        frozen = [keeping.freeze(n, table, kept, tracked) for n, (table, kept) in enumerate(pairs)]
-        self._track()
-        return (change for each in frozen for change in each.changes())
+        return [freeze(n, table, kept, tracked).changes() for n, (table, kept) in enumerate(pairs)]
 
-    def _is_behind(self) -> bool:
-        return any(view.waits for view in self._views.values())
-
-    def _track(self) -> None:
-        """From now on, note what is touched."""
+    def _note_touched(self) -> None:
         for kept in self._kept:
             kept.track()
-        self._tracked = True
 
-    def load(
-        self,
-        epoch: int,
-        saves: Iterable[Iterable[TableChange]],
-        keep: Callable[[int], bool] | None = None,
-        loose: bool = True,
-    ) -> None:
-        """Take in the state of a node as of `epoch`."""
-        for _ in self.loading(epoch, saves, keep, loose):
-            pass
-
-    def loading(
-        self,
-        epoch: int,
-        saves: Iterable[Iterable[TableChange]],
-        keep: Callable[[int], bool] | None = None,
-        loose: bool = True,
-    ) -> Iterator[None]:
-        """The same in slices."""
-        if self._loaded not in (None, epoch):
-            raise InternalError("all state is loaded as of one epoch")
-        return self._taking_in(epoch, self._loading.take(saves, keep, loose))
-
-    def catching_up(
-        self,
-        epoch: int,
-        number: int,
-        saves: Iterable[Iterable[TableChange]],
-        whole: bool,
-        owns: Callable[[int], bool] | None = None,
-    ) -> Iterator[None]:
-        """Take in what a node that was loaded has saved since, in slices."""
-        return self._taking_in(epoch, self._loading.follow(number, saves, whole, owns))
-
-    def _taking_in(self, epoch: int, slices: Iterator[None]) -> Iterator[None]:
-        if self._stepped or self._broken:
-            raise InternalError("state is loaded before the first step, and none behind some that was not")
-        self._broken = True
-        self._loaded = epoch
+    def _settling(self, slices: Iterator[None]) -> Iterator[None]:
         try:
             yield from slices
             for number, settle in zip(self._states, self._settle, strict=True):
@@ -247,8 +177,8 @@ class Interpreter:
         except ScalarFailure as failure:
             raise MalformedMessage(f"saved state has a row that is left out: {failure}") from None
         self._missed = {number: source.missed_count for number, source in self._sources.items()}
-        self._track()
-        self._broken = False
+
+    # ---- rows ---------------------------------------------------------------------------------------------
 
     def _receive(self, stage: int, arrived: Sequence[tuple[int, Batch]], deltas: dict[int, Delta]) -> None:
         """Put what arrived where the exchanges' consumers look for it."""
@@ -258,13 +188,6 @@ class Interpreter:
                 raise MalformedMessage(f"rows for operator {number}, which is no exchange into stage {stage}")
             deltas.setdefault(number, []).extend(batch.items())
 
-    def _failures(self, epoch: int, operator: Operator) -> Failures:
-        """Where an operator reports the rows of an epoch that it leaves out."""
-        waiting = self._waiting_failures.setdefault(epoch, {})
-        if operator.id not in waiting:
-            waiting[operator.id] = Failures(self._places.get(operator.id, ()))
-        return waiting[operator.id]
-
     def _send(
         self, epoch: int, stage: int, deltas: dict[int, Delta], shards: ShardMap, shard: int
     ) -> list[Parcel]:
@@ -273,7 +196,9 @@ class Interpreter:
         for operator in self._by_stage[stage + 1] if stage < self.plan.stages else ():
             delta = deltas.get(operator.inputs[0]) if isinstance(operator, plans.Exchange) else None
             if delta:
-                routed = self._exchanges[operator.id].route(delta, self._failures(epoch, operator), shards)
+                routed = self._exchanges[operator.id].route(
+                    delta, self._left_out.failures(epoch, operator.id), shards
+                )
                 types = operator.row_type.types
                 deltas[operator.id] = list(routed.pop(shard, {}).items())
                 parcels += [Parcel(to, operator.id, sorted_batch(types, rows)) for to, rows in routed.items()]

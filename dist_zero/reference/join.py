@@ -16,9 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from dist_zero.compiler import plan
+from dist_zero.kept import Kept
+from dist_zero.left_out import Failures
 from dist_zero.reference.functions import ScalarFailure
-from dist_zero.reference.kept import Kept, KeptGroups
-from dist_zero.reference.operators import SLICE, Context, Delta, Failures, Pair, Settling, by_key, report
+from dist_zero.reference.kept import KeptGroups
+from dist_zero.reference.operators import SLICE, Context, Delta, Pair, Settling, by_key, report
 from dist_zero.reference.scalar import Scalars
 from dist_zero.types import Row, RowType
 from dist_zero.zset import ZSet, add_into, add_pairs

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
 
+from dist_zero.executor_state import Keep
 from dist_zero.hashing import hasher
-from dist_zero.reference.kept import Kept, Pair
+from dist_zero.kept import Kept, Pair
 from dist_zero.reference.operators import SLICE
 from dist_zero.reference.scalar import compile_tuple
 from dist_zero.state import Division, StateTable, TableChange
@@ -26,8 +27,6 @@ from dist_zero_common.errors import MalformedMessage
 _Item = TypeVar("_Item")
 Entries = dict[Row, Pair | None]
 """By key: the entry and its weight, which in a keyed table is 1; None for one that is gone."""
-Keep = Callable[[int], bool]
-"""Says of a hash whether it is wanted."""
 
 
 @dataclass(slots=True)
@@ -42,14 +41,14 @@ class _Predecessor:
 
 
 class Loading:
-    """What an executor has taken in, by predecessor. Each method is to be gone through to its end."""
+    """The `Loader` of tables that are kept in Python."""
 
     def __init__(self, tables: Sequence[StateTable], kept: Sequence[Kept]) -> None:
         self._tables, self._kept = tables, kept
         self._predecessors: list[_Predecessor] = []
 
     def take(self, saves: Iterable[Iterable[TableChange]], keep: Keep | None, loose: bool) -> Iterator[None]:
-        """Take in what is there behind a full save and the changes that follow it. Raises `MalformedMessage`."""
+        """See `Loader`."""
         predecessor = _Predecessor(keep, loose, first=not self._predecessors)
         self._predecessors.append(predecessor)
         state: list[Entries] = [{} for _ in self._tables]
@@ -64,8 +63,7 @@ class Loading:
     def follow(
         self, number: int, saves: Iterable[Iterable[TableChange]], whole: bool, owns: Keep | None
     ) -> Iterator[None]:
-        """Take in what predecessor `number` has saved since. `whole`: the first of the saves holds everything; then
-        `owns` says which hashes are that predecessor's, if not all are. Raises `MalformedMessage`."""
+        """See `Loader`."""
         predecessor = self._predecessors[number]
         state: list[Entries] = [{} for _ in self._tables]
         yield from folding(self._tables, saves, state)

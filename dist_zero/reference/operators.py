@@ -11,17 +11,17 @@ No operator depends on the order of the pairs, nor on whether they were consolid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from dist_zero.compiler import plan
+from dist_zero.kept import Kept, KeptZSet
+from dist_zero.left_out import Failures
 from dist_zero.reference.functions import ScalarFailure
-from dist_zero.reference.kept import Kept, KeptZSet
 from dist_zero.reference.scalar import Scalars, compile_scalar, example_text, referenced_columns
 from dist_zero.types import DATETIME_MAX_US, DATETIME_MIN_US, Row, RowType
 from dist_zero.zset import ZSet
-from dist_zero_common.errors import MalformedMessage
 
 Pair = tuple[Row, int]
 Delta = list[Pair]
@@ -29,29 +29,6 @@ Settling = Generator[None, None, bool]
 """Work in slices, and what follows from it."""
 SLICE = 2_000
 """So many entries are worked on at a time, where others may want to go on in between: some milliseconds."""
-
-
-class Failures:
-    """The rows that one operator leaves out in one epoch: `found` has what is kept of each, with its weight.
-
-    That is the values of where the row is, the reason and an example. `places` compute the first of a row, of each
-    kind that the operator may leave out: `dist_zero/state.py`, `error_places`.
-    """
-
-    __slots__ = ("_places", "found")
-
-    def __init__(self, places: Sequence[Callable[[Row], Row]]) -> None:
-        self._places = places
-        self.found: Delta = []
-
-    def add(self, failure: tuple[str, str], row: Row, weight: int, kind: int = 0) -> None:
-        """Count a row that is left out for this (reason, example). Raises `MalformedMessage` for one that belongs
-        nowhere, so that nobody can have sent it."""
-        try:
-            place = self._places[kind](row)
-        except ScalarFailure as problem:
-            raise MalformedMessage(f"a row that belongs nowhere: {problem}") from None
-        self.found.append((place + failure, weight))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ from operator import itemgetter
 
 from dist_zero.batch import Batch, Writes
 from dist_zero.compiler import plan
-from dist_zero.reference.kept import Kept, KeptByKey, KeptZSet
+from dist_zero.kept import Kept, KeptZSet
+from dist_zero.ordering import canonical_order
+from dist_zero.reference.kept import KeptByKey
 from dist_zero.reference.operators import Delta, consolidated
-from dist_zero.reference.ordering import canonical_order
 from dist_zero.types import DataType, Row, picker
 from dist_zero.zset import ZSet
 from dist_zero_common.errors import InternalError, RequestError

@@ -15,19 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from dist_zero.compiler import plan
+from dist_zero.kept import Kept
+from dist_zero.left_out import Failures
+from dist_zero.ordering import SortedItems, sort_key
 from dist_zero.reference.functions import ScalarFailure
-from dist_zero.reference.kept import Kept, KeptGroups
-from dist_zero.reference.operators import (
-    SLICE,
-    Context,
-    Delta,
-    Failures,
-    Pair,
-    Settling,
-    consolidated,
-    report,
-)
-from dist_zero.reference.ordering import SortedItems, sort_key
+from dist_zero.reference.kept import KeptGroups
+from dist_zero.reference.operators import SLICE, Context, Delta, Pair, Settling, consolidated, report
 from dist_zero.reference.scalar import Scalars
 from dist_zero.types import Row, RowType
 from dist_zero.zset import ZSet, add_pairs

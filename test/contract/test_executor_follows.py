@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given, settings
 
+from dist_zero import kept, ordering
 from dist_zero.compiler import compile
 from dist_zero.executor import Executor
-from dist_zero.reference import join, kept, loading, operators, ordering
-from dist_zero.reference.ordering import SortedItems
+from dist_zero.ordering import SortedItems
+from dist_zero.reference import join, loading, operators
 from dist_zero.shards import interval, owner
 from dist_zero_common.errors import InternalError
 from dist_zero_common.protocol.messages.pieces import ShardMap

@@ -17,10 +17,10 @@ from dist_zero.compiler.plan import Plan, Sink
 from dist_zero.compiler.sharding import Facts, Shard, facts, listed
 from dist_zero.executor import ErrorCount
 from dist_zero.hashing import hasher
+from dist_zero.kept import Kept
 from dist_zero.reference.evaluate import Evaluated, LeftOut, Oracle
 from dist_zero.reference.history import Datasets
 from dist_zero.reference.interpreter import Interpreter
-from dist_zero.reference.kept import Kept
 from dist_zero.reference.operators import Context, Delta, OperatorState, Settling
 from dist_zero.reference.scalar import compile_tuple
 from dist_zero.shards import even_map, owner

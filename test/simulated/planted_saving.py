@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import dist_zero as dz
+from dist_zero.kept import Touched
 from dist_zero.reference.interpreter import Interpreter
-from dist_zero.reference.kept import Touched
 from dist_zero.shards import interval
 from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages.envelope import Message

@@ -13,7 +13,7 @@ from dist_zero.batch import Batch
 from dist_zero.client.changed import ChangedRows, StoredRows
 from dist_zero.client.snapshot import row_count, sorting_passes
 from dist_zero.files import arrow_table
-from dist_zero.reference.ordering import sort_key
+from dist_zero.ordering import sort_key
 from dist_zero.row import row_class_of, row_from_stored, rows_from_stored
 from dist_zero.types import INT, Row, RowType
 from test.unit.strategies import row_types, stored_rows

@@ -17,12 +17,13 @@ from dist_zero.batch import Batch, Writes
 from dist_zero.compiler import compile
 from dist_zero.compiler.plan import Plan, Sink
 from dist_zero.executor import Executor, Parcel
+from dist_zero.left_out import Failures
+from dist_zero.ordering import SortedItems
 from dist_zero.reference.evaluate import evaluate
 from dist_zero.reference.functions import ScalarFailure
 from dist_zero.reference.history import Datasets, after
 from dist_zero.reference.interpreter import Interpreter
-from dist_zero.reference.operators import Failures, consolidated
-from dist_zero.reference.ordering import SortedItems
+from dist_zero.reference.operators import consolidated
 from dist_zero.reference.source import View
 from dist_zero.shards import even_map
 from dist_zero.types import INT, Row

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from dist_zero.compiler import plan
 from dist_zero.expr.ops import Call, ColumnRef, Literal, Scalar
+from dist_zero.left_out import Failures
 from dist_zero.native import build
 from dist_zero.reference.join import Join
-from dist_zero.reference.operators import Context, Delta, Failures
+from dist_zero.reference.operators import Context, Delta
 from dist_zero.reference.scalar import Scalars
 from dist_zero.types import BOOL, INT, STR, Row, RowType
 from dist_zero.zset import ZSet, consolidate

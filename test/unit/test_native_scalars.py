@@ -20,8 +20,8 @@ from dist_zero.native.build import available
 from dist_zero.native.layout import Layout, layout_of, tuple_layout
 from dist_zero.native.scalar_forms import FORMS
 from dist_zero.native.scalars import REASONS, Constants, compare_function, predicate_function, tuple_function
+from dist_zero.ordering import sort_key
 from dist_zero.reference.functions import ScalarFailure
-from dist_zero.reference.ordering import sort_key
 from dist_zero.reference.scalar import compile_tuple
 from dist_zero.types import (
     BOOL,

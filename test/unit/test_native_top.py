@@ -12,12 +12,13 @@ import pytest
 from dist_zero.compiler import plan as plans
 from dist_zero.expr.functions import result_type
 from dist_zero.expr.ops import Call, ColumnRef, Literal, Scalar, SortKey
+from dist_zero.left_out import Failures
 from dist_zero.native.build import available
 from dist_zero.native.layout import Layout, layout_of
 from dist_zero.native.scalars import Constants
 from dist_zero.native.topping import top_type
 from dist_zero.reference.functions import ScalarFailure
-from dist_zero.reference.operators import Context, Delta, Failures
+from dist_zero.reference.operators import Context, Delta
 from dist_zero.reference.scalar import Scalars
 from dist_zero.reference.top import Top
 from dist_zero.types import FLOAT, INT, NAN, STR, Row, RowType, Stored

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dist_zero.reference.ordering import SortedItems, canonical_order, sort_key
+from dist_zero.ordering import SortedItems, canonical_order, sort_key
 from dist_zero.types import BOOL, BYTES, FLOAT, INT, NAN, STR, DataType
 
 

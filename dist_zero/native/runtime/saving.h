@@ -1,4 +1,4 @@
-/* From the tables of a node to what is saved of them, and back (`dist_zero/state.py`, `reference/kept.py`).
+/* From the tables of a node to what is saved of them, and back (`dist_zero/state.py`, `dist_zero/kept.py`).
 
 What is to be saved is *frozen*: its rows are copied, their texts held, and it is put in order and given out later, in
 slices of some milliseconds: first pieces are sorted, then they are merged. */
@@ -8,7 +8,7 @@ slices of some milliseconds: first pieces are sorted, then they are merged. */
 
 #include "ends.h"
 
-/* A change with more rows comes in pieces; `reference/kept.py`. */
+/* A change with more rows comes in pieces; `dist_zero/kept.py`. */
 #define DZ_PIECE_ROWS 20000u
 
 /* One table of the state. `entry`: its row type; `key`: the columns by which an entry is told, of a Z-set all, so that it
