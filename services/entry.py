@@ -3,7 +3,8 @@
 A service's `__main__` gives `main` a function that sets it up and serves until it is cancelled. SIGTERM and SIGINT
 cancel it, after it has said its goodbye if it has one, and then the exit code is 0. Otherwise it says what happened,
 as the command line's does: 2 a setting is missing or makes no sense, 3 the surroundings are wrong (broker, store,
-disk), 4 a bug of DistZero's. One sentence goes to stderr, and all the rest is in the logs.
+disk), 4 a bug of DistZero's. One sentence goes to stderr, and all the rest is in the logs. Who is at his end for longer
+than `END_SECONDS` is ended by the kernel: a thread that has no memory to start with is waited for without end.
 
 A broker that cannot be reached is waited for, with a warning now and then; one that refuses ends the process.
 """
@@ -44,6 +45,7 @@ from services.progress import Watched, showing_progress
 
 EXIT_SETTINGS, EXIT_SURROUNDINGS, EXIT_BUG = 2, 3, 4
 GOODBYE_SECONDS = 8.0
+END_SECONDS = 60.0
 
 Goodbye = Callable[[], Awaitable[object]]
 
@@ -113,6 +115,8 @@ def main(service: str, serve: Serve, missing: Callable[[Settings], list[str]], *
         return _say(service, str(wrong), EXIT_SETTINGS)
     except OSError as wrong:
         return _say(service, f"cannot log: {wrong}", EXIT_SURROUNDINGS)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def log_name_of(service: str, settings: Settings) -> str:
@@ -145,6 +149,9 @@ async def _until_stopped(
     told, failed = asyncio.create_task(stopping.wait()), asyncio.create_task(process.wait_failed())
     try:
         await asyncio.wait([served, told, failed], return_when=asyncio.FIRST_COMPLETED)
+        signal.setitimer(
+            signal.ITIMER_REAL, END_SECONDS
+        )  # nobody handles its signal, so no Python has to run
         if not (served.done() or failed.done()) and process.goodbye is not None:
             try:
                 async with asyncio.timeout(GOODBYE_SECONDS):

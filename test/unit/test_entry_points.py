@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -214,3 +215,37 @@ def test_nothing_is_spawned_where_machines_come_by_themselves() -> None:
         assert await spawner.list() == ["m2", "m3"]
 
     asyncio.run(main())
+
+
+_HANGS_AT_ITS_END = """
+import asyncio
+import threading
+from services import entry
+
+async def serve(process):
+    try:
+        await asyncio.sleep(1000)
+    finally:
+        threading.Event().wait()
+
+entry.END_SECONDS = 0.5
+entry.main("hanging", serve, lambda settings: [])
+"""
+
+
+def test_a_service_that_hangs_at_its_end_is_ended(tmp_path: Path) -> None:
+    """As one may whose memory is at its end: the kernel ends it, though no Python runs in it any more."""
+    run = [sys.executable, "-c", _HANGS_AT_ITS_END]
+    environment = {**os.environ, "DIST_ZERO_LOG_DIR": str(tmp_path), "PYTHONPATH": os.getcwd()}
+    with subprocess.Popen(run, env=environment) as process:
+        while (
+            not list(tmp_path.glob("*.jsonl"))
+            or "process_started" not in (tmp_path / "hanging.jsonl").read_text()
+        ):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        try:
+            assert process.wait(timeout=120) == -signal.SIGALRM
+        finally:
+            process.kill()
