@@ -405,8 +405,7 @@ class Mailbox:
         self.counters["deliveries"] += 1
         receipt = _Receipt(consumer, delivery.tag, 1)
         try:
-            handed = delivery.handed
-            envelope = handed if isinstance(handed, Envelope) else decode(Envelope, delivery.body)
+            envelope = envelope_of(delivery)
             if envelope.system != self._system:
                 raise MalformedMessage(
                     f"it belongs to the system {envelope.system!r}, not to {self._system!r}"
@@ -508,6 +507,12 @@ class Mailbox:
             else:
                 self.last_progress = asyncio.get_running_loop().time()
                 return
+
+
+def envelope_of(delivery: Delivery) -> Envelope:
+    """What was delivered, whether as bytes or as it is. Raises `MalformedMessage`."""
+    handed = delivery.handed
+    return handed if isinstance(handed, Envelope) else decode(Envelope, delivery.body)
 
 
 def log_state(log: Logger) -> OnState:

@@ -31,8 +31,9 @@ from dist_zero.cli.systems import Target
 from dist_zero_common.broker.base import Broker, Connect, ConnectionState, Delivery, QueueDepth
 from dist_zero_common.broker.topology import ROLES, STANDBY, client_replies, queue_of, scheduler_inbox
 from dist_zero_common.errors import BrokerError, ConnectionLost, MalformedMessage, OperatorError, Unroutable
+from dist_zero_common.mailbox import envelope_of
 from dist_zero_common.processes import is_running
-from dist_zero_common.protocol.codec import decode, encode
+from dist_zero_common.protocol.codec import encode
 from dist_zero_common.protocol.messages.envelope import Envelope
 from dist_zero_common.protocol.messages.requests import AskStatus, SystemStatus
 from dist_zero_common.settings import Settings
@@ -388,7 +389,7 @@ class _Asker:
     def _on_delivery(self, delivery: Delivery) -> None:
         """Not acked: the queue goes with the connection."""
         try:
-            messages = decode(Envelope, delivery.body).messages
+            messages = envelope_of(delivery).messages
         except MalformedMessage:
             return
         for message in messages:

@@ -56,7 +56,7 @@ def test_clients_follow_their_program_to_other_machines(seed: int) -> None:
                 got = await client.get("per_shop", row["shop"])
                 assert got is not None and vars(got)["n"] == row["id"] // 5 + 1  # type: ignore[operator]
             assert client.placement.version > before.version
-            assert set(client.placement.inboxes) < set(before.inboxes)
+            assert not any(".m2-" in inbox for inbox in client.placement.inboxes)
             assert sum(vars(row)["n"] for row in await client.rows("per_shop")) == 40
             newest = await client.flush()
             away.ends()

@@ -45,7 +45,7 @@ def test_processes_are_a_system_virtual(rabbitmq_url: str, tmp_path: Path) -> No
         assert placed["runners"] == ["m-agent-r1", "m-alone-r1"]
         for service in all_of_them:
             assert "healthy" in await service.wait_health(0)
-        for service in reversed(all_of_them):
+        for service in all_of_them:  # the scheduler first: it would say that others are gone
             assert await service.ended(signal.SIGTERM) == (0, "")
             assert service.health() == (1, f"no service runs that logs to {service.logs}\n")
         store = DirectoryStore(tmp_path / "store")

@@ -43,6 +43,16 @@ class InProcessSpawner:
         except SimulationError:
             raise  # not the machine's failure but the simulation's
         except Exception as error:  # whatever it was, other machines go on
-            self._log.exception("machine_failed", error, machine=machine)
+            if _has_loop():
+                self._log.exception("machine_failed", error, machine=machine)
         finally:
             self._machines.pop(machine, None)
+
+
+def _has_loop() -> bool:
+    """Whether there is still a loop: a task that was left behind, as after Ctrl-C, is ended without one, and fails."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
