@@ -267,9 +267,13 @@ class Injector:
             if not fault.duration_seconds:
                 victim.kill()
                 return
+            sleeping = self._sleep(fault, part, victim, caught[-1])
+            try:  # in a context of its own, for that of the victim stands still
+                self._tasks.create_task(sleeping, context=Context())
+            except RuntimeError:  # all faults are over at this very moment: it goes on
+                sleeping.close()
+                return
             victim.pause()
-            # In a context of its own, for that of the victim stands still.
-            self._tasks.create_task(self._sleep(fault, part, victim, caught[-1]), context=Context())
 
         for victim in victims:
             victim.ambush = Ambush(moment == "before", fits, partial(spring, victim))
