@@ -132,8 +132,14 @@ def test_the_command_says_how_to_run_a_failure_again(
     )
 
 
-def test_an_ambush_at_the_very_end_of_all_faults_lets_its_victim_go_on() -> None:
-    """Regression, seed 516 of the bank: whoever fell into an ambush in the moment in which the faults were over failed."""
-    bank = Path(__file__).parents[2] / "examples" / "bank.py"
-    argv = ["test", str(bank), "--seeds", "1", "--seed", "516", "--nodes", "3", "--machines", "2"]
-    assert main([*argv, "--transactions", "60", "--only-faults", "3,5", "--only-transactions", "7-14"]) == OK
+def test_an_ambush_at_the_very_end_of_all_faults_lets_its_victim_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Regression, seed 516 of the bank: who fell into an ambush in the moment in which the faults were over failed."""
+    bank = str(Path(__file__).parents[2] / "examples" / "bank.py")
+    argv = ["dist-zero", "test", bank, "--seeds", "1", "--seed", "516", "--nodes", "3", "--machines", "2"]
+    only = ["--transactions", "60", "--only-faults", "3,5", "--only-transactions", "7-14"]
+    monkeypatch.setattr(sys, "argv", [*argv, *only])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == OK
