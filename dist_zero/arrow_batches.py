@@ -295,16 +295,14 @@ def _is_in_order(keys: list[_Key]) -> bool:
     if count < 2:
         return True
     ordered = pa.repeat(False, count - 1)
-    same = pa.repeat(True, count - 1)
-    for array, descends in keys:
+    for array, descends in keys:  # pairs of neighbours that are not ordered by the keys before are equal in them
         if array.null_count:
             return False
         left, right = array.slice(0, count - 1), array.slice(1)
-        ordered = pc.or_(ordered, pc.and_(same, (pc.greater if descends else pc.less)(left, right)))
+        ordered = pc.or_(ordered, (pc.greater if descends else pc.less)(left, right))
         if pc.all(ordered).as_py():
             return True
-        same = pc.and_(same, pc.equal(left, right))
-        if not pc.all(pc.or_(ordered, same)).as_py():
+        if not pc.all(pc.or_(ordered, pc.equal(left, right))).as_py():
             return False
     return True
 

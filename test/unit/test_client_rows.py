@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -109,3 +110,15 @@ def test_many_rows_are_made_as_one_is(typed: tuple[Any, list[Row]]) -> None:
     row_class = row_class_of("view", RowType(tuple(f"c{place}" for place in range(len(types))), types))
     made, alone = rows_from_stored(row_class, rows), [row_from_stored(row_class, row) for row in rows]
     assert list(map(repr, made)) == list(map(repr, alone)) and list(map(hash, made)) == list(map(hash, alone))
+
+
+@pytest.mark.parametrize("descends", [(False, False), (True, False), (False, True), (True, True)])
+def test_rows_are_taken_for_ordered_only_where_they_are(descends: tuple[bool, bool]) -> None:
+    """All series of up to four rows with ties in either column: a table is in order, whatever it began with."""
+    row_type = RowType(("a", "b"), (INT, INT))
+    order = list(enumerate(descends))
+    for count in range(5):
+        for rows in product(product((0, 1), repeat=2), repeat=count):
+            table = sorted_table(row_type, [Batch.from_rows(row_type.types, list(rows))], order)
+            found = list(zip(*table.to_pydict().values(), strict=True))
+            assert found == _sorted(row_type, list(rows), order), rows
