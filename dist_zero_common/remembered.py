@@ -6,6 +6,7 @@ By identity, not by equality: what it is meant for, plans and graphs, is small t
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ def remembered(function: Callable[[A], R]) -> Callable[[A], R]:
     """The function, which remembers the newest few arguments with what came out. That must not be changed by anybody.
     Errors are not remembered."""
     known: dict[int, tuple[A, R]] = {}
+    changing = threading.Lock()  # plans are compiled in threads, too
 
     @functools.wraps(function)
     def remembering(argument: A) -> R:
@@ -27,9 +29,10 @@ def remembered(function: Callable[[A], R]) -> Callable[[A], R]:
         if found is not None:
             return found[1]
         result = function(argument)
-        known[id(argument)] = argument, result
-        if len(known) > _KEPT:
-            known.pop(next(iter(known)), None)
+        with changing:
+            known[id(argument)] = argument, result
+            if len(known) > _KEPT:
+                del known[next(iter(known))]
         return result
 
     return remembering

@@ -60,11 +60,15 @@ def limits_of(
     """The limits that these options say, None without `--auto`. Raises `typer.BadParameter`."""
     if (min_machines is None) != (max_machines is None):
         raise typer.BadParameter("give --min-machines and --max-machines together")
-    if min_nodes > max_nodes or (min_machines or 0) > (max_machines or 0):
-        raise typer.BadParameter("the fewest are more than the most")
+    if min_nodes > max_nodes:
+        raise typer.BadParameter(f"--min-nodes {min_nodes} is more than --max-nodes {max_nodes}")
+    if min_machines is not None and max_machines is not None and min_machines > max_machines:
+        raise typer.BadParameter(f"--min-machines {min_machines} is more than --max-machines {max_machines}")
     if not auto:
         if min_machines is not None or idle or (min_nodes, max_nodes) != (1, NODES_MAX):
-            raise typer.BadParameter("limits are for --auto")
+            raise typer.BadParameter(
+                "limits are for what follows its load: say --auto, too, or leave them out"
+            )
         return None
     machines = None
     if min_machines is not None and max_machines is not None:

@@ -299,6 +299,8 @@ if __name__ == "__main__":
     print(f"run it again: python -m test.oracle.hardened {' '.join(sys.argv[1:])}", flush=True)
     for each in sys.argv[2:]:
         what, _, count = each.partition("=")
+        if what not in WHAT or not count.isdigit():
+            raise SystemExit(f"{each!r}: say WHAT=COUNT; there are {', '.join(WHAT)}")
         started = _seconds_used()
         WHAT[what](int(count), int(sys.argv[1]))
         print(f"{each}: {_seconds_used() - started:.1f} s of a core", flush=True)

@@ -366,4 +366,4 @@ def test_limits_are_for_what_follows_its_load(
 def test_the_fewest_are_not_more_than_the_most(shell: Shell, command: tuple[str, ...], what: str) -> None:
     """Told before anything is started, or asked of a scheduler."""
     ran = shell(*command, "--auto", f"--min-{what}", "3", f"--max-{what}", "2")
-    assert ran.code == 2 and "the fewest are more than the most" in ran.err, ran.err
+    assert ran.code == 2 and f"--min-{what} 3 is more than --max-{what} 2" in ran.err, ran.err
