@@ -295,7 +295,10 @@ def _is_in_order(keys: list[_Key]) -> bool:
     if count < 2:
         return True
     ordered = pa.repeat(False, count - 1)
-    for array, descends in keys:  # pairs of neighbours that are not ordered by the keys before are equal in them
+    for (
+        array,
+        descends,
+    ) in keys:  # pairs of neighbours that are not ordered by the keys before are equal in them
         if array.null_count:
             return False
         left, right = array.slice(0, count - 1), array.slice(1)
