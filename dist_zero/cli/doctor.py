@@ -477,9 +477,10 @@ async def examine_docker(report: Report, images: tuple[str, ...], *, needed: boo
         report.add(right("Docker is there, and so are the images"))
     orphans = [each for each in seen if not is_running(each.labels.get(KEEPER_LABEL, ""))]
     if orphans:
+        # Others may work with this Docker too: what they left takes up room, and does this system no harm.
         systems = ", ".join(sorted({each.labels.get(SYSTEM_LABEL, "?") for each in orphans}))
         report.add(
-            wrong(
+            remark(
                 f"{counted(len(orphans), 'container')} left over from systems that are gone ({systems}):"
                 " `dist-zero orphans --remove` clears them away"
             )

@@ -374,7 +374,8 @@ def test_a_user_that_may_not_is_explained(shell: Shell, rabbitmq: RabbitServer) 
 
 
 def test_orphans_are_found_and_removed(shell: Shell) -> None:
-    """A keeper that was killed leaves its containers; labels find them, and another system is not touched."""
+    """A keeper that was killed leaves its containers; labels find them, and another system is neither touched nor
+    called ill for them."""
     shell("up", "toy.py", "--system", "dzt-alive")
     shell("up", "toy.py", "--system", "dzt-dead")
     state = json.loads((shell.directory / ".tmp" / "systems" / "dzt-dead.json").read_text())
@@ -382,6 +383,9 @@ def test_orphans_are_found_and_removed(shell: Shell) -> None:
     found, _ = shell("orphans", "--json")
     assert [thing for thing in json.loads(found)["orphans"] if "dzt-alive" in thing] == []
     assert sum("dzt-dead" in thing for thing in json.loads(found)["orphans"]) >= 4
+    # The other system is told of them, and is well: exit code 0.
+    said, _ = shell("doctor", "--system", "dzt-alive", "--seconds", "1")
+    assert "left over from systems that are gone" in said and "dzt-dead" in said
     shell("orphans", "--remove")
     assert of_system("dzt-dead") == [] and len(of_system("dzt-alive")) == 3
     assert shell.views("run", "toy.py", "--system", "dzt-alive") == shell.views("run", "toy.py")
