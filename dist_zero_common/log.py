@@ -13,8 +13,8 @@ Time comes from the `Clock` that the logger was given, so that the log of a simu
 contents of rows are never logged: a caller passes counts, keys' hashes, names and numbers. As a second fence,
 long texts are cut, and the files are of bounded size.
 
-No file is written before `open_log` is called; a process opens its log with `log_shipping.process_log`. Events also go wherever the surrounding program's standard
-`logging` sends those of the logger "dist_zero".
+No file is written before `open_log` is called, which a process has `log_shipping.process_log` do. Events also go wherever
+the surrounding program's standard `logging` sends those of the logger "dist_zero".
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ class Limits:
 
     `line_count`, `byte_count`: what the queue holds at most. `connect_seconds`, `send_seconds`: for one attempt to
     connect, and for one line. `pause_seconds_min`, `_max`: between two attempts to connect. `end_seconds`: for all that
-    is left when the process ends. `quiet_seconds`: between two outages that are said.
+    is left when the process ends. `quiet_seconds`: between two outages that are said. `kernel_byte_count`: what
+    the kernel takes over before it makes the thread wait, and what may be lost with a connection.
     """
 
     line_count: int = 10_000
@@ -71,6 +72,7 @@ class Limits:
     pause_seconds_max: float = 30.0
     end_seconds: float = 2.0
     quiet_seconds: float = 60.0
+    kernel_byte_count: int = 128 * 1024
 
 
 LIMITS = Limits()
@@ -83,7 +85,10 @@ def process_log(directory: Path, name: str, *, level: str, logstash: Address | N
     Every process of ours opens its log here. Raises `OSError` if the files cannot be written; of Logstash nothing is
     ever raised.
     """
-    with open_log(directory, name, level=level), shipping(logstash, level=level) if logstash else nullcontext():
+    with (
+        open_log(directory, name, level=level),
+        shipping(logstash, level=level) if logstash else nullcontext(),
+    ):
         yield
 
 
@@ -173,7 +178,7 @@ class _ToQueue(QueueHandler):
 
 
 class _Formatter(LogstashFormatterVersion1):  # type: ignore[misc]  # python-logstash has no types
-    """The line of a record: `@timestamp`, `@version`, `message` (the line for a person), `host.name`, then the entry."""
+    """The line of a record: `@timestamp`, `@version`, `message` (the line for people), `host.name`, then the entry."""
 
     def get_extra_fields(self, record: logging.LogRecord) -> dict[str, object]:
         """See LogstashFormatterBase."""
@@ -215,15 +220,18 @@ class _Listener(QueueListener):
         thread.join(seconds)
         self._sender.give_up()
 
-    def _monitor(self) -> None:
-        try:
-            super()._monitor()
-        finally:
+    def dequeue(self, block: bool) -> Any:
+        """See QueueListener. The connection is closed by the thread that uses it, when it comes to the end."""
+        item = super().dequeue(block)
+        if item is None:
             self._sender.close()
+        return item
 
 
 class _Sender(TCPLogstashHandler):  # type: ignore[misc]  # python-logstash has no types
     """Sends lines, one after the other, each for as long as it takes."""
+
+    sock: socket.socket | None
 
     def __init__(self, logstash: Address, limits: Limits, to_queue: _ToQueue) -> None:
         super().__init__(*logstash, version=1)
@@ -251,6 +259,7 @@ class _Sender(TCPLogstashHandler):  # type: ignore[misc]  # python-logstash has 
         made: socket.socket = super().makeSocket(self._limits.connect_seconds)
         made.settimeout(self._limits.send_seconds)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._limits.kernel_byte_count)
         return made
 
     def send(self, line: bytes) -> None:

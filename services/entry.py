@@ -107,9 +107,7 @@ def main(service: str, serve: Serve, missing: Callable[[Settings], list[str]], *
         name = log_name or log_name_of(service, settings)
         quiet = bool(settings.runner)  # its agent has its log, and passes on what it prints
         with (
-            process_log(
-                settings.log_directory, name, level=settings.log_level, logstash=settings.logstash
-            ),
+            process_log(settings.log_directory, name, level=settings.log_level, logstash=settings.logstash),
             nullcontext() if quiet else warnings_to_stderr(),
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):

@@ -69,7 +69,8 @@ class MachineOptions:
     """What all machines of a system have in common.
 
     `keeper` and `directory` say who holds the system up, and where. Each machine logs to a directory of its
-    container's name below `logs`, and to `logstash`, which is named as this host names it. `cores` and `memory_bytes` limit a machine; None: all that the host has.
+    container's name below `logs`, and to `logstash`, which is named as this host names it. `cores` and `memory_bytes`
+    limit a machine; None: all that the host has.
     """
 
     system: str
