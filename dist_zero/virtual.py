@@ -78,7 +78,8 @@ Tell = Callable[[str, int, int], None]
 class VirtualOptions:
     """What a virtual system is to be. `directory` holds what the system needs beside its store and is its own; `logs`
     gets a directory per container; `keeper` is this process's name. `broker_url`: a broker that is there, or empty.
-    `growth`: how machines and programs follow the load, where it is not as usual."""
+    `growth`: how machines and programs follow the load, where it is not as usual. `logstash`: where machines send their
+    events, too, as this host names it."""
 
     system: str
     machines: int
@@ -94,6 +95,7 @@ class VirtualOptions:
     cores: float | None = None
     memory_bytes: int | None = None
     growth: tuple[tuple[str, float], ...] = ()
+    logstash: tuple[str, int] | None = None
 
 
 class VirtualSystem:
@@ -231,6 +233,7 @@ class VirtualSystem:
             keep_log=options.keep_log,
             cores=options.cores,
             memory_bytes=options.memory_bytes,
+            logstash=options.logstash,
         )
 
     async def _run_broker(self, machines: MachineOptions) -> None:

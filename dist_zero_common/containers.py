@@ -61,7 +61,8 @@ class BindMount:
 class ContainerSpec:
     """A container as it is to be. `network` is a network's name or `HOST_NETWORK`; `aliases` are names it has there;
     `user` is `uid:gid`, or empty for the image's own; `in_memory` are directories that last as long as the container
-    runs; `loopback_ports` says at which port of the host's loopback each of the container's is reached."""
+    runs; `loopback_ports` says at which port of the host's loopback each of the container's is reached; `hosts`
+    are further names of hosts, with their addresses."""
 
     name: str
     image: str
@@ -75,6 +76,7 @@ class ContainerSpec:
     mounts: tuple[BindMount, ...] = ()
     in_memory: tuple[str, ...] = ()
     loopback_ports: Mapping[int, int] = field(default_factory=dict)
+    hosts: Mapping[str, str] = field(default_factory=dict)
     cores: float | None = None
     memory_bytes: int | None = None
 
@@ -332,6 +334,7 @@ def _arguments(spec: ContainerSpec) -> dict[str, Any]:
         ],
         "tmpfs": dict.fromkeys(spec.in_memory, ""),
         "ports": {f"{inside}/tcp": ("127.0.0.1", port) for inside, port in spec.loopback_ports.items()},
+        "extra_hosts": dict(spec.hosts),
         "log_config": LogConfig(
             type=LogConfig.types.JSON, config={"max-size": LOG_BYTES_MAX, "max-file": "2"}
         ),

@@ -13,8 +13,8 @@ Time comes from the `Clock` that the logger was given, so that the log of a simu
 contents of rows are never logged: a caller passes counts, keys' hashes, names and numbers. As a second fence,
 long texts are cut, and the files are of bounded size.
 
-No file is written before `open_log` is called. Events also go wherever the surrounding program's standard
-`logging` sends those of the logger "dist_zero".
+No file is written before `open_log` is called, which a process has `log_shipping.process_log` do. Events also go wherever
+the surrounding program's standard `logging` sends those of the logger "dist_zero".
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def open_log(directory: Path, name: str, *, level: str) -> Iterator[None]:
         _file_handler(directory / f"{name}.log", _TextFormatter()),
         _file_handler(directory / f"{name}.jsonl", _JsonFormatter()),
     ]
-    with _handling(handlers, LEVELS[level]):
+    with handling(handlers, LEVELS[level]):
         yield
 
 
@@ -122,7 +122,7 @@ def warnings_to_stderr() -> Iterator[None]:
     """While this is open, warnings and errors go to stderr, too: what a container's own log shows."""
     handler = logging.StreamHandler()
     handler.setFormatter(_TextFormatter())
-    with _handling([handler], logging.WARNING):
+    with handling([handler], logging.WARNING):
         yield
 
 
@@ -130,7 +130,7 @@ def warnings_to_stderr() -> Iterator[None]:
 def captured_events(level: str = "debug") -> Iterator[list[dict[str, object]]]:
     """For tests: the list that every event of `level` and above that is written meanwhile is appended to."""
     handler = _ListHandler()
-    with _handling([handler], LEVELS[level]):
+    with handling([handler], LEVELS[level]):
         yield handler.entries
 
 
@@ -162,8 +162,11 @@ def _utc(now_us: int) -> str:
 
 
 @contextmanager
-def _handling(handlers: list[logging.Handler], level: int) -> Iterator[None]:
-    """Add `handlers` to our root logger; meanwhile its level lets through whatever one of them wants."""
+def handling(handlers: list[logging.Handler], level: int) -> Iterator[None]:
+    """While this is open, `handlers` get every event of `level` and above; at its end they are closed.
+
+    Meanwhile the level of our root logger lets through whatever one of its handlers wants.
+    """
     root = logging.getLogger(ROOT)
     level_before = root.level
     for handler in handlers:
@@ -211,7 +214,7 @@ class _LogFile(RotatingFileHandler):
             super().close()
 
 
-def _entry_of(record: logging.LogRecord) -> dict[str, object]:
+def entry_of(record: logging.LogRecord) -> dict[str, object]:
     """The entry that `_write` put on the record: `record.created` and its like are not our time."""
     entry: dict[str, object] = getattr(record, _ENTRY)
     return entry
@@ -243,7 +246,7 @@ class _TextFormatter(logging.Formatter):
     """`2013-01-01T05:15:00.000000Z INFO scheduler: program_started program=flights`, then any traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{_entry_of(record)['time']} {record.levelname:<7} {record.getMessage()}"
+        line = f"{entry_of(record)['time']} {record.levelname:<7} {record.getMessage()}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
@@ -251,7 +254,7 @@ class _JsonFormatter(logging.Formatter):
     """The entry as one JSON object, with the traceback as a field."""
 
     def format(self, record: logging.LogRecord) -> str:
-        entry = dict(_entry_of(record))
+        entry = dict(entry_of(record))
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
         return json.dumps(entry, ensure_ascii=False)
@@ -265,4 +268,4 @@ class _ListHandler(logging.Handler):
         self.entries: list[dict[str, object]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.entries.append(_entry_of(record))
+        self.entries.append(entry_of(record))

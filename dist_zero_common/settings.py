@@ -32,6 +32,7 @@ VERSION = "0.1.0"
 MACHINES_MAX = 256
 
 _BROKER_URLS = "amqp://user:password@host:port/vhost, the same with amqps, or nothing"
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}\Z|[0-9A-Fa-f:.]{2,45}\Z")
 _LABEL = re.compile(r"[A-Za-z0-9._-]{1,100}=[A-Za-z0-9._-]{1,100}\Z")
 
 Value = TypeVar("Value")
@@ -83,6 +84,12 @@ def _broker_url(text: str) -> str:
 
 def _image(text: str) -> str:
     if not text or any(character.isspace() for character in text):
+        raise ValueError(text)
+    return text
+
+
+def _host(text: str) -> str:
+    if text and not _HOST.match(text):
         raise ValueError(text)
     return text
 
@@ -372,6 +379,25 @@ class Settings:
         allowed=", ".join(LEVELS),
         parse=_log_level,
     )
+    logstash_host: str = _variable(
+        "LOGSTASH_HOST",
+        default="",
+        meaning="The host of a Logstash that every process sends its events to as well; without, none does.",
+        allowed="a host's name or address, without a port, or nothing",
+        parse=_host,
+    )
+    logstash_port: int = _variable(
+        "LOGSTASH_PORT",
+        default="5533",
+        meaning="The port at which that Logstash takes lines of JSON over TCP.",
+        allowed="a number from 1 to 65535",
+        parse=_count(1, 65_535),
+    )
+
+    @property
+    def logstash(self) -> tuple[str, int] | None:
+        """Host and port of the Logstash that events go to, too; None if none is set."""
+        return (self.logstash_host, self.logstash_port) if self.logstash_host else None
 
 
 def _variables() -> dict[str, Variable[Any]]:

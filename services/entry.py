@@ -35,7 +35,8 @@ from dist_zero_common.errors import (
     SimulationError,
     first_error,
 )
-from dist_zero_common.log import Logger, get_logger, open_log, warnings_to_stderr
+from dist_zero_common.log import Logger, get_logger, warnings_to_stderr
+from dist_zero_common.log_shipping import process_log
 from dist_zero_common.settings import Settings, load_settings
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.opening import open_store
@@ -106,7 +107,7 @@ def main(service: str, serve: Serve, missing: Callable[[Settings], list[str]], *
         name = log_name or log_name_of(service, settings)
         quiet = bool(settings.runner)  # its agent has its log, and passes on what it prints
         with (
-            open_log(settings.log_directory, name, level=settings.log_level),
+            process_log(settings.log_directory, name, level=settings.log_level, logstash=settings.logstash),
             nullcontext() if quiet else warnings_to_stderr(),
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):

@@ -26,7 +26,8 @@ from pathlib import Path
 from dist_zero.cli.systems import DIRECTORY, SystemState, remove_state, save_state
 from dist_zero_common.clock import RealClock
 from dist_zero_common.errors import DistZeroError, OperatorError
-from dist_zero_common.log import get_logger, open_log
+from dist_zero_common.log import get_logger
+from dist_zero_common.log_shipping import process_log
 from dist_zero_common.processes import process_name
 
 STAY = "stay"
@@ -52,6 +53,8 @@ class Wanted:
     bridge_file: str = ""
     source_broker: str = field(default="", repr=False)
     growth: tuple[tuple[str, float], ...] = ()
+    logstash_host: str = ""
+    logstash_port: int = 0
 
 
 def main() -> int:
@@ -61,7 +64,12 @@ def main() -> int:
     logs = Path(wanted.log_dir)
     try:
         with (
-            open_log(logs, f"keeper-{wanted.system}", level=wanted.log_level),
+            process_log(
+                logs,
+                f"keeper-{wanted.system}",
+                level=wanted.log_level,
+                logstash=(wanted.logstash_host, wanted.logstash_port) if wanted.logstash_host else None,
+            ),
             _only_one(logs, wanted.system),
         ):
             asyncio.run(_Keeper(wanted).run())
@@ -129,6 +137,7 @@ class _Keeper:
             cores=wanted.cores,
             memory_bytes=wanted.memory_bytes,
             growth=tuple((name, number) for name, number in wanted.growth),
+            logstash=(wanted.logstash_host, wanted.logstash_port) if wanted.logstash_host else None,
         )
         try:
             async with Docker() as docker, VirtualSystem(options, docker, self._log, _tell) as system:

@@ -17,7 +17,7 @@ from dist_zero.cli.app import BUG, OK, OPERATOR_ERROR, USER_ERROR, app
 from dist_zero.cli.render import console_for
 from dist_zero_common.allocation import keep_freed_memory
 from dist_zero_common.errors import DistZeroError, InternalError, OperatorError, SimulationError, UserError
-from dist_zero_common.log import open_log
+from dist_zero_common.log_shipping import process_log
 from dist_zero_common.settings import load_settings
 
 COMMANDS = (commands, up, bridge, system_commands, scaling, stores)
@@ -34,7 +34,9 @@ def main() -> None:
 def _main() -> int:
     try:
         settings = load_settings()
-        with open_log(settings.log_directory, "main", level=settings.log_level):
+        with process_log(
+            settings.log_directory, "main", level=settings.log_level, logstash=settings.logstash
+        ):
             app(prog_name="dist-zero")
         return OK
     except SystemExit as end:  # typer's own way to end, also after an error in the command line

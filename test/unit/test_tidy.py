@@ -34,6 +34,7 @@ IMPORTERS = {
     "capnp": ("dist_zero_common/protocol/codec.py",),
     "docker": ("dist_zero_common/containers.py",),
     "dotenv": ("dist_zero_common/settings.py",),
+    "logstash": ("dist_zero_common/log_shipping.py",),
     "pamqp": ("dist_zero_common/broker/amqp.py", "dist_zero_common/broker/rabbitmq"),
     "msgpack": ("dist_zero/bridge/decoding.py",),
     "obstore": ("dist_zero_common/store/obstore.py",),

@@ -11,10 +11,12 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
 from dist_zero_common.containers import (
     DIRECTORY_LABEL,
+    HOST_NETWORK,
     KEEPER_LABEL,
     MACHINE_LABEL,
     ROLE_LABEL,
@@ -33,6 +35,8 @@ MACHINE_ROLE = "machine"
 COMMAND = ("python", "-m", "services.machine_agent")
 STORE_TARGET, LOGS_TARGET = "/data", "/logs"
 STOP_SECONDS = 3
+HOST_NAME, HOST_GATEWAY = "host.docker.internal", "host-gateway"
+"""What this host is called in containers, and Docker's word for its address."""
 OUTPUT_FILE = "output.log"
 """What a machine wrote to standard output and error before it ended, in its log directory."""
 
@@ -65,7 +69,8 @@ class MachineOptions:
     """What all machines of a system have in common.
 
     `keeper` and `directory` say who holds the system up, and where. Each machine logs to a directory of its
-    container's name below `logs`. `cores` and `memory_bytes` limit a machine; None: all that the host has.
+    container's name below `logs`, and to `logstash`, which is named as this host names it. `cores` and `memory_bytes`
+    limit a machine; None: all that the host has.
     """
 
     system: str
@@ -82,6 +87,7 @@ class MachineOptions:
     keep_log: bool = False
     cores: float | None = None
     memory_bytes: int | None = None
+    logstash: tuple[str, int] | None = None
 
     def labels(self, role: str) -> Mapping[str, str]:
         """What everything of this system is marked with."""
@@ -144,6 +150,7 @@ class DockerSpawner:
 def machine_container(options: MachineOptions, machine: str) -> ContainerSpec:
     """The container that is this machine."""
     name = container_name(options.system, machine)
+    logstash, hosts = logstash_inside(options.logstash, options.network)
     return ContainerSpec(
         name=name,
         image=options.image,
@@ -159,6 +166,7 @@ def machine_container(options: MachineOptions, machine: str) -> ContainerSpec:
             "DIST_ZERO_LOG_DIR": LOGS_TARGET,
             "DIST_ZERO_LOG_LEVEL": options.log_level,
             "DIST_ZERO_KEEP_LOG": "yes" if options.keep_log else "no",
+            **logstash,
         },
         hostname=machine,
         aliases=(machine,),
@@ -167,9 +175,34 @@ def machine_container(options: MachineOptions, machine: str) -> ContainerSpec:
             BindMount(options.store, STORE_TARGET),
             BindMount(options.logs / name, LOGS_TARGET),
         ),
+        hosts=hosts,
         cores=options.cores,
         memory_bytes=options.memory_bytes,
     )
+
+
+def logstash_inside(
+    logstash: tuple[str, int] | None, network: str
+) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """What a container in this network is told of Logstash, and the names of hosts that it needs for that.
+
+    Loopback is the container's own in there. So one of this host's is looked for at the gateway to the host.
+    """
+    if logstash is None:
+        return {}, {}
+    host, port = logstash
+    inside, hosts = host, {}
+    if network != HOST_NETWORK and is_loopback(host):
+        inside, hosts = HOST_NAME, {HOST_NAME: HOST_GATEWAY}
+    return {"LOGSTASH_HOST": inside, "LOGSTASH_PORT": str(port)}, hosts
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this name or address means the machine that uses it."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") in ("localhost", "localhost.localdomain")
 
 
 def made_directory(path: Path, owner: Owner) -> None:
