@@ -3,10 +3,11 @@ commands and options exist, and their links lead somewhere.
 
 A page is one session, from top to bottom, in a directory of its own. A fenced block is
 
-- a file, when the line before it ends in its name, as in "Save this as `app.py`:";
+- a file, when the line before it ends in its name, as in "Save this as `app.py`:"; "Add this at the end of `app.py`:"
+  appends to it;
 - `python`: run, in one namespace per page; a `text` block right behind it is what it prints;
-- `console`: lines that begin with `$` are commands, with what they print below them; `dist-zero` and `cat`
-  are run.
+- `console`: lines that begin with `$` are commands, with what they print below them; `dist-zero`, `cat` and `docker`
+  are run. What is behind `<!-- docker` needs containers, and is run by test_tutorial_virtual.py.
 
 In what is printed, `...` stands for any text. Python blocks are called `app.py` in errors, and their lines
 are counted from the block's first.
@@ -32,14 +33,18 @@ import typer.main
 import dist_zero as dz
 from dist_zero.cli import main as cli
 from dist_zero.cli.app import app
+from scripts.reference import PAGES as PAGES_OF_CODE
+from scripts.reference import SCHEMA, structs_of
 from test.unit.tidy import tracked
 
+NEEDS_DOCKER = "<!-- docker"
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.glob("*.md")])
 SESSIONS = [page for page in PAGES if re.search(r"^```(python|console)", page.read_text(), re.MULTILINE)]
 
 _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
+_APPENDED_FILE = re.compile(r"at the end of `([\w-]+\.\w+)`:\s*\Z")
 _NAMED_FILE = re.compile(r"`([\w-]+\.\w+)`:\s*\Z")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _CHECKER = doctest.OutputChecker()
@@ -89,8 +94,11 @@ class Session:
 
     def run(self, block: Block) -> None:
         """Run one block, and hold what it prints against the page."""
-        named = _NAMED_FILE.search(block.before.rstrip())
-        if named:
+        before = block.before.rstrip()
+        if appended := _APPENDED_FILE.search(before):
+            with Path(appended[1]).open("a") as file:
+                file.write(f"\n\n{block.text}")
+        elif named := _NAMED_FILE.search(before):
             Path(named[1]).write_text(block.text)
         elif block.language == "python":
             self._compare(block, self._run_python(block), block.printed or "")
@@ -101,6 +109,8 @@ class Session:
                     self._compare(block, run_command(words), printed)
                 elif words[0] == "cat":
                     self._compare(block, Path(words[1]).read_text(), printed)
+                elif words[0] == "docker":
+                    self._compare(block, subprocess.check_output(words, text=True), printed)
 
     def _run_python(self, block: Block) -> str:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -145,6 +155,8 @@ def test_page_embedded_and_simulated(page: Path) -> None:
     """Every program of the page runs, and prints what the page says it prints."""
     session = Session(str(page.relative_to(ROOT)))
     for block in blocks_of(page.read_text()):
+        if NEEDS_DOCKER in block.before:
+            break
         session.run(block)
 
 
@@ -283,6 +295,21 @@ def test_links_lead_somewhere() -> None:
             if "://" not in link and target and not (page.parent / target).exists():
                 broken.append(f"{page.name}: {link}")
     assert not broken
+
+
+@pytest.mark.parametrize("name", PAGES_OF_CODE)
+def test_reference_is_what_the_code_says(name: str) -> None:
+    """The pages on settings and messages are what would be written now."""
+    assert (DOCS / name).read_text() == PAGES_OF_CODE[name](), "run: python -m scripts.reference"
+
+
+def test_the_schema_is_read_whole() -> None:
+    """Every struct of the schema is found by the reader of schemas, with as many fields as it numbers."""
+    schema = re.sub(r"#.*", "", SCHEMA.read_text())
+    found = structs_of(SCHEMA.read_text())
+    assert {struct.name for struct in found} == set(re.findall(r"(?:struct|enum) (\w+)", schema))
+    assert sum(len(struct.fields) for struct in found) == len(re.findall(r"\w @\d+", schema))
+    assert not [struct.name for struct in found if not struct.says], "every struct says what it is"
 
 
 @pytest.mark.long
