@@ -52,6 +52,8 @@ class Wanted:
     bridge_file: str = ""
     source_broker: str = field(default="", repr=False)
     growth: tuple[tuple[str, float], ...] = ()
+    report_seconds: float = 600.0
+    lost_seconds: float = 300.0
 
 
 def main() -> int:
@@ -129,6 +131,8 @@ class _Keeper:
             cores=wanted.cores,
             memory_bytes=wanted.memory_bytes,
             growth=tuple((name, number) for name, number in wanted.growth),
+            report_seconds=wanted.report_seconds,
+            lost_seconds=wanted.lost_seconds,
         )
         try:
             async with Docker() as docker, VirtualSystem(options, docker, self._log, _tell) as system:
@@ -140,6 +144,8 @@ class _Keeper:
                     store=str(store),
                     log_dir=str(logs),
                     program=wanted.program,
+                    agent_url=system.agent_url,
+                    runner_url=system.runner_url,
                 )
                 save_state(logs, state)
                 _say({"state": asdict(state)})

@@ -68,6 +68,8 @@ def wanted_system(
         bridge_file=str(sources.absolute()) if sources is not None else "",
         source_broker=queues_at if sources is not None else "",
         growth=settings.growth,
+        report_seconds=settings.report_seconds,
+        lost_seconds=settings.lost_seconds,
     )
 
 

@@ -66,15 +66,13 @@ class HostKeeping:
         heard = {Role.MACHINE: machines, Role.SCHEDULER: self._schedulers_heard()}
         told = []
         for service, role in SERVICES.items():
-            if role is Role.SCHEDULER and desired.schedulers is None:
+            if role in self._options.unobtainable or (role is Role.SCHEDULER and desired.schedulers is None):
                 continue
             there = [host for host in wanted if role_of(host) is role]
             beyond = [host for host in self._spawned if role_of(host) is role and host not in there]
             ready = sum(host in heard[role] for host in there)
             if role is Role.SCHEDULER and not self._options.host:
                 ready = min(ready_schedulers, len(there))
-            if role in self._options.unobtainable:  # they have whatever names they have
-                ready, beyond = min(len(machines), len(there)), []
             told.append(ServiceStatus(service, len(there), ready, len(beyond)))
         return tuple(told)
 
