@@ -247,7 +247,7 @@ class Settings:
     lost_seconds: float = _variable(
         "DIST_ZERO_LOST_SECONDS",
         default="300",
-        meaning="A host that has reported and is silent for so long is ended and replaced; its nodes moved long before.",
+        meaning="A host that was there and is silent for so long is ended and replaced; its nodes moved long before.",
         allowed="a number from 10 to 86400",
         parse=_count(10, 86_400),
     )

@@ -74,7 +74,7 @@ def scale(
     if service:
         if program is not None or nodes is not None or auto:
             raise typer.BadParameter(
-                "--service is about hosts, and goes with no program, --nodes or --auto: these take a command of their own"
+                "--service is about hosts, and goes with no program, --nodes or --auto: those are another command"
             )
         _scale_services(remote_of(resolve(system, broker)), service_counts(service), wait, as_json)
         return

@@ -52,8 +52,8 @@ async def show_status(system: RunningSystem, *, broker: str, as_json: bool) -> b
         console.print(machine_table(status.machines))
     else:
         console.print(Text("no machine has announced itself yet", "yellow"))
-    for note in status.hosts:
-        console.print(Text(host_line(note), "bold red" if note.wrong else "yellow"))
+    for host in status.hosts:
+        console.print(Text(host_line(host), "bold red" if host.wrong else "yellow"))
     console.print()
     if status.programs:
         console.print(program_table(status.programs))
