@@ -83,8 +83,8 @@ Tell = Callable[[str, int, int], None]
 class VirtualOptions:
     """What a virtual system is to be. `directory` holds what the system needs beside its store and is its own; `logs`
     gets a directory per container; `keeper` is this process's name. `broker_url`: a broker that is there, or empty.
-    `growth`: how machines and programs follow the load, where it is not as usual. `report_seconds`, `lost_seconds`: when
-    a machine is replaced, see `services/scheduler/hosts.py`."""
+    `growth`: how machines and programs follow the load, where it is not as usual. `report_seconds`, `lost_seconds`:
+    when a machine is replaced, see `services/scheduler/hosts.py`."""
 
     system: str
     machines: int

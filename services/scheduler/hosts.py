@@ -10,8 +10,9 @@ when it was heard of, as long as one scheduler leads. The next one begins anew, 
   when the one before has reported, or has not in its time. Where many are silent at once, the broker or the network is
   the likelier culprit, and ending all hosts would help nobody.
 - Replacing may not help: what is wrong with one host is wrong with the next. The second time in a row a minute passes
-  before the host is asked for again, then two, then four, at most an hour. A host that vanishes before it ever reports
-  is waited for in the same way, but for seconds. One that is well for `lost_seconds` has no history.
+  before the host is asked for again, then two, then four, at most an hour. One that is well for `lost_seconds` has no
+  history. A host that is asked for and vanishes before it ever reports is asked for again after 1, 2, 4 … seconds, at
+  most 60; one that was heard of and vanishes, at once.
 - What the spawner refuses is tried again after 1, 2, 4 … seconds, at most 60, host by host: a host that cannot be paid
   for keeps no other from being given back.
 
@@ -28,11 +29,13 @@ from dist_zero_common.protocol.messages.requests import HostNote
 
 REFUSED_SECONDS_MIN, REFUSED_SECONDS_MAX = 1.0, 60.0
 REPLACED_SECONDS_MIN, REPLACED_SECONDS_MAX = 60.0, 3600.0
-VANISHED_SECONDS_MIN, VANISHED_SECONDS_MAX = 1.0, 60.0
+ASKED_SECONDS_MIN, ASKED_SECONDS_MAX = 1.0, 60.0
 END_SECONDS = 60.0
 """A host that was ended and is still listed after so long is ended again."""
 IN_VAIN = 2
 """Who was replaced so often in a row is something that a person has to look after."""
+ASKS_IN_VAIN = 4
+"""And so is who was asked for so often, and is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +71,14 @@ class ReplaceHost:
 
 @dataclass(frozen=True, slots=True)
 class HostMemory:
-    """What is remembered of a host. `since`: when it was asked for, or first listed; None while it is not there. From
-    `well_since` to `heard_at` it was heard of. `ended_at`: when it was ended, to be replaced. `failures`: how often in
-    a row it was in vain; `reason`: why, the last time; `again_at`: it is not asked for before. `refused`: what the
-    spawner said, `refusals` times in a row, and `retry_at` when it is asked again."""
+    """What is remembered of a host. `since`: when it was asked for, or first listed; None while it is not there.
+    `asks`: how often it was asked for since it was last heard of. From `well_since` to `heard_at` it was heard of.
+    `ended_at`: when it was ended, to be replaced. `failures`: how often in a row it was in vain; `was_silent` and
+    `reason`: why, the last time; `again_at`: it is not asked for before. `refused`: what the spawner said, `refusals`
+    times in a row, and `retry_at` when it is asked again."""
 
     since: float | None = None
+    asks: int = 0
     listed: bool = False
     well_since: float | None = None
     heard_at: float | None = None
@@ -124,7 +129,8 @@ class Hosts:
             self._hosts[host] = replace(known, since=since, listed=True)
         for host, known in list(self._hosts.items()):
             if known.listed and host not in there:
-                self._hosts[host] = self._vanished(known, now)
+                gone = replace(known, since=None, listed=False, well_since=None, heard_at=None)
+                self._hosts[host] = gone  # we have ended it, or it has ended by itself
             elif host in heard:
                 self._hosts[host] = self._heard(known, heard[host])
         kept = {*there, *wanted}
@@ -137,20 +143,10 @@ class Hosts:
         begun = (
             known.well_since if known.well_since is not None and silence < self._options.lost_seconds else at
         )
-        known = replace(known, well_since=begun, heard_at=at)
+        known = replace(known, well_since=begun, heard_at=at, asks=0, again_at=float("-inf"))
         if at - begun >= self._options.lost_seconds and known.failures:
             return replace(known, failures=0, reason="", was_silent=False)
         return known
-
-    def _vanished(self, known: HostMemory, now: float) -> HostMemory:
-        """A host that was listed is not any more: we have ended it, or it has ended by itself."""
-        gone = replace(known, since=None, listed=False, well_since=None, heard_at=None)
-        if known.ended_at is not None or known.heard_at is not None:
-            return gone
-        failures = known.failures + 1
-        pause = _pause(failures, VANISHED_SECONDS_MIN, VANISHED_SECONDS_MAX)
-        reason = "it ended before it had reported"
-        return replace(gone, failures=failures, reason=reason, was_silent=False, again_at=now + pause)
 
     def unlisted(self, reason: str, retry_at: float) -> None:
         """The spawner does not say which hosts there are."""
@@ -215,7 +211,10 @@ class Hosts:
         match action:
             case SpawnHost():
                 since = now if known.since is None else known.since
-                self._hosts[action.host] = replace(known, since=since, ended_at=None)
+                pause = _pause(known.asks + 1, ASKED_SECONDS_MIN, ASKED_SECONDS_MAX)
+                self._hosts[action.host] = replace(
+                    known, since=since, ended_at=None, asks=known.asks + 1, again_at=now + pause
+                )
             case ReturnHost():
                 self._hosts.pop(action.host, None)
             case ReplaceHost(reason=reason):
@@ -225,6 +224,7 @@ class Hosts:
                 self._hosts[action.host] = replace(
                     known,
                     since=None,
+                    asks=0,
                     was_silent=known.was_silent if again else known.heard_at is not None,
                     well_since=None,
                     heard_at=None,
@@ -259,21 +259,28 @@ class Hosts:
 def _note(host: str, known: HostMemory, now: float) -> HostNote | None:
     if known.refused:
         return HostNote(host, f"{known.refused}; tried again {_in_seconds(known.retry_at - now)}", wrong=True)
-    often = f", and {known.failures} times in a row" if known.failures > 1 else ""
-    in_vain = known.failures >= IN_VAIN
-    help_ = "; what it wrote when it started says why" if in_vain else ""
-    if known.since is None:
-        if not known.failures:
-            return None
-        again = _in_seconds(known.again_at - now)
-        return HostNote(
-            host, f"is to be replaced: {known.reason}{often}; asked for again {again}{help_}", in_vain
-        )
     if known.heard_at is not None:
         return None
-    before = f"; the one before it was ended: {known.reason}{often}{help_}" if known.failures else ""
-    text = f"was asked for {now - known.since:.0f} s ago, and has not reported yet{before}"
-    return HostNote(host, text, in_vain)
+    wrong = known.failures >= IN_VAIN or known.asks >= ASKS_IN_VAIN
+    again = f"asked for again {_in_seconds(known.again_at - now)}"
+    told = []
+    if known.asks > 1 and not known.listed:
+        told.append(f"was asked for {known.asks} times, and is not there; {again}")
+    elif known.since is not None:
+        told.append(f"was asked for {now - known.since:.0f} s ago, and has not reported yet")
+    elif known.failures:
+        told.append(f"is to be replaced, and {again}")
+    if told and known.failures:
+        often = f", for the {_ordinal(known.failures)} time in a row" if known.failures > 1 else ""
+        told.append(f"the one before it was ended{often}: {known.reason}")
+    if told and wrong:
+        told.append("what it wrote when it started says why")
+    return HostNote(host, "; ".join(told), wrong) if told else None
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def _pause(times: int, least: float, most: float) -> float:
