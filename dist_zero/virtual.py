@@ -65,6 +65,11 @@ CONTAINER_USER = 1000
 START_SECONDS_MAX = 120.0
 LOOK_SECONDS = 0.05
 WATCH_SECONDS = 2.0
+ONE_SCHEDULER = (
+    "in virtual mode the scheduler is part of the process that `up` has left running, and there is one; with"
+    " docker-compose there may be several (docs/compose.md)"
+)
+"""What to do instead of asking for more schedulers."""
 ENDED_MAX = 3
 """A machine that ends so often while the system starts will not come up."""
 _PASSWORD_BYTES = 24
@@ -79,7 +84,8 @@ class VirtualOptions:
     """What a virtual system is to be. `directory` holds what the system needs beside its store and is its own; `logs`
     gets a directory per container; `keeper` is this process's name. `broker_url`: a broker that is there, or empty.
     `growth`: how machines and programs follow the load, where it is not as usual. `logstash`: where machines send their
-    events, too, as this host names it."""
+    events, too, as this host names it. `report_seconds`, `lost_seconds`: when a machine is replaced, see
+    `services/scheduler/hosts.py`."""
 
     system: str
     machines: int
@@ -96,6 +102,8 @@ class VirtualOptions:
     memory_bytes: int | None = None
     growth: tuple[tuple[str, float], ...] = ()
     logstash: tuple[str, int] | None = None
+    report_seconds: float = 600.0
+    lost_seconds: float = 300.0
 
 
 class VirtualSystem:
@@ -104,6 +112,8 @@ class VirtualSystem:
     def __init__(self, options: VirtualOptions, docker: Docker, log: Logger, tell: Tell) -> None:
         self.broker_url = options.broker_url
         """Where clients find the broker."""
+        self.agent_url = self.runner_url = options.broker_url
+        """Where a machine of this host's finds it that joins the system."""
         self._options, self._docker, self._log, self._tell = options, docker, log, tell
         self._tasks: list[asyncio.Task[None]] = []
         self._passwords = Passwords({user: secrets.token_urlsafe(_PASSWORD_BYTES) for user in UserClass})
@@ -137,8 +147,10 @@ class VirtualSystem:
 
     async def _start(self) -> None:
         from services.scheduler.growth import growth_options
+        from services.scheduler.hosts import HostOptions
         from services.scheduler.lead import LeadOptions
         from services.scheduler.service import SchedulerService
+        from services.scheduler.spawners.base import Role
         from services.scheduler.spawners.docker import DockerSpawner
         from services.scheduler.state import SchedulerOptions
 
@@ -172,7 +184,13 @@ class VirtualSystem:
                 clock=RealClock(),
                 spawner=spawner,
                 log=self._log,
-                options=SchedulerOptions(machines=options.machines, growth=growth_options(options.growth)),
+                options=SchedulerOptions(
+                    machines=options.machines,
+                    hosts=HostOptions(options.report_seconds, options.lost_seconds),
+                    unobtainable={Role.SCHEDULER: ONE_SCHEDULER},
+                    store=str(options.store),
+                    growth=growth_options(options.growth),
+                ),
                 lead=LeadOptions(name=f"keeper-{secrets.token_hex(6)}", at_once=True),
             )
             self._scheduling = asyncio.create_task(self._run_scheduler(store), name="scheduler")
@@ -252,6 +270,8 @@ class VirtualSystem:
             else:
                 self.broker_url = self._passwords.url(UserClass.CLIENT, "127.0.0.1", port)
                 self._scheduler_url = self._passwords.url(UserClass.SCHEDULER, "127.0.0.1", port)
+                self.agent_url = self._passwords.url(UserClass.AGENT, "127.0.0.1", port)
+                self.runner_url = self._passwords.url(UserClass.RUNNER, "127.0.0.1", port)
                 return
 
     async def _check_broker(self) -> None:

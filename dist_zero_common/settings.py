@@ -244,6 +244,20 @@ class Settings:
         allowed="a number from 2 to 600",
         parse=_count(2, 600),
     )
+    report_seconds: float = _variable(
+        "DIST_ZERO_REPORT_SECONDS",
+        default="600",
+        meaning="A host that a scheduler asked for and that has not reported after so long is ended and replaced.",
+        allowed="a number from 10 to 86400",
+        parse=_count(10, 86_400),
+    )
+    lost_seconds: float = _variable(
+        "DIST_ZERO_LOST_SECONDS",
+        default="300",
+        meaning="A host that was there and is silent for so long is ended and replaced; its nodes moved long before.",
+        allowed="a number from 10 to 86400",
+        parse=_count(10, 86_400),
+    )
     growth: tuple[tuple[str, float], ...] = _variable(
         "DIST_ZERO_GROWTH",
         default="",

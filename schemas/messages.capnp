@@ -456,7 +456,7 @@ struct RunnerStatus {
 }
 
 struct MachineReport {
-  # An agent's heartbeat. inbox is where it listens; labels are name=value.
+  # An agent's heartbeat. inbox is where it listens; labels are name=value. leaves: it is the last one.
 
   machine @0 :Text;
   incarnation @1 :UInt64;
@@ -465,6 +465,7 @@ struct MachineReport {
   memoryBytes @4 :UInt64;
   labels @5 :List(Text);
   runners @6 :List(RunnerStatus);
+  leaves @7 :Bool;
 }
 
 struct StartRunner {
@@ -850,7 +851,8 @@ struct ProgramStatus {
 struct SystemStatus {
   # The answer to AskStatus: machines and programs by name. scheduler is the number of the one that leads,
   # standbys the names of those that would take over. growth, here as in ProgramStatus: within which limits
-  # it is automatic, what was decided last and why; empty where it is not automatic.
+  # it is automatic, what was decided last and why; empty where it is not automatic. services: the hosts
+  # that there shall be; hosts: what is to be said of single ones. store: where the scheduler finds it.
 
   request @0 :UInt64;
   scheduler @1 :UInt64;
@@ -858,6 +860,45 @@ struct SystemStatus {
   programs @3 :List(ProgramStatus);
   standbys @4 :List(Text);
   growth @5 :Text;
+  services @6 :List(ServiceStatus);
+  hosts @7 :List(HostNote);
+  store @8 :Text;
+}
+
+struct ServiceStatus {
+  # A service whose number of hosts the scheduler sees to: how many there shall be, how many of those are
+  # ready, and how many more there are, which are to be given back.
+
+  service @0 :Text;
+  wanted @1 :UInt32;
+  ready @2 :UInt32;
+  leaving @3 :UInt32;
+}
+
+struct HostNote {
+  # What is to be said of a host that is not simply there; wrong: somebody has to look after it. host is
+  # empty where it is about all of them.
+
+  host @0 :Text;
+  text @1 :Text;
+  wrong @2 :Bool;
+}
+
+struct ServiceCount {
+  # So many hosts with this service.
+
+  service @0 :Text;
+  count @1 :UInt32;
+}
+
+struct ScaleServices {
+  # Let there be so many hosts with these services from now on, in place of any limits within which their
+  # number was automatic. Answered by SystemStatus. For again see ScaleProgram.
+
+  request @0 :UInt64;
+  services @1 :List(ServiceCount);
+  replyTo @2 :Text;
+  again @3 :Bool;
 }
 
 struct Message {
@@ -919,6 +960,7 @@ struct Message {
     prepareNodes @52 :PrepareNodes;
     endGeneration @53 :EndGeneration;
     elsewhere @54 :Elsewhere;
+    scaleServices @55 :ScaleServices;
   }
 }
 
@@ -934,10 +976,11 @@ struct Envelope {
 
 struct StandsBy {
   # A scheduler that does not lead, to the one that does: it listens at replyTo, and wants to hear that
-  # it is led. name is unique to its process.
+  # it is led. name is unique to its process. host: the spawner's host on which it runs, or empty.
 
   name @0 :Text;
   replyTo @1 :Text;
+  host @2 :Text;
 }
 
 struct Leads {
@@ -1154,13 +1197,15 @@ struct RecordedSplit {
 
 struct RecordedMachines {
   # What schedulers have decided on machines. drained: they shall run nothing any more, because somebody
-  # said so; leaving: because they are to be given back. limits: their number is automatic, and `wanted`
-  # by now.
+  # said so; leaving: because they are to be given back. limits: their number is automatic. wanted: what it
+  # is by now, or what somebody has asked for; 0 where neither is so. schedulers: how many hosts with a
+  # scheduler somebody has asked for, or 0.
 
   drained @0 :List(Text);
   leaving @1 :List(Text);
   limits @2 :MachineLimits;
   wanted @3 :UInt32;
+  schedulers @4 :UInt32;
 }
 
 struct SchedulerRecord {

@@ -87,6 +87,7 @@ def diagnose(system: str, first: Look, second: Look, seconds: float) -> list[Fin
     """All there is to say about machines, programs and queues, seen twice, `seconds` apart."""
     return [
         *machine_findings(second.status),
+        *host_findings(second.status),
         *program_findings(first.status, second.status, seconds),
         *queue_findings(system, first, second, seconds),
     ]
@@ -122,6 +123,13 @@ def machine_findings(status: SystemStatus) -> Iterator[Finding]:
             yield remark(
                 f"machine {machine.machine} is not ready: {machine.note or 'it has just announced itself'}"
             )
+
+
+def host_findings(status: SystemStatus) -> Iterator[Finding]:
+    """Are there as many hosts as there shall be, and what keeps others from coming?"""
+    for note in status.hosts:
+        says = f"host {note.host} {note.text}" if note.host else note.text
+        yield wrong(says) if note.wrong else remark(says)
 
 
 def _silence(machine: MachineStatus) -> str:

@@ -55,6 +55,8 @@ class Wanted:
     growth: tuple[tuple[str, float], ...] = ()
     logstash_host: str = ""
     logstash_port: int = 0
+    report_seconds: float = 600.0
+    lost_seconds: float = 300.0
 
 
 def main() -> int:
@@ -138,6 +140,8 @@ class _Keeper:
             memory_bytes=wanted.memory_bytes,
             growth=tuple((name, number) for name, number in wanted.growth),
             logstash=(wanted.logstash_host, wanted.logstash_port) if wanted.logstash_host else None,
+            report_seconds=wanted.report_seconds,
+            lost_seconds=wanted.lost_seconds,
         )
         try:
             async with Docker() as docker, VirtualSystem(options, docker, self._log, _tell) as system:
@@ -149,6 +153,8 @@ class _Keeper:
                     store=str(store),
                     log_dir=str(logs),
                     program=wanted.program,
+                    agent_url=system.agent_url,
+                    runner_url=system.runner_url,
                 )
                 save_state(logs, state)
                 _say({"state": asdict(state)})

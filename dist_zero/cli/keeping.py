@@ -70,6 +70,8 @@ def wanted_system(
         growth=settings.growth,
         logstash_host=settings.logstash_host,
         logstash_port=settings.logstash_port,
+        report_seconds=settings.report_seconds,
+        lost_seconds=settings.lost_seconds,
     )
 
 

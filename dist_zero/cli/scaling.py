@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,10 +22,16 @@ from dist_zero.cli.limits import (
 )
 from dist_zero_common.clock import RealClock
 
+if TYPE_CHECKING:
+    from dist_zero.client.remote import RemoteSystem
+    from dist_zero_common.protocol.messages.requests import SystemStatus
+
 
 @app.command()
 def scale(
-    program: Annotated[str, typer.Argument(metavar="PROGRAM", help="A program that runs.")],
+    program: Annotated[
+        str | None, typer.Argument(metavar="[PROGRAM]", help="A program that runs.", show_default=False)
+    ] = None,
     nodes: Annotated[
         int | None,
         typer.Option(
@@ -38,6 +44,18 @@ def scale(
     min_machines: MinMachines = None,
     max_machines: MaxMachines = None,
     idle: Idle = 0,
+    service: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--service",
+            metavar="NAME=N",
+            help="How many hosts shall run this service: node-runner (machines, each with one) or scheduler; may be"
+            " repeated.",
+        ),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="With --service: whether to wait until they are there.")
+    ] = True,
     system: SystemName = None,
     broker: BrokerUrl = None,
     as_json: AsJson = False,
@@ -46,10 +64,22 @@ def scale(
 
     Its state is divided among them, or joined; clients wait meanwhile, and lose nothing. If somebody asks for another
     number meanwhile, that counts, and this says so.
+
+    With --service NAME=N, and no program: have another number of machines (node-runner) or of hosts with a scheduler,
+    whichever scheduler leads, until somebody asks for something else.
     """
     from dist_zero.cli.system_commands import remote_of
     from dist_zero.cli.systems import resolve
 
+    if service:
+        if program is not None or nodes is not None or auto:
+            raise typer.BadParameter(
+                "--service is about hosts, and goes with no program, --nodes or --auto: those are another command"
+            )
+        _scale_services(remote_of(resolve(system, broker)), service_counts(service), wait, as_json)
+        return
+    if program is None:
+        raise typer.BadParameter("say which program (PROGRAM), or how many hosts (--service NAME=N)")
     if auto == (nodes is not None):
         raise typer.BadParameter(
             "say either how many nodes (--nodes N), or that they shall follow the load (--auto)"
@@ -73,6 +103,48 @@ def scale(
         typer.echo(json.dumps({"program": program, "nodes": nodes, "seconds": round(seconds, 3)}))
     else:
         typer.echo(f"{program} runs on {nodes} node{'s' if nodes > 1 else ''}, after {seconds:.1f} s")
+
+
+def service_counts(given: list[str]) -> dict[str, int]:
+    """What `--service NAME=N` says. Raises `typer.BadParameter`."""
+    counts: dict[str, int] = {}
+    for each in given:
+        name, _, number = each.partition("=")
+        if name not in ("node-runner", "scheduler") or not number.isdecimal() or int(number) < 1:
+            raise typer.BadParameter(
+                f"{each!r} is not NAME=N, as node-runner=8 or scheduler=2", param_hint="--service"
+            )
+        if name in counts:
+            raise typer.BadParameter(f"{name} is given twice", param_hint="--service")
+        counts[name] = int(number)
+    return counts
+
+
+def _scale_services(remote: RemoteSystem, counts: dict[str, int], wait: bool, as_json: bool) -> None:
+    from rich.text import Text
+
+    from dist_zero.cli.render import console_for
+    from dist_zero.cli.status import service_told
+
+    said: list[str] = []
+
+    def tell(status: SystemStatus) -> None:
+        line = "; ".join(service_told(each) for each in status.services if each.service in counts)
+        if line not in said[-1:] and not as_json:
+            console_for(stderr=True).print(Text(line, "dim"))
+        said.append(line)
+
+    clock = RealClock()
+    started = clock.monotonic()
+    status = asyncio.run(remote.scale_services(counts, wait=wait, on_look=tell if wait else lambda _: None))
+    seconds = clock.monotonic() - started
+    if as_json:
+        services = [asdict(each) for each in status.services if each.service in counts]
+        typer.echo(json.dumps({"services": services, "seconds": round(seconds, 3)}))
+        return
+    asked = " and ".join(f"{count} × {name}" for name, count in counts.items())
+    after = f"is there, after {seconds:.1f} s" if wait else "is wanted; dist-zero status says how far that is"
+    typer.echo(f"{asked} {after}")
 
 
 @app.command()

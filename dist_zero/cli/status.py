@@ -16,9 +16,11 @@ from dist_zero.cli.diagnosis import is_silent
 from dist_zero.cli.reach import RunningSystem, status_of
 from dist_zero.cli.render import console_for
 from dist_zero_common.protocol.messages.requests import (
+    HostNote,
     MachineStatus,
     ProgramState,
     ProgramStatus,
+    ServiceStatus,
     SystemStatus,
 )
 
@@ -43,11 +45,15 @@ async def show_status(system: RunningSystem, *, broker: str, as_json: bool) -> b
     console.print(Text(scheduler_line(status), "dim"))
     if status.growth:
         console.print(Text(f"machines {status.growth}", "dim"))
+    if line := services_line(status):
+        console.print(Text(line, "dim"))
     console.print()
     if status.machines:
         console.print(machine_table(status.machines))
     else:
         console.print(Text("no machine has announced itself yet", "yellow"))
+    for host in status.hosts:
+        console.print(Text(host_line(host), "bold red" if host.wrong else "yellow"))
     console.print()
     if status.programs:
         console.print(program_table(status.programs))
@@ -64,11 +70,35 @@ def scheduler_line(status: SystemStatus) -> str:
     return f"scheduler {status.scheduler} leads{others}"
 
 
+def services_line(status: SystemStatus) -> str:
+    """How many hosts there are and shall be, where that is not just as many machines as are wanted."""
+    if len(status.services) < 2 and all(is_as_wanted(each) for each in status.services):
+        return ""
+    return "; ".join(service_told(each) for each in status.services)
+
+
+def is_as_wanted(service: ServiceStatus) -> bool:
+    """Whether there are as many hosts with this service as there shall be."""
+    return service.ready == service.wanted and not service.leaving
+
+
+def service_told(service: ServiceStatus) -> str:
+    """How many hosts there are with a service."""
+    more = f", and {service.leaving} to be given back" if service.leaving else ""
+    return f"{service.service}: {service.ready} of {service.wanted} ready{more}"
+
+
+def host_line(note: HostNote) -> str:
+    """What is to be said of a host."""
+    return f"{note.host} {note.text}" if note.host else note.text
+
+
 def troubles(status: SystemStatus) -> list[str]:
     """What somebody has to look after, one sentence each: nothing that passes by itself when all goes well."""
     wrong = [
         f"machine {machine.machine}: {machine.note}" for machine in status.machines if is_silent(machine)
     ]
+    wrong += [host_line(note) for note in status.hosts if note.wrong]
     wrong += [
         f"program {program.program} stands still: {program.note or 'no reason is known'}"
         for program in status.programs
@@ -165,6 +195,9 @@ def status_json(status: SystemStatus, name: str, broker: str, wrong: list[str]) 
         "scheduler": status.scheduler,
         "standbys": list(status.standbys),
         "growth": status.growth,
+        "services": [asdict(each) for each in status.services],
+        "hosts": [asdict(each) for each in status.hosts],
+        "store": status.store,
         "wrong": wrong,
         "machines": [_json(machine) for machine in status.machines],
         "programs": [{**_json(program), "lag": lag(program)} for program in status.programs],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from dist_zero_common.errors import OperatorError, SettingsError
@@ -24,7 +24,8 @@ DIRECTORY = "systems"
 class SystemState:
     """What is written down about a system that was started here.
 
-    `broker_url` is for clients, and has a password in it. `keeper` is the process that holds the system up, as
+    `broker_url` is for clients, `agent_url` and `runner_url` are for machines of this host's that join; there are
+    passwords in them. `keeper` is the process that holds the system up, as
     `process_name` says it. `program` is what it was started for, or empty. `bridge` says what is wrong with the bridge
     of its sources, if anything.
     """
@@ -37,6 +38,8 @@ class SystemState:
     log_dir: str
     program: str
     bridge: str = ""
+    agent_url: str = field(default="", repr=False)
+    runner_url: str = field(default="", repr=False)
 
     def alive(self) -> bool:
         """Whether the process that holds the system up is still there."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
@@ -37,6 +37,8 @@ from dist_zero_common.protocol.messages.requests import (
     ProgramState,
     RemoveProgram,
     ScaleProgram,
+    ScaleServices,
+    ServiceCount,
     SystemStatus,
     TransactionVoided,
     VoidTransaction,
@@ -49,7 +51,12 @@ NOTHING_LOST = MayChange()
 ASK_SECONDS = 0.5
 """A scheduler that has said nothing for so long is asked again."""
 LOOK_SECONDS = 1.0
-"""So often whoever waits for a machine to be empty looks."""
+"""So often whoever waits for a machine to be empty, or for hosts, looks."""
+WRONG_LOOKS = 5
+"""What is wrong with a host so many times in a row does not pass by itself."""
+
+OnLook = Callable[[SystemStatus], None]
+"""Hears how far things are."""
 
 
 class RemoteSystem:
@@ -134,6 +141,34 @@ class RemoteSystem:
                 if located.placement is not None and len(located.placement.shard_map.nodes) == nodes:
                     return
                 await asyncio.sleep(ASK_SECONDS)
+
+    async def scale_services(
+        self, counts: Mapping[str, int], *, wait: bool = False, on_look: OnLook = lambda _: None
+    ) -> SystemStatus:
+        """Let there be so many hosts with each of these services (`node-runner`, `scheduler`) from now on; returns when
+        the schedulers' log says so, or with `wait` when they are ready and all others are gone. Raises `RequestError`
+        if that cannot be, or somebody has asked for another number since, and `OperatorError` while one of them cannot
+        be obtained, which the scheduler goes on trying."""
+        wanted = tuple(ServiceCount(service, count) for service, count in counts.items())
+        wrong = 0
+        async with self._line() as line:
+            for again in chain([False], repeat(True)):
+
+                def question(request: int, again: bool = again) -> tuple[str, Message]:
+                    return scheduler_inbox(self.name), ScaleServices(request, wanted, line.replies, again)
+
+                status = await line.questions.ask(question, "another number of hosts", patience=ASK_SECONDS)
+                assert isinstance(status, SystemStatus)
+                on_look(status)
+                there = [each for each in status.services if each.service in counts]
+                if not wait or all(each.ready == each.wanted and not each.leaving for each in there):
+                    return status
+                notes = [f"{note.host} {note.text}".strip() for note in status.hosts if note.wrong]
+                wrong = wrong + 1 if notes else 0
+                if wrong >= WRONG_LOOKS:
+                    raise OperatorError(f"{'; '.join(notes)} (the scheduler goes on trying)")
+                await asyncio.sleep(LOOK_SECONDS)
+        raise InternalError("whoever waits goes on asking")
 
     async def change(
         self,

@@ -61,6 +61,7 @@ ROUTES: dict[type[Message], tuple[Role, ...]] = {
     requests.ScaleProgram: (Role.SCHEDULER,),
     requests.AutoscaleProgram: (Role.SCHEDULER,),
     requests.DrainMachine: (Role.SCHEDULER,),
+    requests.ScaleServices: (Role.SCHEDULER,),
     requests.RemoveProgram: (Role.SCHEDULER,),
     requests.AskStatus: (Role.SCHEDULER,),
     control.StandsBy: (Role.SCHEDULER,),

@@ -226,12 +226,15 @@ class RecordedSplit:
 @dataclass(frozen=True, slots=True)
 class RecordedMachines:
     """What schedulers have decided on machines. `drained`: they shall run nothing any more, because somebody said so;
-    `leaving`: because they are to be given back. `limits`: their number is automatic, and `wanted` by now."""
+    `leaving`: because they are to be given back. `limits`: their number is automatic. `wanted`: what it is by now, or
+    what somebody has asked for; 0 where neither is so. `schedulers`: how many hosts with a scheduler somebody has asked
+    for, or 0."""
 
     drained: tuple[str, ...] = ()
     leaving: tuple[str, ...] = ()
     limits: MachineLimits | None = None
     wanted: int = 0
+    schedulers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

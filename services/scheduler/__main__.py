@@ -11,10 +11,20 @@ from dist_zero_common.settings import Settings
 from services.entry import Process, main, missing_broker, missing_store, missing_system, opened_store
 from services.progress import Watched
 from services.scheduler.growth import growth_options
+from services.scheduler.hosts import HostOptions
 from services.scheduler.lead import LeadOptions
 from services.scheduler.service import SchedulerService
+from services.scheduler.spawners.base import Role
 from services.scheduler.spawners.none import NoSpawner
 from services.scheduler.state import SchedulerOptions
+
+UNOBTAINABLE = {
+    Role.MACHINE: "machines come to this system by themselves: start more, or end some, as with `docker-compose up -d"
+    " --scale node-runner=4`, or with `dist-zero join` on another host",
+    Role.SCHEDULER: "schedulers are started by whoever runs this system: start more, or end some, as with"
+    " `docker-compose up -d --scale scheduler=2`",
+}
+"""What to do instead of asking this scheduler for hosts."""
 
 
 def missing(settings: Settings) -> list[str]:
@@ -40,7 +50,12 @@ async def serve(process: Process) -> None:
             spawner=NoSpawner(settings.machines),
             log=process.log,
             options=SchedulerOptions(
-                machines=settings.machines, growth=growth_options(settings.growth), keeps_programs=True
+                machines=settings.machines,
+                hosts=HostOptions(settings.report_seconds, settings.lost_seconds),
+                unobtainable=UNOBTAINABLE,
+                store=str(settings.store),
+                growth=growth_options(settings.growth),
+                keeps_programs=True,
             ),
             lead=LeadOptions(name=unique_name(), lease_seconds=settings.lease_seconds),
         )

@@ -126,10 +126,12 @@ class StandBy:
         written: WrittenLog,
         options: LeadOptions,
         number: int,
+        host: str,
     ) -> None:
+        """`host`: the spawner's host on which this scheduler runs, or empty."""
         self._system, self._clock, self._log = system, clock, log
         self._written, self._options = written, options
-        self._number, self._name = number, f"{options.name}-{number}"
+        self._number, self._name, self._host = number, f"{options.name}-{number}", host
         self._log_state = log_state(log)
         self._watch = Watch(0, clock.monotonic())
         self._replies = ""
@@ -169,7 +171,7 @@ class StandBy:
             return False  # who cannot reach the broker cannot lead either
         self._watch = with_look(self._watch, depth)
         if depth is not None:
-            self.post.send(inbox, StandsBy(self._options.name, self._replies))
+            self.post.send(inbox, StandsBy(self._options.name, self._replies, self._host))
         return shall_try(self._watch, self._options, self._clock.monotonic())
 
     async def _claim(self, *, afresh: bool) -> bool:

@@ -32,7 +32,7 @@ from dist_zero_common.broker.topology import (
     sequencer_clients_inbox,
 )
 from dist_zero_common.clock import Clock, wait_changed
-from dist_zero_common.errors import BrokerError, MalformedMessage, OperatorError, RequestError, StoreError
+from dist_zero_common.errors import BrokerError, MalformedMessage, RequestError, StoreError
 from dist_zero_common.ids import checked_name
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token, log_state
@@ -53,6 +53,7 @@ from dist_zero_common.protocol.messages.requests import (
     Locate,
     RemoveProgram,
     ScaleProgram,
+    ScaleServices,
     SubmitProgram,
     VoidTransaction,
 )
@@ -63,6 +64,7 @@ from dist_zero_common.store.base import Store
 from services.scheduler.changing import target_fingerprint
 from services.scheduler.deciding import decide, forget_silent, unread_queues, with_program
 from services.scheduler.growing import Growing
+from services.scheduler.host_keeping import HostKeeping
 from services.scheduler.lead import LeadOptions
 from services.scheduler.log import (
     recalled_assignment,
@@ -72,10 +74,10 @@ from services.scheduler.log import (
     recorded_program,
 )
 from services.scheduler.programs import known_base
-from services.scheduler.reconcile import Repeats, SpawnMachine, reconcile, reconcile_machines
+from services.scheduler.reconcile import Repeats, reconcile
 from services.scheduler.reports import check_machine_report, check_reply_to, check_runner_report
 from services.scheduler.requests import Requests
-from services.scheduler.scaling import is_empty, with_drained, with_recalled_machines, without_machine
+from services.scheduler.scaling import with_drained, with_recalled_machines, with_services, without_machine
 from services.scheduler.sleeping import woken
 from services.scheduler.spawners.base import Spawner
 from services.scheduler.state import (
@@ -104,7 +106,6 @@ LOOK_SECONDS = 0.5
 REST_SECONDS = 0.05
 UNREAD_SECONDS = 30.0
 """A queue that nobody will read any more is deleted after so long."""
-MACHINES_SECONDS_MIN, MACHINES_SECONDS_MAX = 1.0, 60.0
 CHECKS_PER_LEASE = 3
 SURE_FOR = 2 / 3
 """Of the lease: for so long after a look into the log a scheduler takes it that it leads."""
@@ -140,7 +141,7 @@ class Leader:
         """Programs that shall run and cannot: they stay in the log."""
         self.changed = asyncio.Event()
         self.tasks: asyncio.TaskGroup
-        self._spawner, self._options, self._lead, self._written = spawner, options, lead, written
+        self._options, self._lead, self._written = options, lead, written
         self._repeats = Repeats()
         self._growing = Growing(options.growth, self.log)
         self._silent: tuple[str, ...] = ()
@@ -148,7 +149,9 @@ class Leader:
         self._settled = False
         self._unsaid: list[tuple[str, Message]] = []
         self._said = asyncio.Event()
-        self._standbys: dict[str, float] = {}
+        self._standbys: dict[str, tuple[float, str]] = {}
+        """When each scheduler that stands by was last heard of, and its host."""
+        self._hosts = HostKeeping(self, spawner)
         self._fenced: dict[str, int] = {}
         self._log_state = log_state(self.log)
         sender = f"scheduler-{number}"
@@ -173,6 +176,7 @@ class Leader:
             AutoscaleProgram: requests.on_autoscale_program,
             VoidTransaction: requests.on_void_transaction,
             DrainMachine: self._on_drain_machine,
+            ScaleServices: self._on_scale_services,
             AskStatus: self._on_ask_status,
             StandsBy: self._on_stands_by,
         }
@@ -188,7 +192,7 @@ class Leader:
             self._settled = not (self.desired.programs or self.desired.removals)
             await self.post.listen(queue_of(scheduler_inbox(self.system)), self._on_message)
             self.log.info("scheduler_started", machines=self._options.machines)
-            self.tasks.create_task(self._keep_machines())
+            self.tasks.create_task(self._hosts.run())
             self.tasks.create_task(self._keep_looking())
             while True:
                 await wait_changed(self.changed, ROUND_SECONDS)
@@ -224,7 +228,7 @@ class Leader:
         """At this time at the earliest another one has claimed the lead."""
         self._checked_at = max(self._checked_at, asked_at)
 
-    def _surely_leads(self) -> bool:
+    def surely_leads(self) -> bool:
         """Whether the log was looked at lately. No proof: a scheduler may be stopped right behind this."""
         unsure = self.clock.monotonic() - self._checked_at
         return unsure <= self._lead.lease_seconds * SURE_FOR
@@ -238,11 +242,28 @@ class Leader:
         checked_name("scheduler", message.name, MalformedMessage)
         check_inbox(self.system, STANDBY, message.reply_to)
         self._standbys.pop(message.name, None)
-        self._standbys[message.name] = self.clock.monotonic()
+        self._standbys[message.name] = self.clock.monotonic(), message.host
         while len(self._standbys) > STANDBYS_MAX:
             del self._standbys[next(iter(self._standbys))]
-        if self._surely_leads():
+        if self.surely_leads():
             self.post.send(message.reply_to, Leads(self.desired.scheduler))
+
+    @property
+    def standby_hosts(self) -> dict[str, float]:
+        """When a scheduler that stands by on each host was last heard of."""
+        hosts: dict[str, float] = {}
+        for at, host in self._standbys.values():
+            hosts[host] = max(at, hosts.get(host, at))
+        return hosts
+
+    def standbys_now(self) -> dict[str, str]:
+        """The schedulers that stand by, as far as was heard within a lease, and their hosts."""
+        now = self.clock.monotonic()
+        return {
+            name: host
+            for name, (at, host) in sorted(self._standbys.items())
+            if now - at <= self._lead.lease_seconds
+        }
 
     # -- the beginning -------------------------------------------------------------------------------------
 
@@ -367,7 +388,7 @@ class Leader:
 
     def _command(self) -> None:
         """Send what is outstanding. All that is desired is in the log at this moment."""
-        if not self._surely_leads():
+        if not self.surely_leads():
             self._said.set()
             return
         self._fence_agents()
@@ -447,28 +468,12 @@ class Leader:
                     self.log.warning("inbox_unread", runner=part.runner, incarnation=part.runner_incarnation)
                     self.changed.set()
 
-    async def _keep_machines(self) -> None:
-        """Obtain and return machines, as reconciling what the spawner lists says."""
-        pause = MACHINES_SECONDS_MIN
-        while True:
-            try:
-                spawned = await self._spawner.list()
-                for action in reconcile_machines(self.desired, spawned) if self._surely_leads() else ():
-                    if isinstance(action, SpawnMachine):
-                        self.log.info("machine_wanted", machine=action.machine)
-                        await self._spawner.spawn(action.machine)
-                    elif is_empty(action.machine, self.desired, self.observed, self.clock.monotonic()):
-                        self.log.info("machine_returned", machine=action.machine)
-                        await self._spawner.stop(action.machine)
-                        before = self.desired
-                        self.desired = without_machine(before, self.observed, action.machine)
-                        for queue in unread_queues(before, self.desired):
-                            self.tasks.create_task(self._delete_later(queue))
-                pause = MACHINES_SECONDS_MIN
-            except OperatorError as failed:
-                self.log.error("spawner_failed", reason=str(failed))
-                pause = min(2 * pause, MACHINES_SECONDS_MAX)
-            await asyncio.sleep(pause)
+    def forget_machine(self, machine: str) -> None:
+        """A machine was given back."""
+        before = self.desired
+        self.desired = without_machine(before, self.observed, machine)
+        for queue in unread_queues(before, self.desired):
+            self.tasks.create_task(self._delete_later(queue))
 
     # -- messages ------------------------------------------------------------------------------------------
 
@@ -511,10 +516,36 @@ class Leader:
     def _on_ask_status(self, message: AskStatus) -> None:
         check_reply_to(self.system, message.reply_to)
         now = self.clock.monotonic()
-        standbys = [name for name, at in self._standbys.items() if now - at <= self._lead.lease_seconds]
+        standbys = list(self.standbys_now())
         growth = self._growing.told(self.desired, now)
-        status = status_of(self.desired, self.observed, now, message.request, sorted(standbys), growth)
+        status = replace(
+            status_of(self.desired, self.observed, now, message.request, standbys, growth),
+            services=self._hosts.services(1 + len(standbys)),
+            hosts=self._hosts.notes(),
+            store=self._options.store,
+        )
         self.post.send(message.reply_to, status)
+
+    def _on_scale_services(self, message: ScaleServices) -> None:
+        check_reply_to(self.system, message.reply_to)
+        try:
+            scaled = with_services(self.desired, message.services)
+        except RequestError as wrong:
+            self.say_if_leading(message.reply_to, RequestRefused(message.request, str(wrong)))
+            return
+        is_new = self._wishes.is_new((message.reply_to, message.request), message.again)
+        if scaled is not self.desired and not is_new:
+            reason = "somebody has asked for another number of hosts since, or that it follows the load"
+            self.say_if_leading(message.reply_to, RequestRefused(message.request, reason))
+            return
+        if scaled is not self.desired:
+            counts = {each.service: each.count for each in message.services}
+            self.log.info("services_scaled", services=counts)
+            self.desired = scaled
+            self.changed.set()
+        if not self.is_recorded():
+            return  # whoever asked asks again, until the log has it
+        self._on_ask_status(AskStatus(message.request, message.reply_to))
 
     def _on_drain_machine(self, message: DrainMachine) -> None:
         check_reply_to(self.system, message.reply_to)

@@ -13,7 +13,8 @@ newest complete record and those behind it.
 In the log is, for each program that shall run or is being removed, what a scheduler has to know that was not there when
 it was decided: where its parts were placed, within which limits it grows by itself, whether it sleeps; and what was
 wished for since, another number of nodes or another program, which takes its time before it is placed. Of machines:
-which are drained or are to be given back, and how many are wanted. All the rest is asked of the store (the program
+which are drained or are to be given back, and how many are wanted where that was asked for or decided; so of hosts with
+a scheduler. All the rest is asked of the store (the program
 itself: base 0 of its own log) or heard from reports.
 """
 
@@ -128,7 +129,8 @@ def recorded_machines(desired: Desired) -> RecordedMachines:
         tuple(sorted(desired.drained)),
         tuple(sorted(desired.leaving)),
         limits,
-        desired.machines if limits is not None else 0,
+        desired.machines if limits is not None or desired.machines_asked else 0,
+        desired.schedulers or 0 if desired.schedulers_asked else 0,
     )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import count, islice
 
 from dist_zero.shards import even_map
 from dist_zero_common.protocol.messages.control import (
@@ -26,7 +27,9 @@ from dist_zero_common.protocol.messages.control import (
 from dist_zero_common.protocol.messages.envelope import Message
 from dist_zero_common.protocol.messages.requests import ProgramState
 from services.scheduler.deciding import holders, hosted
+from services.scheduler.hosts import ReturnHost, SpawnHost
 from services.scheduler.preparing import is_prepared, prepared_parts
+from services.scheduler.spawners.base import Role, host_name, number_of, role_of
 from services.scheduler.state import (
     INCARNATIONS_PER_SCHEDULER,
     Assignment,
@@ -58,20 +61,6 @@ class Send:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class SpawnMachine:
-    """Obtain this machine."""
-
-    machine: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReturnMachine:
-    """Give this machine back; nothing runs on it."""
-
-    machine: str
-
-
 def reconcile(desired: Desired, observed: Observed, now: float) -> list[Send]:
     """The commands that are outstanding."""
     commands = list(_start_runners(desired, observed, now))
@@ -84,20 +73,35 @@ def reconcile(desired: Desired, observed: Observed, now: float) -> list[Send]:
     return list({command.key: command for command in commands}.values())
 
 
-def reconcile_machines(desired: Desired, spawned: Collection[str]) -> list[SpawnMachine | ReturnMachine]:
-    """The machines to obtain, of those called m1 to m<count>, and the ones to give back: what the spawner has
-    beyond them and no program uses."""
-    wanted = [f"m{number}" for number in range(1, desired.machines + 1)]
+def wanted_hosts(desired: Desired, spawned: Collection[str]) -> list[str]:
+    """The spawner's hosts that there shall be: machines m1 to m<count>, and where schedulers are somebody's business as
+    many hosts of theirs. Of those it does not matter which: the one on which this scheduler runs stays for as long as
+    it leads, then those that are there, and what is missing has the lowest numbers that are free."""
+    machines = [host_name(Role.MACHINE, number) for number in range(1, desired.machines + 1)]
+    if desired.schedulers is None:
+        return machines
+    own = desired.options.host
+    there = {host for host in (*spawned, own) if role_of(host) is Role.SCHEDULER}
+    schedulers = sorted(there, key=lambda host: (host != own, number_of(host)))[: desired.schedulers]
+    free = (name for name in (host_name(Role.SCHEDULER, number) for number in count(1)) if name not in there)
+    return [*machines, *schedulers, *islice(free, desired.schedulers - len(schedulers))]
+
+
+def reconcile_machines(desired: Desired, spawned: Collection[str]) -> list[SpawnHost | ReturnHost]:
+    """The hosts to obtain, and the ones to give back: what the spawner has beyond those that are wanted and no program
+    uses. Never the host on which this scheduler itself runs; and what is none of its business stays."""
+    wanted, own = wanted_hosts(desired, spawned), desired.options.host
     used = {
         part.machine
         for program in desired.programs.values()
         if program.assignment is not None
         for part in program.assignment.runners()
     }
-    there, kept = frozenset(spawned), used.union(wanted)
+    there, kept = frozenset(spawned), used.union(wanted, [own])
+    managed = {Role.MACHINE} if desired.schedulers is None else {Role.MACHINE, Role.SCHEDULER}
     return [
-        *(SpawnMachine(machine) for machine in wanted if machine not in there),
-        *(ReturnMachine(machine) for machine in sorted(there) if machine not in kept),
+        *(SpawnHost(host) for host in wanted if host not in there and host != own),
+        *(ReturnHost(host) for host in sorted(there) if host not in kept and role_of(host) in managed),
     ]
 
 

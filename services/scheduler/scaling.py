@@ -3,18 +3,24 @@ there are, and which of them run nothing any more. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from dist_zero.shards import SHARDS_MAX, rescaled
 from dist_zero_common.errors import RequestError
-from dist_zero_common.protocol.messages.requests import MachineLimits, NodeLimits
+from dist_zero_common.protocol.messages.requests import MachineLimits, NodeLimits, ServiceCount
 from dist_zero_common.protocol.stored import (
     RecordedMachines,
 )
+from services.scheduler.spawners.base import Role
 from services.scheduler.state import Desired, Observed, WantedProgram, is_silent, runner_name
 
 MACHINES_MAX = 10_000
 """More machines than any system may have; bounds what somebody can make us obtain."""
+SCHEDULERS_MAX = 16
+"""More than so many schedulers help nobody: one leads, and all others wait."""
+SERVICES = {"node-runner": Role.MACHINE, "scheduler": Role.SCHEDULER}
+"""What can be scaled, by the names that services have elsewhere; each machine has one node runner."""
 
 
 def rescaled_program(program: WantedProgram, nodes: int) -> WantedProgram:
@@ -54,7 +60,7 @@ def with_limits(
     if machines is None or machines == desired.machine_limits:
         return desired
     count = min(max(desired.machines, machines.machines_min, 1), machines.machines_max)
-    return replace(with_machines(desired, count), machine_limits=machines)
+    return replace(with_machines(desired, count), machine_limits=machines, machines_asked=False)
 
 
 def with_machines(desired: Desired, count: int) -> Desired:
@@ -73,13 +79,53 @@ def with_drained(desired: Desired, machine: str, drained: bool) -> Desired:
 def with_recalled_machines(desired: Desired, recorded: RecordedMachines) -> Desired:
     """What a scheduler that begins wants of machines, as the log has it."""
     automatic = recorded.limits is not None
-    return replace(
+    asked = recorded.wanted > 0 and not automatic
+    desired = replace(
         desired,
         drained=frozenset(recorded.drained),
         leaving=frozenset(recorded.leaving),
         machine_limits=recorded.limits,
-        machines=recorded.wanted if automatic else desired.options.machines,
+        machines=recorded.wanted if automatic or asked else desired.options.machines,
+        machines_asked=asked,
     )
+    if desired.schedulers is None or not recorded.schedulers:
+        return desired
+    return replace(desired, schedulers=recorded.schedulers, schedulers_asked=True)
+
+
+def with_services(desired: Desired, services: Iterable[ServiceCount]) -> Desired:
+    """With so many hosts of these services, because somebody has asked for them; the same object if that is so already.
+    Raises `RequestError` for what cannot be, or is somebody else's business here, with what to do instead."""
+    for each in services:
+        role = SERVICES.get(each.service)
+        if role is None:
+            raise RequestError(f"no service {each.service!r} can be scaled: there are {', '.join(SERVICES)}")
+        if (instead := _unobtainable(role, desired)) is not None:
+            raise RequestError(
+                f"the number of hosts with a {each.service} is not the scheduler's to change: {instead}"
+            )
+        most = MACHINES_MAX if role is Role.MACHINE else SCHEDULERS_MAX
+        if not 1 <= each.count <= most:
+            raise RequestError(f"there are 1 to {most} hosts with a {each.service}, and not {each.count}")
+        if role is Role.SCHEDULER:
+            desired = _with_schedulers(desired, each.count)
+        elif (desired.machines, desired.machine_limits) != (each.count, None) or not desired.machines_asked:
+            counted = with_machines(desired, each.count)
+            desired = replace(counted, machine_limits=None, machines_asked=True)
+    return desired
+
+
+def _with_schedulers(desired: Desired, count: int) -> Desired:
+    if desired.schedulers == count and desired.schedulers_asked:
+        return desired
+    return replace(desired, schedulers=count, schedulers_asked=True)
+
+
+def _unobtainable(role: Role, desired: Desired) -> str | None:
+    """What to do instead of asking a scheduler for hosts of this role; None if it can obtain them."""
+    if role is Role.SCHEDULER and desired.schedulers is None:
+        return desired.options.unobtainable.get(role, "schedulers are started by whoever starts the system")
+    return desired.options.unobtainable.get(role)
 
 
 def is_empty(machine: str, desired: Desired, observed: Observed, now: float) -> bool:

@@ -87,6 +87,7 @@ class SchedulerService:
             written=written,
             options=self._lead_options,
             number=number,
+            host=self._options.host,
         )
         self._post = standby.post
         await standby.lead(afresh=afresh)

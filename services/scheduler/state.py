@@ -32,6 +32,8 @@ from dist_zero_common.protocol.stored import (
     RecordedSplit,
 )
 from services.scheduler.growth import GrowthOptions
+from services.scheduler.hosts import HostOptions
+from services.scheduler.spawners.base import Role
 
 INCARNATIONS_PER_SCHEDULER = 1 << 20
 """A scheduler with number n gives out incarnations from n × this + 1 on, so they grow over its restarts."""
@@ -52,9 +54,20 @@ class SchedulerOptions:
     machine may be bringing more. Nodes that are to come have `prepare_seconds` to load their state beforehand, and a
     generation `end_seconds` to come to its end; then it goes on without. `growth`: how nodes and machines follow the
     load. `keeps_programs`: whether the next scheduler on the same store runs the programs that this one was told to
-    run, without being told again."""
+    run, without being told again.
+
+    `schedulers`: how many hosts that run a scheduler the spawner shall keep; None: they are nobody's business here.
+    `host`: the host on which this scheduler itself runs, which it never gives back; empty: none of the spawner's.
+    `hosts`: what is done about hosts that do not come, or fall silent. `unobtainable`: of what its spawner cannot
+    obtain or replace, what a person does who wants another number of that. `store`: where the store is, for people and
+    for machines that join."""
 
     machines: int = 1
+    schedulers: int | None = None
+    host: str = ""
+    hosts: HostOptions = field(default_factory=HostOptions)
+    unobtainable: Mapping[Role, str] = field(default_factory=dict)
+    store: str = ""
     silence_seconds: float = 10.0
     patience_seconds: float = 30.0
     regain_seconds: float = 3.0
@@ -185,6 +198,12 @@ class Desired:
     """How many machines the spawner shall keep."""
     machine_limits: MachineLimits | None = None
     """Within which limits that number is automatic; None: it stays what it is."""
+    machines_asked: bool = False
+    """Whether somebody has asked for that number while this system was up, so that it outlives the scheduler."""
+    schedulers: int | None = None
+    """How many hosts with a scheduler the spawner shall keep; None: that is nobody's business here."""
+    schedulers_asked: bool = False
+    """As `machines_asked`."""
 
     def is_retired(self, machine: str) -> bool:
         """Whether a machine shall run nothing any more."""
@@ -194,7 +213,9 @@ class Desired:
 def nothing_desired(system: str, scheduler: int, options: SchedulerOptions) -> Desired:
     """What a scheduler wants when it starts: machines, and no program before somebody submits it."""
     incarnation = scheduler * INCARNATIONS_PER_SCHEDULER
-    return Desired(system, scheduler, incarnation, options, machines=options.machines)
+    return Desired(
+        system, scheduler, incarnation, options, machines=options.machines, schedulers=options.schedulers
+    )
 
 
 def runner_name(machine: str) -> str:

@@ -31,11 +31,10 @@ from services.scheduler.deciding import (
     forget_silent,
     without_program,
 )
+from services.scheduler.hosts import ReturnHost, SpawnHost
 from services.scheduler.reconcile import (
     Repeats,
-    ReturnMachine,
     Send,
-    SpawnMachine,
     reconcile,
     reconcile_machines,
 )
@@ -253,14 +252,14 @@ def test_placement_is_told_again_while_nothing_moves() -> None:
 @pytest.mark.parametrize(
     ("spawned", "expected"),
     [
-        ([], [SpawnMachine("m1"), SpawnMachine("m2"), SpawnMachine("m3")]),
-        (["m2"], [SpawnMachine("m1"), SpawnMachine("m3")]),
+        ([], [SpawnHost("m1"), SpawnHost("m2"), SpawnHost("m3")]),
+        (["m2"], [SpawnHost("m1"), SpawnHost("m3")]),
         (["m1", "m2", "m3"], []),
-        (["m1", "m2", "m3", "m4", "m10"], [ReturnMachine("m10"), ReturnMachine("m4")]),
+        (["m1", "m2", "m3", "m4", "m10"], [ReturnHost("m10"), ReturnHost("m4")]),
     ],
 )
 def test_machines_are_obtained_and_returned(
-    spawned: list[str], expected: list[SpawnMachine | ReturnMachine]
+    spawned: list[str], expected: list[SpawnHost | ReturnHost]
 ) -> None:
     """What the spawner lists becomes m1 to m3."""
     desired = nothing_desired(SYSTEM, 1, SchedulerOptions(machines=3))
@@ -273,7 +272,7 @@ def test_machine_in_use_is_not_returned() -> None:
     desired = replace(world.desired, machines=1)
     assert reconcile_machines(desired, ["m1", "m2", "m3"]) == []
     desired = without_program(desired, "games", world.now)
-    assert reconcile_machines(desired, ["m1", "m2", "m3"]) == [ReturnMachine("m2"), ReturnMachine("m3")]
+    assert reconcile_machines(desired, ["m1", "m2", "m3"]) == [ReturnHost("m2"), ReturnHost("m3")]
 
 
 def test_runner_that_ends_at_once_is_not_started_all_the_time() -> None:

@@ -18,7 +18,7 @@ class RunnerStatus:
 
 @dataclass(frozen=True, slots=True)
 class MachineReport:
-    """An agent's heartbeat. `inbox` is where it listens; `labels` are `name=value`."""
+    """An agent's heartbeat. `inbox` is where it listens; `labels` are `name=value`. `leaves`: it is the last one."""
 
     machine: str
     incarnation: int
@@ -27,6 +27,7 @@ class MachineReport:
     memory_bytes: int
     labels: tuple[str, ...]
     runners: tuple[RunnerStatus, ...]
+    leaves: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +214,11 @@ class DropProgram:
 @dataclass(frozen=True, slots=True)
 class StandsBy:
     """A scheduler that does not lead, to the one that does: it listens at `reply_to`, and wants to hear that it is
-    led. `name` is unique to its process."""
+    led. `name` is unique to its process. `host`: the spawner's host on which it runs, or empty."""
 
     name: str
     reply_to: str
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ from dist_zero_common.protocol.messages.requests import (
     ProgramRemoved,
     RemoveProgram,
     ScaleProgram,
+    ScaleServices,
     SubmitProgram,
     SystemStatus,
     TransactionVoided,
@@ -129,6 +130,7 @@ Message = (
     | PrepareNodes
     | EndGeneration
     | Elsewhere
+    | ScaleServices
 )
 
 

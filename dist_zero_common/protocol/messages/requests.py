@@ -242,10 +242,32 @@ class ProgramStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """A service whose number of hosts the scheduler sees to: how many there shall be, how many of those are ready, and
+    how many more there are, which are to be given back."""
+
+    service: str
+    wanted: int
+    ready: int
+    leaving: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostNote:
+    """What is to be said of a host that is not simply there; `wrong`: somebody has to look after it. `host` is empty
+    where it is about all of them."""
+
+    host: str
+    text: str
+    wrong: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SystemStatus:
     """The answer to `AskStatus`: machines and programs by name. `scheduler` is the number of the one that leads,
     `standbys` the names of those that would take over. `growth`, here as in `ProgramStatus`: within which limits it is
-    automatic, what was decided last and why; empty where it is not automatic."""
+    automatic, what was decided last and why; empty where it is not automatic. `services`: the hosts that there shall
+    be; `hosts`: what is to be said of single ones. `store`: where the scheduler finds it, or empty."""
 
     request: int
     scheduler: int
@@ -253,3 +275,25 @@ class SystemStatus:
     programs: tuple[ProgramStatus, ...]
     standbys: tuple[str, ...] = ()
     growth: str = ""
+    services: tuple[ServiceStatus, ...] = ()
+    hosts: tuple[HostNote, ...] = ()
+    store: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceCount:
+    """So many hosts with this service."""
+
+    service: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleServices:
+    """Let there be so many hosts with these services from now on, in place of any limits within which their number was
+    automatic. Answered by `SystemStatus`. For `again` see `ScaleProgram`."""
+
+    request: int
+    services: tuple[ServiceCount, ...]
+    reply_to: str
+    again: bool = False
