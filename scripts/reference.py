@@ -1,8 +1,8 @@
 """Writes the pages of the reference that follow from the code: docs/settings.md and docs/messages.md.
 
-Run by `python -m scripts.reference`, after a setting or a message has changed; a test compares the pages with what this
-would write. What a setting means stands in `dist_zero_common/settings.py`, and what a message means in the comment below
-its name in `schemas/messages.capnp`.
+Run by `python -m scripts.reference`, after a setting or a message has changed; a test compares the pages with what
+this would write. What a setting means stands in `dist_zero_common/settings.py`, and what a message means in the comment
+below its name in `schemas/messages.capnp`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,35 @@ _SECTION = re.compile(r"# ---- (.+?) -+$")
 _BLOCK = re.compile(r"(struct|enum) (\w+) \{$")
 _FIELD = re.compile(r"(\w+) @(\d+)(?: :([\w()]+))?")
 
+_MESSAGES = """\
+# Messages
+
+What services, nodes and clients say to each other, and what is in the store, as `schemas/messages.capnp` has it. The
+[protocol](protocol.md) says when each is said, the [broker](broker.md) in which queue it arrives. This page follows
+from the schema (`python -m scripts.reference`).
+
+An `Envelope` carries any number of messages to one inbox; there are {kinds} kinds of them, marked **message** below.
+The others are parts of messages, or objects in the store. Times are microseconds since 1970-01-01 UTC; epochs, sessions
+and versions count from 1, places from 0. A receiver that does not know a field leaves it alone, and a field that a
+sender did not know is zero or empty.
+"""
+_SETTINGS = """\
+# Settings
+
+What can be set from outside. A variable comes from the environment, else from the file `.env` in the working directory,
+else it has its default; one that is set to nothing counts as not set. A value that is not allowed ends the command or
+service with a sentence and exit code 2, and so does a variable that begins with `DIST_ZERO_` and is not in this list: a
+misspelt setting is an error. `.env.template` is this list as a file to copy. This page follows from
+`dist_zero_common/settings.py` (`python -m scripts.reference`). What only docker-compose reads is on
+[its page](compose.md#what-can-be-set).
+
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Struct:
-    """A struct or enum of the schema: its section, what its comment says, and its fields with their types (of an enum: no
-    types), in the order of their numbers."""
+    """A struct or enum of the schema: its section, what its comment says, and its fields with their types (of an enum:
+    no types), in the order of their numbers."""
 
     section: str
     name: str
@@ -71,16 +95,7 @@ def messages_page() -> str:
     structs = structs_of(SCHEMA.read_text(encoding="utf-8"))
     envelope = next(struct for struct in structs if struct.name == "Message")
     sent = {kind for _, kind in envelope.fields}
-    parts = [
-        "# Messages\n\n"
-        "What services, nodes and clients say to each other, and what is in the store, as `schemas/messages.capnp` has it. The\n"
-        "[protocol](protocol.md) says when each is said, the [broker](broker.md) in which queue it arrives. This page follows from\n"
-        "the schema (`python -m scripts.reference`).\n\n"
-        f"An `Envelope` carries any number of messages to one inbox; there are {len(sent)} kinds of them, marked **message** below.\n"
-        "The others are parts of messages, or objects in the store. Times are microseconds since 1970-01-01 UTC; epochs, sessions\n"
-        "and versions count from 1, places from 0. A receiver that does not know a field leaves it alone, and a field that a sender\n"
-        "did not know is zero or empty.\n"
-    ]
+    parts = [_MESSAGES.format(kinds=len(sent))]
     section = ""
     for struct in structs:
         if struct.section != section:
@@ -111,15 +126,7 @@ def settings_page() -> str:
             f"### `{variable.name}`\n\n{_escaped(variable.meaning)}{secret}\n\n"
             f"Allowed: {_escaped(variable.allowed)}. Default: {default}.\n"
         )
-    return (
-        "# Settings\n\n"
-        "What can be set from outside. A variable comes from the environment, else from the file `.env` in the working directory,\n"
-        "else it has its default; one that is set to nothing counts as not set. A value that is not allowed ends the command or\n"
-        "service with a sentence and exit code 2, and so does a variable that begins with `DIST_ZERO_` and is not in this list: a\n"
-        "misspelt setting is an error. `.env.template` is this list as a file to copy. This page follows from\n"
-        "`dist_zero_common/settings.py` (`python -m scripts.reference`). What only docker-compose reads is on\n"
-        "[its page](compose.md#what-can-be-set).\n\n" + "\n".join(rows)
-    )
+    return _SETTINGS + "\n".join(rows)
 
 
 def _escaped(says: str) -> str:
