@@ -19,7 +19,7 @@ ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST
 COPY Pipfile.lock scripts/requirements.py /tmp/
 RUN python3 /tmp/requirements.py default < /tmp/Pipfile.lock > /tmp/requirements.txt \
     && /opt/venv/bin/pip install --quiet --disable-pip-version-check --no-cache-dir --no-deps --only-binary :all: \
-        --require-hashes -r /tmp/requirements.txt \
+        --no-binary python-logstash --require-hashes -r /tmp/requirements.txt \
     && /opt/venv/bin/pip check \
     && /opt/venv/bin/pip uninstall --quiet --yes pip \
     && echo /app > "$(echo /opt/venv/lib/python3*/site-packages)/dist_zero.pth" \

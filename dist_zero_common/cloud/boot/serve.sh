@@ -36,8 +36,8 @@ install_dist_zero() {
         hash=${1##*/}
         echo "${hash%%.*}  $boot/$2" | sha256sum --check --quiet
     done
-    "$home/bin/pip" install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
-        -r "$boot/requirements.txt"
+    "$home/bin/pip" install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+        --no-binary python-logstash --require-hashes -r "$boot/requirements.txt"  # which has no wheel
     tar -xzf "$boot/source.tar.gz" -C "$home"/lib/python3*/site-packages
     printf '#!%s\nimport sys\nfrom dist_zero.cli.main import main\nsys.exit(main())\n' "$home/bin/python" >"$boot/command"
     install -m 755 "$boot/command" "$home/bin/dist-zero"
