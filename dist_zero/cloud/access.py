@@ -274,12 +274,9 @@ def all_access(aws: Aws) -> dict[str, Access]:
             for each in page["InstanceProfiles"]
         ]
         # Lists do not say tags.
-        tags = {
-            **{("role", name): aws.iam.list_role_tags(RoleName=name)["Tags"] for name in roles},
-            **{
-                ("profile", name): aws.iam.list_instance_profile_tags(InstanceProfileName=name)["Tags"]
-                for name in profiles
-            },
+        tags: dict[tuple[str, str], Any] = {
+            **{("role", name): aws.iam.get_role(RoleName=name)["Role"].get("Tags", []) for name in roles},
+            **{("profile", name): _profile(aws, name).get("Tags", []) for name in profiles},
         }
     owned = {key: {tag["Key"]: tag["Value"] for tag in found}.get(SYSTEM_TAG) for key, found in tags.items()}
     systems = sorted({system for _, system in groups} | {each for each in owned.values() if each})

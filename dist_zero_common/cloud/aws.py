@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+from botocore.parsers import ResponseParserError
 
 from dist_zero_common.errors import OperatorError
 from dist_zero_common.settings import Settings
@@ -166,7 +167,7 @@ def explained(what: str) -> Iterator[None]:
             f"cannot {what}: there are no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in .env, or"
             " what else boto3 knows (AWS_PROFILE, ~/.aws)"
         ) from error
-    except BotoCoreError as error:
+    except (BotoCoreError, ResponseParserError) as error:
         raise AwsError(f"cannot {what}: {str(error).partition(chr(10))[0][:300]}") from error
 
 

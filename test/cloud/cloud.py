@@ -20,7 +20,6 @@ from test.virtual.rabbitmq_server import PASSWORD, USER, RabbitServer, setting
 
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 280.0
-IMAGE = "ami-0123456789abcdef0"
 PROGRAM = """
 import dist_zero as dz
 
@@ -76,7 +75,7 @@ class Cloud:
             "DIST_ZERO_SYSTEM": self.system,
             "DIST_ZERO_LEASE_SECONDS": "4",
             "DIST_ZERO_CLOUD_ENDPOINT": ec2.aws.endpoint,
-            "DIST_ZERO_CLOUD_IMAGE": IMAGE,
+            "DIST_ZERO_CLOUD_IMAGE": ec2.image,
             "DIST_ZERO_CLOUD_IMAGE_HAS_DIST_ZERO": "yes",
             "DIST_ZERO_CLOUD_SCHEDULERS": "1",
         }

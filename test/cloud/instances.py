@@ -48,6 +48,8 @@ class Ec2:
         self.gateway = str(self._network.attrs["IPAM"]["Config"][0]["Gateway"])
         self.aws = AwsServer(self.gateway)
         self.metadata = MetadataServer(self.gateway, self._instance_at)
+        registered = self.aws.client("ec2").register_image(Name="dist-zero-test", RootDeviceName="/dev/xvda")
+        self.image = str(registered["ImageId"])
         self._forwards: list[socket.socket] = []
         self._before = {each.id for each in self.aws.instances()}
         self._keeper = threading.Thread(target=self._keep, name="hypervisor", daemon=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import threading
 import uuid
@@ -69,7 +68,7 @@ class MetadataServer:
         what = path.removeprefix("/latest/")
         tags = "meta-data/tags/instance/"
         if what == "user-data":
-            return base64.b64decode(instance.user_data).decode()
+            return str(instance.user_data.decode())
         if what == "meta-data/instance-id":
             return str(instance.id)
         if what == "meta-data/placement/availability-zone":
