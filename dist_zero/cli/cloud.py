@@ -81,7 +81,7 @@ def checked_plan(bringing: Bringing) -> Plan:
 def bring_up(bringing: Bringing, settings: Settings, program: str) -> None:
     """Bring the system up, or what is missing of it, and return when its machines are ready."""
     from dist_zero.client.remote import RemoteSystem
-    from dist_zero.cloud.up import Launching, prepare, wait_ready
+    from dist_zero.cloud.up import Launching, hand_over, prepare, wait_ready
     from dist_zero_common.cloud.aws import Aws
     from dist_zero_common.cloud.instances import Instances
 
@@ -104,15 +104,15 @@ def bring_up(bringing: Bringing, settings: Settings, program: str) -> None:
     try:
         with Progress() as progress:
             fleet = prepare(aws, bringing, progress.tell)
-            launching = Launching(Instances(aws, fleet))
-            asyncio.run(
-                wait_ready(launching, RemoteSystem(bringing.broker_url, system), fleet, progress.tell)
-            )
+            instances = Instances(aws, fleet)
+            remote = RemoteSystem(bringing.broker_url, system)
+            asyncio.run(wait_ready(Launching(instances), remote, fleet, progress.tell))
+            hand_over(aws, fleet, instances)
     except KeyboardInterrupt:
         console_for(stderr=True).print(
             Text(
-                f"interrupted: what is there of system {system} goes with `dist-zero down --system {system}`; `up` again"
-                " goes on",
+                f"interrupted: what is there of system {system} ends itself within a lease, and at once with"
+                f" `dist-zero down --system {system}`; `up` again goes on",
                 "yellow",
             )
         )

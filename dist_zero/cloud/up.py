@@ -1,9 +1,9 @@
 """Bringing a system up on EC2, so that every step may be the last one of this machine.
 
 First comes what costs nothing: objects, roles, a security group. Then the schedulers are launched, with a lease each, and
-no more than that: the one of them that leads obtains the machines, and from its first look on renews all leases. Until
-it answers, and the machines are ready, leases are renewed from here. If this machine dies before, nobody renews, and all
-instances end themselves after one lease; if it dies later, it is not missed.
+no more than that: the one of them that leads obtains the machines. Until they are ready, leases are renewed from here;
+then the system is handed over, and the scheduler that leads renews them. If this machine dies before that, nobody
+renews, and all instances end themselves within one lease; if it dies later, it is not missed.
 
 Each step finds what an earlier `up` has made and goes on from there.
 """
@@ -11,9 +11,10 @@ Each step finds what an earlier `up` has made and goes on from there.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dist_zero.client.remote import RemoteSystem
 from dist_zero.cloud.access import account_of, make_group, make_role
@@ -26,14 +27,15 @@ from dist_zero_common.cloud.fleet import (
     ROLES,
     SCHEDULER,
     Fleet,
+    decoded,
     encoded,
     environment_object,
     fleet_object,
     object_key,
     role_name,
 )
-from dist_zero_common.cloud.instances import Instance, Instances
-from dist_zero_common.errors import BrokerError, OperatorError
+from dist_zero_common.cloud.instances import Instance, Instances, listed_instances
+from dist_zero_common.errors import BrokerError, OperatorError, SettingsError
 from dist_zero_common.protocol.messages.requests import SystemStatus
 
 START_SECONDS_MAX = 1_200.0
@@ -71,9 +73,31 @@ def prepare(aws: Aws, bringing: Bringing, tell: Tell) -> Fleet:
     for role in ROLES:
         if fleet.kind(role).profile == role_name(fleet.system, role):
             make_role(aws, fleet, role, account)
-    aws.put_object(fleet.bucket, fleet_object(fleet.store), encoded(fleet))
+    # A system that is up stays handed over, so that nothing ends if this goes wrong.
+    lives = any(each.is_live for each in listed_instances(aws, fleet.system))
+    fleet = replace(fleet, handed_over=lives and _is_handed_over(aws, fleet))
+    write_fleet(aws, fleet)
     tell("roles and security group", 1, 1)
     return fleet
+
+
+def write_fleet(aws: Aws, fleet: Fleet) -> None:
+    """Tell the schedulers."""
+    aws.put_object(fleet.bucket, fleet_object(fleet.store), encoded(fleet))
+
+
+def hand_over(aws: Aws, fleet: Fleet, instances: Instances) -> None:
+    """From now on the scheduler that leads renews the leases; they have all of their time until it knows."""
+    instances.renew(instances.live())
+    write_fleet(aws, replace(fleet, handed_over=True))
+
+
+def _is_handed_over(aws: Aws, fleet: Fleet) -> bool:
+    there = aws.get_object(fleet.bucket, fleet_object(fleet.store))
+    try:
+        return there is not None and decoded(there).handed_over
+    except SettingsError:
+        return False  # it is about to be written anew
 
 
 def _put_objects(aws: Aws, bringing: Bringing, fleet: Fleet, tell: Tell) -> None:
@@ -86,8 +110,6 @@ def _put_objects(aws: Aws, bringing: Bringing, fleet: Fleet, tell: Tell) -> None
             key = object_key(fleet.store, name)
             if not aws.has_object(fleet.bucket, key):
                 aws.put_object(fleet.bucket, key, body)
-    import json
-
     for role in ROLES:
         body = json.dumps(bringing.environments[role]).encode()
         aws.put_object(fleet.bucket, environment_object(fleet.store, role), body)

@@ -57,7 +57,8 @@ class Fleet:
     """The instances of a system. `store` is s3://bucket/prefix, `image` an AMI's id; without `subnets` it is the default
     network of the region. `prices` are those of the types, in USD per hour. `source` and `requirements` name objects of
     the store that a host installs DistZero from if its image does not have it, or are empty. `endpoint` and
-    `s3_endpoint` are empty for Amazon's own. `max_usd_per_hour` is 0 for no limit."""
+    `s3_endpoint` are empty for Amazon's own. Before it is `handed_over`, whoever typed `up` renews the leases, and
+    afterwards the scheduler that leads. `max_usd_per_hour` is 0 for no limit."""
 
     system: str
     region: str
@@ -81,6 +82,7 @@ class Fleet:
     requirements: str = ""
     endpoint: str = ""
     s3_endpoint: str = ""
+    handed_over: bool = False
 
     def kind(self, role: str) -> Kind:
         """What instances of this role are."""

@@ -23,6 +23,7 @@ from dist_zero_common.cloud.fleet import (
     LEASE_TAG,
     MACHINE,
     ROLE_TAG,
+    SCHEDULER,
     SYSTEM_TAG,
     Fleet,
     client_token,
@@ -68,7 +69,7 @@ class Instance:
     state: str
     generation: int
     launched_at: float
-    lease_until: float
+    lease_until: int
     spot: bool
 
     @property
@@ -185,6 +186,7 @@ class Instances:
         self._ended: dict[str, float] = {}
         self._disks: dict[str, str] = {}
         self._asked: dict[str, tuple[dict[str, Any], float]] = {}
+        self._lease_end = 0
 
     def all(self) -> list[Instance]:
         """All that EC2 lists, those that have ended lately, too, and what was launched and is not listed yet."""
@@ -216,6 +218,7 @@ class Instances:
         there = by_host(found).get(host)
         if there:
             return there[0]
+        self._lease_end = self._first_lease(found)
         live, full = [each for each in found if each.is_live], ""
         generation = next_generation(found, host)
         for instance_type in self.fleet.kind(role).types:
@@ -267,7 +270,7 @@ class Instances:
                     generation=generation,
                     instance_type=instance_type,
                     subnet=subnet,
-                    lease_until=self._lease_until(),
+                    lease_until=self._lease_end,
                 ),
                 self._monotonic(),
             )
@@ -329,6 +332,14 @@ class Instances:
                     Resources=ids[begin : begin + TAGGED_AT_ONCE],
                     Tags=[{"Key": LEASE_TAG, "Value": str(self._lease_until())}],
                 )
+
+    def _first_lease(self, found: Iterable[Instance]) -> int:
+        """Until when the lease of a new instance is. Machines of a system that is not handed over yet end with its
+        schedulers, so that all of it ends within one lease of the last renewal."""
+        schedulers = [each.lease_until for each in found if each.is_live and each.role == SCHEDULER]
+        if self.fleet.handed_over or not schedulers:
+            return self._lease_until()
+        return max(schedulers)
 
     def _lease_until(self) -> int:
         return int(self._now()) + self.fleet.lease_seconds

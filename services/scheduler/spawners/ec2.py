@@ -1,8 +1,9 @@
 """Hosts that are instances of EC2: what they are to be, `dist-zero up --mode cloud` has written into the bucket.
 
 Whoever asks for the list is the scheduler that leads, and so it is here that leases go on: every instance of the system
-that lives is told a new end of its lease, long before the old one. When no scheduler leads any more nobody asks, and the
-instances end themselves.
+that lives is told a new end of its lease, long before the old one. When no scheduler leads any more nobody asks, and
+the instances end themselves. Until `up` has seen the system run, and handed it over, its leases are `up`'s to renew:
+if that dies, a system that nobody knows of does not go on.
 
 All that EC2 and the bucket are asked is asked in a thread, one thing after the other.
 """
@@ -73,29 +74,33 @@ class EC2Spawner:
             gone = before.difference(each.id for each in self._live)
             if gone:
                 self._log.warning("instances_gone", instances=sorted(gone))
-        if now - self._renewed_at >= lease / RENEWALS_PER_LEASE or self._is_short(now, lease):
+        due = now - self._renewed_at >= lease / RENEWALS_PER_LEASE or self._is_short(now, lease)
+        if due and instances.fleet.handed_over:
             live = self._live
             await self._do(lambda: instances.renew(live))
             self._renewed_at = now
         return sorted(frozenset(each.host for each in self._live))
 
     def _is_short(self, now: float, lease: float) -> bool:
-        """Whether a lease needs to be renewed at once. Not as long as the last look was before the last renewal."""
-        if self._looked_at <= self._renewed_at:
-            return False
-        wall = self._clock.now_us() / 1e6
-        return any(each.lease_until - wall < lease / 2 for each in self._live) and now > self._renewed_at
+        """Whether a lease needs to be renewed at once. Before the next look the last renewal does not show."""
+        wall = now if self._looked_at <= self._renewed_at else self._clock.now_us() / 1e6
+        return self._looked_at > self._renewed_at and any(
+            each.lease_until - wall < lease / 2 for each in self._live
+        )
 
     async def _described(self) -> Instances:
         """The instances as they are described by now."""
         now = self._clock.monotonic()
-        if self._instances is None or now - self._described_at >= FLEET_SECONDS:
+        patience = FLEET_SECONDS
+        if self._instances is not None and not self._instances.fleet.handed_over:
+            patience = min(LOOK_SECONDS, self._instances.fleet.lease_seconds / 8)
+        if self._instances is None or now - self._described_at >= patience:
             fleet = await self._do(self._read_fleet)
             self._described_at = now
             if self._instances is None:
                 self._instances = Instances(self._aws, fleet)
             elif self._instances.fleet != fleet:
-                self._log.info("fleet_changed", image=fleet.image)
+                self._log.info("fleet_changed", image=fleet.image, handed_over=fleet.handed_over)
                 self._instances.fleet = fleet
         return self._instances
 
