@@ -198,8 +198,8 @@ def cloud_orphans(settings: Settings, system: str | None, *, remove: bool) -> li
         if spared:
             console_for(stderr=True).print(
                 Text(
-                    f"system {each.system} lives, and was not started from this directory: it is removed only if it is named"
-                    f" (--cloud --remove --system {each.system})",
+                    f"system {each.system} lives, and was not started from this directory: it is removed only if it"
+                    f" is named (--cloud --remove --system {each.system})",
                     "yellow",
                 )
             )

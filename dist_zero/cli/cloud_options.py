@@ -1,5 +1,5 @@
-"""The options of `up --mode cloud`. Each stands before a setting of the same meaning, where a team keeps what is the same
-for all."""
+"""The options of `up --mode cloud`. Each stands before a setting of the same meaning, where a team keeps what is the
+same for all."""
 
 from __future__ import annotations
 

@@ -135,8 +135,8 @@ def up(
     already, no system is started: the program is added to the one that is there, and its sources are not bridged:
     `dist-zero bridge` does that.
 
-    With --mode cloud each machine is an instance of EC2, the broker is the one named, and the store is a bucket; what is
-    there already stays as it is. --dry-run prints what would be made, and what it costs.
+    With --mode cloud each machine is an instance of EC2, the broker is the one named, and the store is a bucket; what
+    is there already stays as it is. --dry-run prints what would be made, and what it costs.
 
     Where a program of that name was there before, datasets keep their rows, views that are new or have changed are
     filled from them, and the old answers are served until that is done.
@@ -266,8 +266,8 @@ def down(
         ),
     ] = None,
 ) -> None:
-    """End a system that was started from this directory, with its containers, networks and volumes, or its instances and
-    what else was made for it at AWS.
+    """End a system that was started from this directory, with its containers, networks and volumes, or its instances
+    and what else was made for it at AWS.
 
     Its store stays, and `up` goes on from there.
     """

@@ -3,9 +3,9 @@
 They are made where none were named, and removed by `down` if they were. Each is found again by its name and carries the
 system's tag; one of that name without the tag is somebody else's, and is neither used nor removed.
 
-A **machine** reads and writes the store, except what is about instances: it can read what it is told itself, and nothing
-else there, and change none of it. A **scheduler** may do so, too, launch instances only with the system's tag and the
-system's two roles, and end and tag only those with the tag.
+A **machine** reads and writes the store, except what is about instances: it can read what it is told itself, and
+nothing else there, and change none of it. A **scheduler** may do so, too, launch instances only with the system's tag
+and the system's two roles, and end and tag only those with the tag.
 """
 
 from __future__ import annotations
@@ -186,8 +186,8 @@ def _is_there(tags_of: Any, name: str, system: str) -> bool:
         return False
     if tags.get(SYSTEM_TAG) != system:
         raise OperatorError(
-            f"there is a role or instance profile {name} that is not of system {system!r} (it has no tag {SYSTEM_TAG}): name"
-            " the system otherwise with --system, or give instance profiles of your own"
+            f"there is a role or instance profile {name} that is not of system {system!r} (it has no tag"
+            f" {SYSTEM_TAG}): name the system otherwise with --system, or give instance profiles of your own"
         )
     return True
 
@@ -304,8 +304,8 @@ def remove_access(aws: Aws, access: Access, *, sleep: Sleep = time.sleep) -> Non
             pause = next(waits, None)
             if pause is None:
                 raise OperatorError(
-                    f"the security group {group} is still used by something: see which network interfaces have it, and try"
-                    " again"
+                    f"the security group {group} is still used by something: see which network interfaces have it,"
+                    " and try again"
                 )
             sleep(pause)
     for name in access.profiles:

@@ -70,8 +70,8 @@ def broker_of(settings: Settings, broker: str | None) -> str:
     url = broker or settings.broker_url
     if not url:
         raise SettingsError(
-            "in the cloud the system's broker is one that is there, your own or Amazon MQ, and that instances reach: name it"
-            " with --broker amqps://user:password@host/vhost or AMQP_URL"
+            "in the cloud the system's broker is one that is there, your own or Amazon MQ, and that instances reach:"
+            " name it with --broker amqps://user:password@host/vhost or AMQP_URL"
         )
     return url
 
@@ -88,6 +88,8 @@ def environment(settings: Settings, fleet: Fleet, role: str, broker_url: str) ->
         "DIST_ZERO_LOG_LEVEL": settings.log_level,
         "DIST_ZERO_KEEP_LOG": "yes" if settings.keep_log else "no",
         "DIST_ZERO_EXECUTOR": settings.executor,
+        "LOGSTASH_HOST": settings.logstash_host,
+        "LOGSTASH_PORT": str(settings.logstash_port),
     }
     if role == SCHEDULER:
         told |= {
@@ -96,6 +98,8 @@ def environment(settings: Settings, fleet: Fleet, role: str, broker_url: str) ->
             "DIST_ZERO_CLOUD_SCHEDULERS": str(fleet.schedulers),
             "DIST_ZERO_CLOUD_ENDPOINT": fleet.endpoint,
             "DIST_ZERO_LEASE_SECONDS": f"{settings.lease_seconds:g}",
+            "DIST_ZERO_REPORT_SECONDS": f"{settings.report_seconds:g}",
+            "DIST_ZERO_LOST_SECONDS": f"{settings.lost_seconds:g}",
             "DIST_ZERO_GROWTH": ",".join(f"{name}={number!r}" for name, number in settings.growth),
         }
     return {name: text for name, text in told.items() if text}

@@ -21,8 +21,8 @@ class Found:
 
 
 def found_systems(aws: Aws, known: Collection[str], now: float) -> list[Found]:
-    """Systems of which something is there and that are not `known` here, and those of which an instance has outlived its
-    lease. `now`: seconds since 1970."""
+    """Systems of which something is there and that are not `known` here, and those of which an instance has outlived
+    its lease. `now`: seconds since 1970."""
     return judged(listed_instances(aws), all_access(aws), known, now)
 
 

@@ -33,7 +33,8 @@ class PlannedInstance:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All of it. `made`: what else is created, a line each; `total` in USD per hour; `unknown`: types without a price."""
+    """All of it. `made`: what else is created, a line each; `total` in USD per hour; `unknown`: types without a"
+    " price."""
 
     fleet: Fleet
     instances: tuple[PlannedInstance, ...]
@@ -103,8 +104,8 @@ def lines_of(plan: Plan) -> list[str]:
         f" ({fleet.disk_gigabytes * DISK_USD_PER_GIGABYTE_MONTH / HOURS_PER_MONTH:.4f} USD per hour) and, where the"
         f" subnet gives one, an address ({ADDRESS_USD_PER_HOUR:g} USD per hour);",
         "                not in it: the store, its requests, traffic, the broker",
-        f"at most lost    {plan.total * fleet.lease_seconds / 3600:.4f} USD: a lease of all, if this machine dies before"
-        " a scheduler renews it, or all schedulers die",
+        f"at most lost    {plan.total * fleet.lease_seconds / 3600:.4f} USD: a lease of all, if this machine dies"
+        " before a scheduler renews it, or all schedulers die",
     ]
     if plan.unknown:
         lines.append(

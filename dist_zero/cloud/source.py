@@ -48,8 +48,8 @@ def source_here() -> Source:
     lock = roots[0].parent / LOCK
     if not lock.is_file():
         raise SettingsError(
-            f"there is no {LOCK} beside the DistZero that runs here, so a host could not install it: run this from a checkout"
-            " of the repository, or name an image with DistZero in it (--image, with --image-has-dist-zero)"
+            f"there is no {LOCK} beside the DistZero that runs here, so a host could not install it: run this from a"
+            " checkout of the repository, or name an image with DistZero in it (--image, with --image-has-dist-zero)"
         )
     return Source(archive(roots), requirements(json.loads(lock.read_text(encoding="utf-8"))).encode())
 

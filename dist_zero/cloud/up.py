@@ -1,8 +1,8 @@
 """Bringing a system up on EC2, so that every step may be the last one of this machine.
 
-First comes what costs nothing: objects, roles, a security group. Then the schedulers are launched, with a lease each, and
-no more than that: the one of them that leads obtains the machines. Until they are ready, leases are renewed from here;
-then the system is handed over, and the scheduler that leads renews them. If this machine dies before that, nobody
+First comes what costs nothing: objects, roles, a security group. Then the schedulers are launched, with a lease each,
+and no more than that: the one of them that leads obtains the machines. Until they are ready, leases are renewed from
+here; then the system is handed over, and the scheduler that leads renews them. If this machine dies before that, nobody
 renews, and all instances end themselves within one lease; if it dies later, it is not missed.
 
 Each step finds what an earlier `up` has made and goes on from there.
@@ -190,7 +190,7 @@ def _too_slow(fleet: Fleet, live: list[Instance], status: SystemStatus | None) -
         else f"{sum(each.ready for each in status.machines)} of {fleet.machines} machines are ready"
     )
     return (
-        f"{what} after {START_SECONDS_MAX:.0f} s; instances live for {', '.join(sorted(machines)) or 'no machine'}. Do they"
-        f" reach the broker and the bucket? `dist-zero status --system {fleet.system}` says how it goes on, `dist-zero down"
-        f" --system {fleet.system}` ends it"
+        f"{what} after {START_SECONDS_MAX:.0f} s; instances live for {', '.join(sorted(machines)) or 'no machine'}."
+        f" Do they reach the broker and the bucket? `dist-zero status --system {fleet.system}` says how it goes on,"
+        f" `dist-zero down --system {fleet.system}` ends it"
     )

@@ -49,7 +49,7 @@ _ADVICE = {
     "MissingInput": "the account has no default network in this region: name a subnet with --subnet",
     "VcpuLimitExceeded": "the account's limit of vCPUs is reached: end instances, or ask Amazon for more",
     "InstanceLimitExceeded": "the account's limit of instances is reached: end some, or ask Amazon for more",
-    "MaxSpotInstanceCountExceeded": "the account's limit of spot instances is reached: end some, or ask Amazon for more",
+    "MaxSpotInstanceCountExceeded": "the account's limit of spot instances is reached: end some, or ask for more",
     "RequestLimitExceeded": "AWS is asked too much at once; it is tried again",
     "Throttling": "AWS is asked too much at once; it is tried again",
     "NoSuchBucket": "there is no such bucket: create it, or correct DIST_ZERO_STORE",
@@ -103,7 +103,7 @@ class Aws:
         return client
 
     def _client(self, service: str, endpoint: str) -> Any:
-        config = Config(
+        config = Config(  # type: ignore[call-arg]
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS_MAX},
             connect_timeout=CONNECT_SECONDS,
             read_timeout=ANSWER_SECONDS,

@@ -54,9 +54,9 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The instances of a system. `store` is s3://bucket/prefix, `image` an AMI's id; without `subnets` it is the default
-    network of the region. `prices` are those of the types, in USD per hour. `source` and `requirements` name objects of
-    the store that a host installs DistZero from if its image does not have it, or are empty. `endpoint` and
+    """The instances of a system. `store` is s3://bucket/prefix, `image` an AMI's id; without `subnets` it is the
+    default network of the region. `prices` are those of the types, in USD per hour. `source` and `requirements` name
+    objects of the store that a host installs DistZero from if its image does not have it, or are empty. `endpoint` and
     `s3_endpoint` are empty for Amazon's own. Before it is `handed_over`, whoever typed `up` renews the leases, and
     afterwards the scheduler that leads. `max_usd_per_hour` is 0 for no limit."""
 
@@ -120,8 +120,8 @@ def checked_fleet(fleet: Fleet) -> Fleet:
         for kind in fleet.kind(role).types:
             if family(kind) in XEN_FAMILIES:
                 raise SettingsError(
-                    f"instance type {kind}: its family is too old for leases: what is tagged later cannot be read inside."
-                    " Use one of the current families, such as t3 or m6i"
+                    f"instance type {kind}: its family is too old for leases: what is tagged later cannot be read"
+                    " inside. Use one of the current families, such as t3 or m6i"
                 )
     return fleet
 
@@ -136,9 +136,8 @@ def checked_system(system: str) -> str:
     return system
 
 
-XEN_FAMILIES = frozenset(
-    "c1 c3 c4 cc2 cg1 cr1 d2 f1 g2 g3 g3s h1 hi1 hs1 i2 i3 m1 m2 m3 m4 p2 p3 r3 r4 t1 t2 x1 x1e".split()
-)
+_XEN = "c1 c3 c4 cc2 cg1 cr1 d2 f1 g2 g3 g3s h1 hi1 hs1 i2 i3 m1 m2 m3 m4 p2 p3 r3 r4 t1 t2 x1 x1e"
+XEN_FAMILIES = frozenset(_XEN.split())
 """Instance families on the old hypervisor."""
 
 
@@ -199,8 +198,9 @@ def instance_tags(fleet: Fleet, host: str, role: str, generation: int, lease_unt
 
 
 def client_token(fleet: Fleet, host: str, generation: int, instance_type: str, subnet: str) -> str:
-    """The token of a launch: the same for the same launch, whoever asks for it, and another one for each next one of the
-    host. Type and subnet are part of it because another one is tried where there is no room, under the same name."""
+    """The token of a launch: the same for the same launch, whoever asks for it, and another one for each next one of
+    the host. Type and subnet are part of it because another one is tried where there is no room, under the same
+    name."""
     said = "\n".join((fleet.system, fleet.store, host, str(generation), instance_type, subnet))
     return hashlib.blake2b(said.encode(), digest_size=24).hexdigest()
 

@@ -1,11 +1,11 @@
 """The instances of a system, as EC2 has them: which live, one more, fewer, and leases that go on.
 
-What EC2 lists lags behind what it was told. So an instance that was launched is taken to be there for a while, listed or
-not, and one that was ended is no more. An answer that was lost is asked for again under the same token.
+What EC2 lists lags behind what it was told. So an instance that was launched is taken to be there for a while, listed
+or not, and one that was ended is no more. An answer that was lost is asked for again under the same token.
 
 A launch tries each type in each subnet, in the order of the fleet, where there is no room; other refusals are errors.
-Instances are ended by their own shutdown, carry an encrypted disk that goes with them, and tell about themselves only to
-who asks with a token (IMDSv2).
+Instances are ended by their own shutdown, carry an encrypted disk that goes with them, and tell about themselves only
+to who asks with a token (IMDSv2).
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ def check_limits(fleet: Fleet, live: Sequence[Instance], host: str, role: str, i
         if cost > fleet.max_usd_per_hour + 1e-9:
             raise OperatorError(
                 f"system {fleet.system} would cost {cost:.4g} USD per hour with {host} ({instance_type}), more than"
-                f" max-usd-per-hour {fleet.max_usd_per_hour:g}: ask for fewer machines, or raise the limit: `dist-zero up`"
-                " again with --max-usd-per-hour"
+                f" max-usd-per-hour {fleet.max_usd_per_hour:g}: ask for fewer machines, or raise the limit:"
+                " `dist-zero up` again with --max-usd-per-hour"
             )
 
 

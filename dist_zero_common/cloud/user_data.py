@@ -1,8 +1,8 @@
 """What an instance does when it starts for the first time. Pure.
 
 A script in bash, which every image that knows user data runs as root. It first of all starts the watch of the lease, so
-that whatever goes wrong later the instance ends itself; then the service, which is started again whenever it ends. Where
-systemd runs both are units of it, and start again with the machine; elsewhere, as in containers, they are loops.
+that whatever goes wrong later the instance ends itself; then the service, which is started again whenever it ends.
+Where systemd runs both are units of it, and start again with the machine; elsewhere, as in containers, they are loops.
 
 Nothing in it is secret, because who may describe an instance may read it: it says which objects of the bucket are to be
 read with the instance's role (`boot/fetch.py`).
@@ -14,13 +14,13 @@ import shlex
 from functools import cache
 from importlib import resources
 
-from dist_zero_common.cloud.fleet import LEASE_TAG, MACHINE, Fleet, environment_object, object_key
+from dist_zero_common.cloud.fleet import LEASE_TAG, MACHINE, SCHEDULER, Fleet, environment_object, object_key
 from dist_zero_common.errors import SettingsError
 
 BYTES_MAX = 16_384
 """Of user data, before it is encoded."""
-SERVICES = {MACHINE: "services.machine_agent"}
-SCHEDULER_SERVICE = "services.scheduler"
+SERVICES = {MACHINE: "services.machine_agent", SCHEDULER: "services.scheduler"}
+LOGS_SERVICE = "services.log_copies"
 
 _START = r"""set -u
 umask 022
@@ -50,7 +50,6 @@ def user_data(fleet: Fleet, host: str, role: str) -> str:
     """The script of this host. Raises `SettingsError` if EC2 would not take it."""
     settings = {
         "HOST": host,
-        "SERVICE": SERVICES.get(role, SCHEDULER_SERVICE),
         "REGION": fleet.region,
         "BUCKET": fleet.bucket,
         "ENDPOINT": fleet.s3_endpoint,
@@ -70,13 +69,14 @@ def user_data(fleet: Fleet, host: str, role: str) -> str:
             _file("settings", lines),
             _file("fetch.py", _boot_file("fetch.py")),
             _file("serve.sh", _boot_file("serve.sh")),
-            f'start host "{host}" /bin/bash "$boot/serve.sh"\n',
+            f'start host "{host}" /bin/bash "$boot/serve.sh" {SERVICES[role]}\n',
+            f'start logs "copies of the logs" /bin/bash "$boot/serve.sh" {LOGS_SERVICE}\n',
         )
     )
     if len(script.encode()) > BYTES_MAX:
         raise SettingsError(
-            f"the user data of {host} has {len(script.encode()):,} bytes, and EC2 takes {BYTES_MAX:,}: shorten the names of"
-            " bucket and prefix"
+            f"the user data of {host} has {len(script.encode()):,} bytes, and EC2 takes {BYTES_MAX:,}: shorten the"
+            " names of bucket and prefix"
         )
     return script
 

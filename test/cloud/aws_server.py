@@ -1,8 +1,8 @@
 """An AWS on this machine to test against: moto's EC2, S3, IAM and STS, with what moto leaves out and tests need.
 
-Left out are client tokens: here, as at Amazon's, the same token with the same request is the same instance, with another
-request an error, and one whose instance has ended is used up. Tests may stand between: a fault sees each call (its
-action's name and its parameters) and may refuse it.
+Left out are client tokens: here, as at Amazon's, the same token with the same request is the same instance, with
+another request an error, and one whose instance has ended is used up. Tests may stand between: a fault sees each call
+(its action's name and its parameters) and may refuse it.
 """
 
 from __future__ import annotations

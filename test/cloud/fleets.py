@@ -42,7 +42,7 @@ def instance(
     state: str = "running",
     generation: int = 1,
     launched_at: float = 100.0,
-    lease_until: float = 1_000.0,
+    lease_until: int = 1_000,
     system: str = "shop",
 ) -> Instance:
     """An instance i-<number>."""

@@ -1,7 +1,7 @@
 """Process 1 of a container that stands for an instance: python3 instance_boot.py HOST PORT
 
-It does what an image and its hypervisor do. The address at which instances read about themselves leads to HOST:PORT; the
-user data are read there and run, as root; and the machine runs until it is shut down, which ends the container. The
+It does what an image and its hypervisor do. The address at which instances read about themselves leads to HOST:PORT;
+the user data are read there and run, as root; and the machine runs until it is shut down, which ends the container. The
 commands `shutdown` and `poweroff` are in `instance_off.sh`.
 """
 

@@ -1,5 +1,5 @@
-"""Instances of EC2 as containers of this host: each one that moto says is running is a container that runs the real user
-data of that instance, and each container that has ended is an instance that has.
+"""Instances of EC2 as containers of this host: each one that moto says is running is a container that runs the real
+user data of that instance, and each container that has ended is an instance that has.
 
 The image holds what an image for instances would: DistZero in it. All else that a container is not, `instance_boot.py`
 makes up for.
@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -182,10 +183,8 @@ class Ec2:
 
     def _end(self, instance: str, container: Any) -> None:
         self._ended.add(instance)
-        try:
+        with suppress(APIError, NotFound):
             self.output[instance] = container.logs(tail=50).decode(errors="replace")
-        except (APIError, NotFound):
-            pass
         _remove(container)
         self._containers.pop(instance, None)
 
@@ -204,10 +203,8 @@ def _runs(container: Any) -> bool:
 
 
 def _remove(container: Any) -> None:
-    try:
+    with suppress(APIError, NotFound):
         container.remove(v=True, force=True)
-    except (APIError, NotFound):
-        pass
 
 
 def _accept(listening: socket.socket, port: int) -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import zipfile
-from pathlib import Path
 
 import pytest
 
-from examples.flights import data_directory
-from test.cloud.cloud import ROOT, Cloud
+from test.cloud.cloud import Cloud
 
 pytestmark = [pytest.mark.timeout(600)]
 

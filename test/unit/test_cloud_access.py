@@ -106,10 +106,10 @@ def test_orphans_are_what_outlived_its_lease_and_what_nobody_here_knows() -> Non
     """A system of ours that is well is none; one of somebody else's that lives is said to."""
     found = judged(
         [
-            instance("m1", 1, lease_until=1_100.0),
-            instance("m2", 2, lease_until=900.0),
-            instance("m1", 3, lease_until=1_100.0, system="bobs"),
-            instance("m1", 4, lease_until=900.0, system="dead"),
+            instance("m1", 1, lease_until=1_100),
+            instance("m2", 2, lease_until=900),
+            instance("m1", 3, lease_until=1_100, system="bobs"),
+            instance("m1", 4, lease_until=900, system="dead"),
             instance("m2", 5, state="terminated", system="dead"),
         ],
         {

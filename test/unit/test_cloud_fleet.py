@@ -170,7 +170,7 @@ def test_prices_that_are_none_are_refused(tmp_path: Path, text: str) -> None:
         read_prices(tmp_path / "missing.json")
 
 
-# ---- what is asked for, and what hosts do ------------------------------------------------------------------------------
+# ---- what is asked for, and what hosts do --------------------------------------------------------------------------
 
 
 def test_instances_end_themselves_and_tell_only_who_has_a_token() -> None:
@@ -212,7 +212,7 @@ def test_user_data_are_a_script_that_watches_the_lease_first(host: str, role: st
     """Bash understands it, EC2 takes it, and nothing is started before the watch of the lease."""
     script = user_data(fleet(source="source/abc.tar.gz", requirements="source/def.txt"), host, role)
     starts = [line for line in script.splitlines() if line.startswith("start ")]
-    assert [line.split()[1] for line in starts] == ["lease", "host"]
+    assert [line.split()[1] for line in starts] == ["lease", "host", "logs"]
     before_lease = script.partition("\nstart lease")[0]
     assert "fetch" not in before_lease and "apt-get" not in before_lease
     assert len(script.encode()) < BYTES_MAX * 3 / 4
@@ -223,7 +223,8 @@ def test_user_data_are_a_script_that_watches_the_lease_first(host: str, role: st
         subprocess.run(["shellcheck", "--severity=warning", path], check=True)
     assert f"HOST={host}\n" in script
     service = "services.scheduler" if role == SCHEDULER else "services.machine_agent"
-    assert f"SERVICE={service}\nREGION=us-east-1\nBUCKET=acme\n" in script
+    assert f'"$boot/serve.sh" {service}\n' in script
+    assert "REGION=us-east-1\nBUCKET=acme\n" in script
 
 
 def test_names_that_a_shell_would_take_apart_are_quoted() -> None:

@@ -95,6 +95,7 @@ ENTRY_POINTS = (
     "dist_zero_common/broker/administration.py",
     "dist_zero_common/cloud/boot/fetch.py",  # part of user data, as is the next
     "dist_zero_common/cloud/boot/watch_lease.py",
+    "services/log_copies.py",
     "services/node_runner/collection.py",  # until sequencers write bases
 )
 

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs DistZero where the image does not have it, and becomes this host's service. Whoever started this starts it
-# again when that has ended, so what failed is tried again.
+# Installs DistZero where the image does not have it, and becomes the service $1. Whoever started this starts it again
+# when that has ended, so what failed is tried again.
 set -euo pipefail
 boot=/var/lib/dist-zero/boot
 . "$boot/settings"
@@ -43,10 +43,13 @@ install_dist_zero() {
     install -m 755 "$boot/command" "$home/bin/dist-zero"
 }
 
+exec 9>"$boot/lock"  # others wait until it is installed
+flock 9
 python=$(python_of_image)
 [ -n "$python" ] || { install_dist_zero; python=$home/bin/python; }
 id dist-zero >/dev/null 2>&1 || useradd --system --no-create-home --shell /usr/sbin/nologin dist-zero
 install -d -o dist-zero -g dist-zero /var/lib/dist-zero/home /var/log/dist-zero
+exec 9>&-
 exec python3 "$boot/fetch.py" "$REGION" "$BUCKET" "$ENDPOINT" run "$ENVIRONMENT" dist-zero /var/lib/dist-zero/home \
-    "$python -m $SERVICE" "DIST_ZERO_MACHINE=$HOST" HOME=/var/lib/dist-zero/home PATH=/usr/local/bin:/usr/bin:/bin \
+    "$python -m $1" "DIST_ZERO_MACHINE=$HOST" HOME=/var/lib/dist-zero/home PATH=/usr/local/bin:/usr/bin:/bin \
     LANG=C.UTF-8 PYTHONUNBUFFERED=1 DIST_ZERO_LOG_DIR=/var/log/dist-zero

@@ -109,8 +109,8 @@ class EC2Spawner:
         found = self._aws.get_object(bucket, key)
         if found is None:
             raise OperatorError(
-                f"s3://{bucket}/{key} is not there, which says what instances are to be: `dist-zero up --mode cloud` writes"
-                " it"
+                f"s3://{bucket}/{key} is not there, which says what instances are to be: `dist-zero up --mode cloud`"
+                " writes it"
             )
         return decoded(found)
 
