@@ -86,8 +86,9 @@ def lines_of(plan: Plan) -> list[str]:
         f"{fleet.max_usd_per_hour:g} USD per hour" if fleet.max_usd_per_hour else "no limit of USD per hour"
     )
     lines = [
+        "",
         f"image           {fleet.image or 'the newest official Debian 13, found when it is done'}"
-        + (f", and DistZero from {fleet.source}" if fleet.source else ", which has DistZero in it"),
+        + ("; hosts install DistZero from the bucket" if fleet.source else ", which has DistZero in it"),
         f"region          {fleet.region}",
         f"subnet          {', '.join(fleet.subnets) or 'of the default network'}",
         f"security group  {', '.join(fleet.security_groups) or f'{group_name(fleet.system)} (made)'}",

@@ -141,7 +141,7 @@ def test_nothing_outlives_its_lease_cloud(cloud: Cloud) -> None:
     # Whatever starts the scheduler again is gone; the watch of the lease is not.
     ended = (
         "rm /var/lib/dist-zero/boot/serve.sh;"
-        " for process in $(grep -al services.scheduler /proc/[0-9]*/cmdline | cut -d/ -f3); do kill -9 $process; done"
+        " for process in $(grep -al [s]ervices.scheduler /proc/[0-9]*/cmdline | cut -d/ -f3); do kill -9 $process; done"
     )
     cloud.ec2.run(cloud.hosts()["s1"], "bash", "-c", ended)
     cloud.ec2.wait(lambda: not cloud.hosts())
