@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from test.cloud.cloud import Cloud
     from test.cloud.instances import Ec2
     from test.virtual.rabbitmq_server import RabbitServer
+
+IN_AN_ACCOUNT = os.environ.pop("DIST_ZERO_CLOUD_TESTS", "") == "1"
+"""Whether tests may start instances that cost money. It is no setting of DistZero's, so commands must not see it."""
 
 
 @pytest.fixture(scope="session")

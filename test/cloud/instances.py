@@ -24,7 +24,7 @@ from test.cloud.aws_server import AwsServer, tags_of
 from test.cloud.metadata_server import MetadataServer
 
 HERE = Path(__file__).parent
-LOOK_SECONDS = 0.2
+LOOK_SECONDS, END_SECONDS_MAX = 0.2, 120.0
 INSTANCE_LABEL = "dist-zero-test.instance"
 _BOOT = "/hypervisor/boot.py"
 
@@ -82,21 +82,9 @@ class Ec2:
 
     # -- what tests ask, and do ----------------------------------------------------------------------------------
 
-    def hosts(self, system: str) -> dict[str, str]:
-        """The instances of a system that run, by host: their ids."""
-        return {
-            tags["dist-zero:host"]: instance.id
-            for instance in self._instances()
-            if instance.state == "running" and (tags := tags_of(instance)).get("dist-zero:system") == system
-        }
-
     def all_of(self, system: str) -> list[Any]:
         """All instances that a system ever had, as moto has them."""
         return [each for each in self._instances() if tags_of(each).get("dist-zero:system") == system]
-
-    def container(self, instance: str) -> Any:
-        """The container that an instance is."""
-        return self._containers[instance]
 
     def containers(self) -> list[str]:
         """The instances that are containers now."""
@@ -115,14 +103,16 @@ class Ec2:
         image = self._docker.images.get(self._image)
         return json.dumps([image.attrs, image.history()])
 
-    def wait(self, what: Any, seconds: float = 240.0) -> Any:
-        """What `what` returns, as soon as it is true."""
-        deadline = time.monotonic() + seconds
-        while not (found := what()):
-            assert not self.errors, self.errors
+    def check(self) -> None:
+        """Raise what has gone wrong with the containers themselves."""
+        assert not self.errors, self.errors
+
+    def wait_ended(self, instances: set[str]) -> None:
+        """Return when none of these is a container any more."""
+        deadline = time.monotonic() + END_SECONDS_MAX
+        while instances.intersection(self.containers()):
             assert time.monotonic() < deadline, self.story()
             time.sleep(LOOK_SECONDS)
-        return found
 
     def story(self) -> str:
         """What instances have printed, for when a test fails."""
