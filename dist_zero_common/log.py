@@ -11,10 +11,11 @@ field.
 
 Time comes from the `Clock` that the logger was given, so that the log of a simulation shows virtual time. The
 contents of rows are never logged: a caller passes counts, keys' hashes, names and numbers. As a second fence,
-long texts are cut, and the files are of bounded size.
+long texts are cut, and the files are of bounded size. One thing may hold a value: the traceback of a bug ends with the
+text of an error that is not ours. It stays in the files of this machine, and is not shipped.
 
-No file is written before `open_log` is called, which a process has `log_shipping.process_log` do. Events also go wherever
-the surrounding program's standard `logging` sends those of the logger "dist_zero".
+No file is written before `open_log` is called, which for a process `log_shipping.process_log` does. Events also go
+wherever the surrounding program's standard `logging` sends those of the logger "dist_zero".
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from dist_zero_common.clock import Clock
+from dist_zero_common.errors import DistZeroError, UserError
 
 ROOT = "dist_zero"
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -41,6 +43,7 @@ ITEMS_MAX = 50
 
 RESERVED = ("time", "level", "service", "event", "traceback")
 _ENTRY = "dist_zero_entry"
+_SPEAKS_OF_NO_ROWS = (DistZeroError, OSError)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -148,6 +151,14 @@ def plain(value: object) -> object:
         return [plain(item) for item in value[:ITEMS_MAX]]
     text = value.hex() if isinstance(value, bytes) else str(value)
     return text if len(text) <= TEXT_LENGTH_MAX else f"{text[:TEXT_LENGTH_MAX]}… ({len(text)} characters)"
+
+
+def reason_of(error: BaseException) -> str:
+    """What an event may say of an error: its text, if it is one of ours about the surroundings or about ourselves, or the
+    operating system's; else no more than its type, because the text may hold a value of a row."""
+    if isinstance(error, _SPEAKS_OF_NO_ROWS) and not isinstance(error, UserError):
+        return str(error) or type(error).__name__
+    return type(error).__name__
 
 
 def _refuse_reserved(fields: Mapping[str, object]) -> None:

@@ -32,6 +32,7 @@ import select
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -43,9 +44,10 @@ from typing import Any
 from logstash import LogstashFormatterVersion1, TCPLogstashHandler
 
 from dist_zero_common.clock import RealClock
-from dist_zero_common.log import LEVELS, entry_of, get_logger, handling, open_log
+from dist_zero_common.log import LEVELS, entry_of, get_logger, handling, open_log, reason_of
 
 TRACEBACK_LENGTH_MAX = 16_000
+CAUSES_MAX = 10
 LINE_BYTES_MAX = 256 * 1024
 NOT_SHIPPED = ("path", "tags", "type", "logger_name")
 """What python-logstash says of a record, and we do not."""
@@ -185,8 +187,8 @@ class _Formatter(LogstashFormatterVersion1):  # type: ignore[misc]  # python-log
         return entry_of(record)
 
     def get_debug_fields(self, record: logging.LogRecord) -> dict[str, object]:
-        """See LogstashFormatterBase. The end of a traceback names the error."""
-        return {"traceback": self.format_exception(record.exc_info)[-TRACEBACK_LENGTH_MAX:]}
+        """See LogstashFormatterBase. The traceback, cut at its beginning: its end says what the error was."""
+        return {"traceback": _traceback(record)[-TRACEBACK_LENGTH_MAX:]}
 
     @classmethod
     def format_timestamp(cls, time: float) -> str:
@@ -199,6 +201,19 @@ class _Formatter(LogstashFormatterVersion1):  # type: ignore[misc]  # python-log
         said = {name: value for name, value in message.items() if name not in NOT_SHIPPED}
         said["host"] = {"name": said["host"]}
         return json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
+
+
+def _traceback(record: logging.LogRecord) -> str:
+    """The frames and the error of a record, and those of the error that it came of, without texts that may hold a value
+    of a row."""
+    error = record.exc_info[1] if record.exc_info else None
+    parts: list[str] = []
+    while error is not None and len(parts) < CAUSES_MAX:
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        name, reason = type(error).__name__, reason_of(error)
+        parts.append(frames + name + (f": {reason}" if reason != name else ""))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\nand then:\n".join(reversed(parts))
 
 
 # -- in the thread that sends ------------------------------------------------------------------------------------
@@ -222,7 +237,7 @@ class _Listener(QueueListener):
 
     def dequeue(self, block: bool) -> Any:
         """See QueueListener. The connection is closed by the thread that uses it, when it comes to the end."""
-        item = super().dequeue(block)
+        item: object = super().dequeue(block)
         if item is None:
             self._sender.close()
         return item

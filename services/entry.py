@@ -35,7 +35,7 @@ from dist_zero_common.errors import (
     SimulationError,
     first_error,
 )
-from dist_zero_common.log import Logger, get_logger, warnings_to_stderr
+from dist_zero_common.log import Logger, get_logger, reason_of, warnings_to_stderr
 from dist_zero_common.log_shipping import process_log
 from dist_zero_common.settings import Settings, load_settings
 from dist_zero_common.store.base import Store
@@ -137,7 +137,7 @@ async def _run(service: str, name: str, serve: Serve, settings: Settings) -> int
         async with showing_progress(settings.log_directory / f"{name}{SUFFIX}", process.watched):
             await _until_stopped(process, serve(process), stopping)
     except BaseException as error:
-        return _explained(service, first_error(error), process.log)
+        return _explained(service, first_error(error), process.log, quiet=bool(settings.runner))
     process.log.info("process_ended")
     return 0
 
@@ -170,17 +170,20 @@ async def _until_stopped(
         raise InternalError("the service ended by itself")
 
 
-def _explained(service: str, error: BaseException, log: Logger) -> int:
+def _explained(service: str, error: BaseException, log: Logger, *, quiet: bool) -> int:
+    """Say and log why the service ends. `quiet`: what it prints is logged by its agent."""
     if isinstance(error, OperatorError | OSError) and not isinstance(error, InternalError | SimulationError):
         log.error("process_failed", reason=str(error))
         return _say(
             service, str(error), EXIT_SETTINGS if isinstance(error, SettingsError) else EXIT_SURROUNDINGS
         )
-    log.exception("process_failed", error, reason=str(error))
-    traceback.print_exception(error)
-    return _say(
-        service, f"{error!r}: this should not happen: please report it with the lines above", EXIT_BUG
-    )
+    log.exception("process_failed", error, reason=reason_of(error))
+    if quiet:
+        what, where = reason_of(error), f"the traceback in {service}'s own log"
+    else:
+        traceback.print_exception(error)
+        what, where = repr(error), "the lines above"
+    return _say(service, f"{what}: this should not happen: please report it with {where}", EXIT_BUG)
 
 
 def _say(service: str, sentence: str, code: int) -> int:

@@ -92,7 +92,7 @@ class AgentService:
         for name, runner in self._state.runners.items():
             await self._launcher.stop(name)
             self._state = on_ended(self._state, name, runner.incarnation)
-        self._log.info("agent_leaves", runners=len(self._state.runners))
+        self._log.info("agent_leaves", running=len(self._state.runners))
         self._report()
         await self.post.wait_sent()
 

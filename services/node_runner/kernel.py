@@ -349,9 +349,8 @@ class NodeKernel:
             saved = self._saved(epoch.hand_out) if stage == self._plan.stages else None
         except Exception as error:  # whatever it is, it would come again: keep it as evidence and stand still
             where = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
-            self._stand_still(
-                e, stage, f"the executor failed{where}: {type(error).__name__}: {error}", writes, effects
-            )
+            failed = f"the executor failed{where}: {type(error).__name__}"
+            self._stand_still(e, stage, f"{failed}: {error}", writes, effects, logged=failed)
             return
         size = _too_large([p.batch for p in parcels] + list(changes.values()))
         if size:
@@ -403,12 +402,20 @@ class NodeKernel:
         effects.append(Halted(reason))
 
     def _stand_still(
-        self, e: int, stage: int, reason: str, writes: Sequence[Writes], effects: list[NodeEffect]
+        self,
+        e: int,
+        stage: int,
+        reason: str,
+        writes: Sequence[Writes],
+        effects: list[NodeEffect],
+        *,
+        logged: str = "",
     ) -> None:
-        """This epoch cannot be computed."""
-        self.halted = f"epoch {e}, stage {stage}: {reason}"
+        """This epoch cannot be computed; for `logged` see `Halted`."""
+        where = f"epoch {e}, stage {stage}: "
+        self.halted = where + reason
         places = frozenset(place for each in writes for place in each.transactions)
-        effects.append(Halted(self.halted, e, stage, tuple(sorted(places))))
+        effects.append(Halted(self.halted, e, stage, tuple(sorted(places)), where + logged if logged else ""))
 
     # -- readers -----------------------------------------------------------------------------------------------
 

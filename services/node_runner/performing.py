@@ -85,7 +85,9 @@ class Performing:
                     self._post.settle(token)
             case Halted():
                 self._here.counters["halted"] += 1
-                self._here.log_of(shard).error("node_halted", epoch=node.finished, reason=effect.reason)
+                self._here.log_of(shard).error(
+                    "node_halted", epoch=node.finished, reason=effect.logged or effect.reason
+                )
                 if effect.epoch:
                     self._tasks.create_task(self._keep_evidence(shard, node, effect))
 
@@ -105,7 +107,6 @@ class Performing:
         standing = Standing(self._program, name, node.generation, node.incarnation)
         log = self._here.log_of(shard)
         told = await keep_evidence(self._keeper.store, standing, halted, log)
-        log.error("node_stands_still", epoch=halted.epoch, reason=told)
         if node.kernel is not None:
             node.kernel.halted = told
 

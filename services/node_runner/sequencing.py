@@ -7,6 +7,7 @@ wait for room, no room would ever come.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 
 from dist_zero_common.broker.base import Queue
@@ -103,6 +104,7 @@ class HostedSequencer:
         self._newest_base: Base | None = None
         self.stopped = False
         self._collecting = asyncio.Lock()
+        self._recorded: Counter[str] = Counter()  # since a base was written, for the log
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
@@ -354,6 +356,9 @@ class HostedSequencer:
             return
         if self._sequencer is not appending:
             return  # it was loaded again
+        self._recorded["epochs"] += 1
+        self._recorded["transactions"] += len(there.transactions)
+        self._recorded["bytes"] += sum(len(each.payload) for each in there.transactions)
         self._log.debug(
             "epoch_recorded", epoch=there.epoch, transactions=len(there.transactions), save=there.save
         )
@@ -376,7 +381,14 @@ class HostedSequencer:
         except LogDamaged as damaged:
             self._halt(str(damaged), rewind=True)
             return
-        self._log.info("base_written", epoch=effect.base.epoch)
+        recorded, self._recorded = self._recorded, Counter()
+        self._log.info(
+            "base_written",
+            epoch=effect.base.epoch,
+            epochs=recorded["epochs"],
+            transactions=recorded["transactions"],
+            bytes=recorded["bytes"],
+        )
         if self._sequencer is writing:
             self._handle(BaseThere(effect.base.epoch))
             self._host.flush()

@@ -21,6 +21,7 @@ import pytest
 from dist_zero.system import SimulatedSystem
 from dist_zero_common import log_shipping
 from dist_zero_common.clock import RealClock
+from dist_zero_common.errors import InternalError
 from dist_zero_common.log import captured_events, get_logger
 from dist_zero_common.log_shipping import Limits, process_log, shipping
 from dist_zero_common.sim.loop import run_simulation
@@ -82,18 +83,26 @@ def wait_said(events: list[dict[str, object]], name: str) -> None:
 
 def test_a_line_is_the_entry_and_where_it_is_from() -> None:
     """The fields of the event as they are in the file, the real time, the line for a person, and the host; an
-    exception's traceback, to its end."""
+    exception's traceback, to its end, without the texts of errors that are not ours."""
+    value = "hunter" + "2"
     with Receiver() as receiver, shipping(receiver.address, level="info"):
         before = time.time()
         log = get_logger("node-runner", RealClock(), system="shop", machine="m1").bind(node="n-3")
         log.debug("not_wanted")
         log.warning("asked_again", epoch=7, ratio=0.5, nodes=["a", "b"], text="ein Übel\n\ud800")
         try:
-            raise RuntimeError("no such luck" + " " * 50_000 + "the end")
-        except RuntimeError as error:
+            try:
+                raise KeyError(value)
+            except KeyError as wrong:
+                raise InternalError("no such luck" + " " * 50_000 + "the end") from wrong
+        except InternalError as error:
             log.exception("failed", error)
-        receiver.wait(lambda: len(receiver.events) == 2)
-    event, failed = receiver.events
+        try:
+            raise KeyError(value)
+        except KeyError as error:
+            log.exception("failed_too", error)
+        receiver.wait(lambda: len(receiver.events) == 3)
+    event, failed, failed_too = receiver.events
     at = str(event.pop("@timestamp"))
     assert len(at) == 27 and at.endswith("Z")
     assert abs(time.mktime(time.strptime(at[:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone - before) < 3_600
@@ -116,6 +125,8 @@ def test_a_line_is_the_entry_and_where_it_is_from() -> None:
     }
     assert str(failed["traceback"]).rstrip().endswith("the end")
     assert len(str(failed["traceback"])) <= log_shipping.TRACEBACK_LENGTH_MAX
+    assert "test_log_shipping.py" in str(failed_too["traceback"])
+    assert str(failed_too["traceback"]).endswith("KeyError") and value not in str(receiver.events)
 
 
 def test_a_simulation_is_shipped_from_outside() -> None:
