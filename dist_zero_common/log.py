@@ -154,7 +154,7 @@ def plain(value: object) -> object:
 
 
 def reason_of(error: BaseException) -> str:
-    """What an event may say of an error: its text, if it is one of ours about the surroundings or about ourselves, or the
+    """What an event may say of an error: its text, if it is one of ours about the surroundings or ourselves, or the
     operating system's; else no more than its type, because the text may hold a value of a row."""
     if isinstance(error, _SPEAKS_OF_NO_ROWS) and not isinstance(error, UserError):
         return str(error) or type(error).__name__

@@ -36,7 +36,7 @@ def log_calls() -> tuple[LogCall, ...]:
 
 
 def _in_module(path: Path) -> Iterator[LogCall]:
-    if path.name == "log.py" and path.parts[0] == "dist_zero_common" or "log" not in text(path):
+    if (path.name == "log.py" and path.parts[0] == "dist_zero_common") or "log" not in text(path):
         return
     tree = parsed(path)
     chosen = {
