@@ -1,8 +1,9 @@
 """Prints `index-template.json`: `python -m elk.elasticsearch.index_template > elk/elasticsearch/index-template.json`.
 
-The mapping is explicit: the fields that docs/log-events.md lists, with the types that it says, and no others. What else a
-line may hold is stored and can be read, but not searched (`dynamic: false`), so that nothing that is logged makes the index
-grow fields. A value of another type than its field's is not searched either, and loses no line (`ignore_malformed`).
+The mapping is explicit: the fields that docs/log-events.md lists, with the types that it says, and no others. What else
+a line may hold is stored and can be read, but not searched (`dynamic: false`), so that nothing that is logged makes the
+index grow fields. A value of another type than its field's is not searched either, and loses no line
+(`ignore_malformed`).
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def index_template() -> dict[str, object]:
     for name, type_ in sorted(documented_fields().items()):
         outer, _, inner = name.partition(".")
         properties[outer] = {"properties": {inner: TYPES[type_]}} if inner else TYPES[type_]
+    properties["@timestamp"] = {**TYPES["date"], "ignore_malformed": False}  # as a data stream wants it
     properties["data_stream"] = {
         "properties": {part: {"type": "constant_keyword"} for part in ("type", "dataset", "namespace")}
     }

@@ -1,8 +1,8 @@
 """Prints `saved-objects.ndjson`: `python -m elk.kibana.saved_objects > elk/kibana/saved-objects.ndjson`.
 
-A data view, a live tail (a search of Discover), and a dashboard with its panels, in the form that Kibana 8.9 exports; newer
-ones migrate it when they import it. Ids are names, so that addresses can be written down: `/app/discover#/view/dist-zero-tail`,
-`/app/dashboards#/view/dist-zero`.
+A data view, a live tail (a search of Discover), and a dashboard with its panels, in the form that Kibana 8.9 exports;
+newer ones migrate it when they import it. Ids are names, so that addresses can be written down:
+`/app/discover#/view/dist-zero-tail`, `/app/dashboards#/view/dist-zero`.
 """
 
 from __future__ import annotations
@@ -122,21 +122,21 @@ PANELS = (
         "Errors and warnings by machine",
         (0, 0, 24, 12),
         "level: error or level: warning",
-        {"time": over_time(), "split": by("machine", "Machine"), "value": count("Events")},
+        {"split": by("machine", "Machine"), "time": over_time(), "value": count("Events")},
     ),
     Panel(
         "dist-zero-recoveries",
         "Recoveries",
         (24, 0, 24, 12),
         "event: ({})".format(" or ".join(RECOVERIES)),
-        {"time": over_time(), "split": by("event", "What"), "value": count("Events")},
+        {"split": by("event", "What"), "time": over_time(), "value": count("Events")},
     ),
     Panel(
         "dist-zero-epochs",
         "Newest epoch that all nodes have saved",
         (0, 12, 16, 12),
         "event: base_written",
-        {"time": over_time(), "split": by("program", "Program"), "value": number("max", "epoch", "Epoch")},
+        {"split": by("program", "Program"), "time": over_time(), "value": number("max", "epoch", "Epoch")},
         kind="line",
     ),
     Panel(
@@ -144,7 +144,7 @@ PANELS = (
         "Epochs",
         (16, 12, 16, 12),
         "event: base_written",
-        {"time": over_time(), "split": by("program", "Program"), "value": number("sum", "epochs", "Epochs")},
+        {"split": by("program", "Program"), "time": over_time(), "value": number("sum", "epochs", "Epochs")},
     ),
     Panel(
         "dist-zero-throughput",
@@ -152,8 +152,8 @@ PANELS = (
         (32, 12, 16, 12),
         "event: base_written",
         {
-            "time": over_time(),
             "split": by("program", "Program"),
+            "time": over_time(),
             "value": number("sum", "transactions", "Transactions"),
         },
     ),
