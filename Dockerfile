@@ -10,6 +10,7 @@ RUN apt-get update -qq \
         ca-certificates gcc libc6-dev python3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb
 
+# python-logstash has no wheel, and is pure Python; all else is taken as it was built.
 # A stage of its own: neither pip nor where it was told to look are part of the image.
 FROM system AS dependencies
 RUN apt-get update -qq \
@@ -19,7 +20,7 @@ ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST
 COPY Pipfile.lock scripts/requirements.py /tmp/
 RUN python3 /tmp/requirements.py default < /tmp/Pipfile.lock > /tmp/requirements.txt \
     && /opt/venv/bin/pip install --quiet --disable-pip-version-check --no-cache-dir --no-deps --only-binary :all: \
-        --require-hashes -r /tmp/requirements.txt \
+        --no-binary python-logstash --require-hashes -r /tmp/requirements.txt \
     && /opt/venv/bin/pip check \
     && /opt/venv/bin/pip uninstall --quiet --yes pip \
     && echo /app > "$(echo /opt/venv/lib/python3*/site-packages)/dist_zero.pth" \
