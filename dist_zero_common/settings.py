@@ -125,6 +125,20 @@ def _numbers(text: str) -> tuple[tuple[str, float], ...]:
     return numbers
 
 
+def _amount(text: str) -> float:
+    amount = float(text)
+    if not (isfinite(amount) and amount >= 0):
+        raise ValueError(text)
+    return amount
+
+
+def _words(text: str) -> tuple[str, ...]:
+    words = tuple(part.strip() for part in text.split(",") if part.strip())
+    if any(character.isspace() for word in words for character in word):
+        raise ValueError(text)
+    return words
+
+
 def _one_of(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.lower() not in words:
@@ -283,7 +297,7 @@ class Settings:
     aws_region: str = _variable(
         "AWS_REGION",
         default="",
-        meaning="The region of the bucket; without, it is us-east-1.",
+        meaning="The region of the bucket, and of instances; without, it is us-east-1.",
         allowed="a region's name, or nothing",
         parse=str,
     )
@@ -309,6 +323,132 @@ class Settings:
         allowed="a text, or nothing",
         parse=str,
         secret=True,
+    )
+    spawner: str = _variable(
+        "DIST_ZERO_SPAWNER",
+        default="none",
+        meaning="Whether a scheduler obtains hosts by itself: ec2, those that `up --mode cloud` has described.",
+        allowed="none, ec2",
+        parse=_one_of("none", "ec2"),
+    )
+    cloud_image: str = _variable(
+        "DIST_ZERO_CLOUD_IMAGE",
+        default="",
+        meaning="The image of instances; without, it is the newest official one of Debian 13.",
+        allowed="ami-..., or nothing",
+        parse=str,
+    )
+    cloud_image_has_dist_zero: bool = _variable(
+        "DIST_ZERO_CLOUD_IMAGE_HAS_DIST_ZERO",
+        default="no",
+        meaning="Whether the image has DistZero in it; if not, `up` uploads what hosts install.",
+        allowed="yes, no",
+        parse=_yes_or_no,
+    )
+    cloud_machine_types: tuple[str, ...] = _variable(
+        "DIST_ZERO_CLOUD_MACHINE_TYPES",
+        default="m6i.large,m6a.large,m5.large",
+        meaning="The instance types of machines: the first one that there is room for.",
+        allowed="instance types with commas between them",
+        parse=_words,
+    )
+    cloud_scheduler_types: tuple[str, ...] = _variable(
+        "DIST_ZERO_CLOUD_SCHEDULER_TYPES",
+        default="t3.small,t3a.small",
+        meaning="The instance types of hosts that run a scheduler, as for machines.",
+        allowed="instance types with commas between them",
+        parse=_words,
+    )
+    cloud_subnets: tuple[str, ...] = _variable(
+        "DIST_ZERO_CLOUD_SUBNETS",
+        default="",
+        meaning="The subnets of instances: the first one that has room; without, the region's default network.",
+        allowed="subnet-..., several with commas between them, or nothing",
+        parse=_words,
+    )
+    cloud_security_groups: tuple[str, ...] = _variable(
+        "DIST_ZERO_CLOUD_SECURITY_GROUPS",
+        default="",
+        meaning="The security groups of instances; without, one is made that lets nobody in.",
+        allowed="sg-..., several with commas between them, or nothing",
+        parse=_words,
+    )
+    cloud_machine_profile: str = _variable(
+        "DIST_ZERO_CLOUD_MACHINE_PROFILE",
+        default="",
+        meaning="The instance profile of machines; without, one is made.",
+        allowed="an instance profile's name, or nothing",
+        parse=str,
+    )
+    cloud_scheduler_profile: str = _variable(
+        "DIST_ZERO_CLOUD_SCHEDULER_PROFILE",
+        default="",
+        meaning="The instance profile of hosts that run a scheduler; without, one is made.",
+        allowed="an instance profile's name, or nothing",
+        parse=str,
+    )
+    cloud_spot: bool = _variable(
+        "DIST_ZERO_CLOUD_SPOT",
+        default="no",
+        meaning="Whether instances are spot instances: cheaper, and ended when Amazon wants them back.",
+        allowed="yes, no",
+        parse=_yes_or_no,
+    )
+    cloud_owner: str = _variable(
+        "DIST_ZERO_CLOUD_OWNER",
+        default="",
+        meaning="The tag dist-zero:owner of what is made; without, it is who the credentials belong to.",
+        allowed="a text, or nothing",
+        parse=str,
+    )
+    cloud_lease_seconds: int = _variable(
+        "DIST_ZERO_CLOUD_LEASE_SECONDS",
+        default="900",
+        meaning="For how long instances live that nobody renews.",
+        allowed="a number from 5 to 86400",
+        parse=_count(5, 86_400),
+    )
+    cloud_schedulers: int = _variable(
+        "DIST_ZERO_CLOUD_SCHEDULERS",
+        default="2",
+        meaning="How many hosts run a scheduler; with a single one, nobody renews leases when that is gone.",
+        allowed="a number from 1 to 9",
+        parse=_count(1, 9),
+    )
+    cloud_disk_gigabytes: int = _variable(
+        "DIST_ZERO_CLOUD_DISK_GIGABYTES",
+        default="20",
+        meaning="The size of an instance's disk.",
+        allowed="a number from 8 to 16000",
+        parse=_count(8, 16_000),
+    )
+    cloud_max_machines: int = _variable(
+        "DIST_ZERO_CLOUD_MAX_MACHINES",
+        default="16",
+        meaning="How many machines a system may have at once, whatever is asked for.",
+        allowed=f"a number from 1 to {MACHINES_MAX}",
+        parse=_count(1, MACHINES_MAX),
+    )
+    cloud_max_usd_per_hour: float = _variable(
+        "DIST_ZERO_CLOUD_MAX_USD_PER_HOUR",
+        default="0",
+        meaning="What all instances of a system may cost together; 0 is no limit.",
+        allowed="a number of USD per hour",
+        parse=_amount,
+    )
+    cloud_prices: Path | None = _variable(
+        "DIST_ZERO_CLOUD_PRICES",
+        default="",
+        meaning="What instance types cost, in USD per hour, where the snapshot that comes along is not right.",
+        allowed="the path of a JSON file, or nothing",
+        parse=_path_or_none,
+    )
+    cloud_endpoint: str = _variable(
+        "DIST_ZERO_CLOUD_ENDPOINT",
+        default="",
+        meaning="Where EC2, IAM and STS are, in tests; without, they are Amazon's.",
+        allowed="http://host:port, the same with https, or nothing",
+        parse=_http_url,
     )
     executor: str = _variable(
         "DIST_ZERO_EXECUTOR",

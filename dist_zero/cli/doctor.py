@@ -131,7 +131,9 @@ async def examine(report: Report, settings: Settings, asked: Asked) -> None:
         )
     if target is None:
         report.add(wrong(trouble) if broker_url else remark(trouble))
-    store = Path(state.store) if state is not None and state.store else settings.store
+    store: Path | str | None = settings.store
+    if state is not None and state.store:
+        store = state.store if "://" in state.store else Path(state.store)
     directory = None if store is None else directory_of(store)
     if directory is not None:
         await asyncio.to_thread(examine_store, report, directory)

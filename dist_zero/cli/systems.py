@@ -18,6 +18,7 @@ from dist_zero_common.processes import is_running
 from dist_zero_common.settings import Settings, load_settings
 
 DIRECTORY = "systems"
+CLOUD_MODE = "cloud"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class SystemState:
     `broker_url` is for clients, `agent_url` and `runner_url` are for machines of this host's that join; there are
     passwords in them. `keeper` is the process that holds the system up, as
     `process_name` says it. `program` is what it was started for, or empty. `bridge` says what is wrong with the bridge
-    of its sources, if anything.
+    of its sources, if anything. `region` is where the instances of one in the cloud are: it has no keeper, and holds
+    itself up.
     """
 
     system: str
@@ -40,10 +42,11 @@ class SystemState:
     bridge: str = ""
     agent_url: str = field(default="", repr=False)
     runner_url: str = field(default="", repr=False)
+    region: str = ""
 
     def alive(self) -> bool:
-        """Whether the process that holds the system up is still there."""
-        return is_running(self.keeper)
+        """Whether the process that holds the system up is still there, as far as one does."""
+        return self.mode == CLOUD_MODE or is_running(self.keeper)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The commands that start systems in containers and end them: `up`, `down`, `orphans`."""
+"""The commands that start systems and end them: `up`, `down`, `orphans`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,25 @@ from dist_zero.cli.app import (
     SourceBroker,
     app,
 )
+from dist_zero.cli.cloud_options import (
+    Image,
+    ImageHas,
+    Lease,
+    MachineProfile,
+    MachineType,
+    MaxUsd,
+    Owner,
+    Prices,
+    Region,
+    SchedulerProfile,
+    Schedulers,
+    SchedulerType,
+    SecurityGroup,
+    Spot,
+    Subnet,
+    Verbose,
+    with_options,
+)
 from dist_zero.cli.limits import (
     NODES_MAX,
     Auto,
@@ -28,11 +47,14 @@ from dist_zero.cli.limits import (
     limits_of,
 )
 from dist_zero.cli.load_program import load_program
+from dist_zero.cli.systems import CLOUD_MODE
 from dist_zero_common.errors import SettingsError
 from dist_zero_common.settings import load_settings
 
 if TYPE_CHECKING:
     from dist_zero.cli.systems import SystemState
+
+VIRTUAL_MODE = "virtual"
 
 
 @app.command()
@@ -40,12 +62,18 @@ def up(
     file: ProgramFile,
     nodes: Nodes = 1,
     machines: Machines = 1,
+    mode: Annotated[
+        str,
+        typer.Option(
+            "--mode", metavar="MODE", help="virtual: machines are containers; cloud: instances of EC2."
+        ),
+    ] = VIRTUAL_MODE,
     store: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--store",
             metavar="DIR",
-            help="Keep the log there; without, in the log directory, by the system's name.",
+            help="Keep the log there; without, in the log directory, by the system's name. Cloud: s3://bucket/prefix.",
         ),
     ] = None,
     system: Annotated[
@@ -84,12 +112,31 @@ def up(
             help="Let a view over a dataset without a key see only what is appended from now on.",
         ),
     ] = None,
+    image: Image = None,
+    image_has_dist_zero: ImageHas = None,
+    machine_type: MachineType = None,
+    scheduler_type: SchedulerType = None,
+    schedulers: Schedulers = None,
+    subnet: Subnet = None,
+    security_group: SecurityGroup = None,
+    machine_profile: MachineProfile = None,
+    scheduler_profile: SchedulerProfile = None,
+    spot: Spot = None,
+    owner: Owner = None,
+    lease: Lease = None,
+    max_usd_per_hour: MaxUsd = None,
+    prices: Prices = None,
+    region: Region = None,
+    verbose: Verbose = False,
 ) -> None:
-    """Start a system in containers with a program in it, and leave it running; or change the program of one.
+    """Start a system with a program in it, and leave it running; or change the program of one.
 
     Each machine is a container, and so is RabbitMQ, unless AMQP_URL names one. With --broker, or where the system is up
     already, no system is started: the program is added to the one that is there, and its sources are not bridged:
     `dist-zero bridge` does that.
+
+    With --mode cloud each machine is an instance of EC2, the broker is the one named, and the store is a bucket; what
+    is there already stays as it is. --dry-run prints what would be made, and what it costs.
 
     Where a program of that name was there before, datasets keep their rows, views that are new or have changed are
     filled from them, and the old answers are served until that is done.
@@ -105,8 +152,33 @@ def up(
     from dist_zero.client.change import MayChange
     from dist_zero.client.remote import RemoteSystem
 
+    if mode not in (VIRTUAL_MODE, CLOUD_MODE):
+        raise typer.BadParameter(f"{mode!r} is none of {VIRTUAL_MODE}, {CLOUD_MODE}", param_hint="--mode")
+    in_cloud, most_machines = mode == CLOUD_MODE, None
+    if in_cloud and not auto:
+        most_machines, max_machines = max_machines, None
     limits = limits_of(auto, min_nodes, max_nodes, min_machines, max_machines, idle)
     loaded, settings = load_program(file, program), load_settings()
+    settings = with_options(
+        settings,
+        store=store if in_cloud else None,
+        cloud_image=image,
+        cloud_image_has_dist_zero=image_has_dist_zero,
+        cloud_machine_types=machine_type,
+        cloud_scheduler_types=scheduler_type,
+        cloud_schedulers=schedulers,
+        cloud_subnets=subnet,
+        cloud_security_groups=security_group,
+        cloud_machine_profile=machine_profile,
+        cloud_scheduler_profile=scheduler_profile,
+        cloud_spot=spot,
+        cloud_owner=owner,
+        cloud_lease_seconds=lease,
+        cloud_max_machines=most_machines,
+        cloud_max_usd_per_hour=max_usd_per_hour,
+        cloud_prices=prices,
+        aws_region=region,
+    )
     allowed = MayChange(drop_datasets, tuple(begin_empty or ()))
 
     async def submit(url: str, name: str) -> str:
@@ -125,13 +197,22 @@ def up(
 
     name = system or settings.system or loaded.name
     is_up = any(state.system == name and state.alive() for state in load_states(settings.log_directory))
-    if broker != NEW_BROKER and (broker is not None or is_up):
+    if in_cloud:
+        from dist_zero.cli.cloud import bring_up, bringing_of, show_plan
+
+        bringing = bringing_of(settings, name, machines, broker)
+        if dry_run:
+            show_plan(bringing, verbose=verbose)
+            return
+        bring_up(bringing, settings, loaded.name)
+        note = asyncio.run(submit(bringing.broker_url, name))
+    elif broker != NEW_BROKER and (broker is not None or is_up):
         target = resolve(
             system if broker is not None else name, broker, otherwise=loaded.name, settings=settings
         )
         name, note = target.system, asyncio.run(submit(target.broker_url, target.system))
     elif dry_run:
-        there = store or settings.log_directory / DIRECTORY / name / "store"
+        there = Path(store) if store else settings.log_directory / DIRECTORY / name / "store"
         told = asyncio.run(change_of_stored(there, loaded, allowed))
         if told is not None:
             show_change(told)
@@ -146,7 +227,7 @@ def up(
             system=name,
             machines=machines,
             program=loaded.name,
-            store=store or settings.log_directory / DIRECTORY / name / "store",
+            store=Path(store) if store else settings.log_directory / DIRECTORY / name / "store",
             broker=broker,
             sources=file if loaded.sources else None,
             source_broker=checked_url(source_broker, "--source-broker") if source_broker else None,
@@ -165,7 +246,7 @@ def up(
         note,
         f"program {loaded.name} runs in system {name}",
         limits.told(loaded.name) if limits is not None else "",
-        _next(name, broker in (None, NEW_BROKER)),
+        _next(name, in_cloud or broker in (None, NEW_BROKER)),
     ):
         if line:
             typer.echo(line)
@@ -185,7 +266,8 @@ def down(
         ),
     ] = None,
 ) -> None:
-    """End a system that was started from this directory, with its containers, networks and volumes.
+    """End a system that was started from this directory, with its containers, networks and volumes, or its instances
+    and what else was made for it at AWS.
 
     Its store stays, and `up` goes on from there.
     """
@@ -196,6 +278,12 @@ def down(
     logs = load_settings().log_directory
     states = {state.system: state for state in load_states(logs)}
     state = _chosen(states, system or load_settings().system)
+    if state.mode == CLOUD_MODE:
+        from dist_zero.cli.cloud import take_down as take_down_in_cloud
+
+        take_down_in_cloud(state, load_settings(), lambda removed: typer.echo(f"removed {removed}"))
+        typer.echo(f"system {state.system} is down: AWS has nothing of it but its store, {state.store}")
+        return
     if is_running(state.keeper):
         end_keeper(state)
     for removed in take_down(state.system, state.keeper, logs.absolute()):
@@ -223,11 +311,20 @@ def _chosen(states: dict[str, SystemState], system: str) -> SystemState:
 @app.command()
 def orphans(
     remove: Annotated[bool, typer.Option("--remove", help="Remove what was found.")] = False,
+    cloud: Annotated[
+        bool, typer.Option("--cloud", help="Look at AWS, not at this host; credentials are needed.")
+    ] = False,
+    system: Annotated[
+        str | None,
+        typer.Option("--system", metavar="NAME", help="With --cloud: only this one, also if it lives."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find what systems have left on this host whose keeper is gone: containers, networks, volumes, queues, files.
 
-    Queues are found at brokers that were given, of systems that were started from this directory.
+    Queues are found at brokers that were given, of systems that were started from this directory. With --cloud:
+    instances that have outlived their lease, and all that is marked with a system that was not started from this
+    directory.
     """
     import asyncio
 
@@ -235,8 +332,12 @@ def orphans(
     from dist_zero.cli.systems import DIRECTORY, load_states, remove_state
     from dist_zero.virtual import orphaned, used_queues_file
     from dist_zero_common.containers import Docker
-    from dist_zero_common.processes import is_running
 
+    if cloud:
+        from dist_zero.cli.cloud import cloud_orphans
+
+        _print_orphans(cloud_orphans(load_settings(), system, remove=remove), remove, as_json, " --cloud")
+        return
     logs = load_settings().log_directory.absolute()
 
     async def look() -> dict[tuple[str, str], list[str]]:
@@ -246,9 +347,9 @@ def orphans(
     found = asyncio.run(look())
     states = load_states(logs)
     for state in states:
-        if not is_running(state.keeper):
+        if not state.alive():
             found.setdefault((state.system, state.keeper), []).append(f"state file of system {state.system}")
-    alive = {state.system for state in states if is_running(state.keeper)}
+    alive = {state.system for state in states if state.alive()}
     for directory in sorted((logs / DIRECTORY).glob("*/")):
         queues = used_queues_file(directory)
         if directory.name not in alive and queues.exists():
@@ -261,7 +362,7 @@ def orphans(
     _print_orphans([thing for things in found.values() for thing in things], remove, as_json)
 
 
-def _print_orphans(things: list[str], removed: bool, as_json: bool) -> None:
+def _print_orphans(things: list[str], removed: bool, as_json: bool, option: str = "") -> None:
     if as_json:
         typer.echo(json.dumps({"orphans": things, "removed": removed}))
         return
@@ -270,4 +371,4 @@ def _print_orphans(things: list[str], removed: bool, as_json: bool) -> None:
     if not things:
         typer.echo("nothing is left over")
     elif not removed:
-        typer.echo("dist-zero orphans --remove removes them")
+        typer.echo(f"dist-zero orphans{option} --remove removes them")

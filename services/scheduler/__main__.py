@@ -1,5 +1,5 @@
-"""A scheduler as a process of its own: `python -m services.scheduler`. It obtains no machines: they come. Of several
-that run, one leads, and the others stand by."""
+"""A scheduler as a process of its own: `python -m services.scheduler`. It obtains no machines, they come; or, if it is
+told so, instances of EC2. Of several that run, one leads, and the others stand by."""
 
 import re
 import socket
@@ -14,7 +14,7 @@ from services.scheduler.growth import growth_options
 from services.scheduler.hosts import HostOptions
 from services.scheduler.lead import LeadOptions
 from services.scheduler.service import SchedulerService
-from services.scheduler.spawners.base import Role
+from services.scheduler.spawners.base import Role, Spawner
 from services.scheduler.spawners.none import NoSpawner
 from services.scheduler.state import SchedulerOptions
 
@@ -38,21 +38,36 @@ def unique_name() -> str:
     return f"s{host[:24]}-{uuid.uuid4().hex[:12]}"
 
 
+def spawner_of(process: Process) -> Spawner:
+    """What obtains hosts, as the settings say."""
+    settings = process.settings
+    if settings.spawner == "none":
+        return NoSpawner(settings.machines)
+    # A library that only those need who have instances.
+    from dist_zero_common.cloud.aws import Aws
+    from services.scheduler.spawners.ec2 import EC2Spawner
+
+    return EC2Spawner(Aws(settings), str(settings.store), process.clock, process.log)
+
+
 async def serve(process: Process) -> None:
     """Be a scheduler until cancelled."""
     settings = process.settings
+    obtains = settings.spawner != "none"
     async with opened_store(process, f"scheduler-{process.clock.now_us()}") as store:
         service = SchedulerService(
             system=settings.system,
             connect=process.connect(settings.broker_url, f"{settings.system}: scheduler"),
             store=store,
             clock=process.clock,
-            spawner=NoSpawner(settings.machines),
+            spawner=spawner_of(process),
             log=process.log,
             options=SchedulerOptions(
                 machines=settings.machines,
+                schedulers=settings.cloud_schedulers if obtains else None,
+                host=settings.machine if obtains else "",
                 hosts=HostOptions(settings.report_seconds, settings.lost_seconds),
-                unobtainable=UNOBTAINABLE,
+                unobtainable={} if obtains else UNOBTAINABLE,
                 store=str(settings.store),
                 growth=growth_options(settings.growth),
                 keeps_programs=True,

@@ -31,6 +31,8 @@ STARTERS = (
 IMPORTERS = {
     "aio_pika": ("dist_zero_common/broker/rabbitmq",),
     "aiormq": ("dist_zero_common/broker/rabbitmq",),  # aio-pika's own ground, as are pamqp and yarl
+    "boto3": ("dist_zero_common/cloud/aws.py",),
+    "botocore": ("dist_zero_common/cloud/aws.py",),
     "capnp": ("dist_zero_common/protocol/codec.py",),
     "docker": ("dist_zero_common/containers.py",),
     "dotenv": ("dist_zero_common/settings.py",),
@@ -91,6 +93,9 @@ ENTRY_POINTS = (
     "dist_zero/cli/main.py",
     "dist_zero/testing/pytest_plugin.py",
     "dist_zero_common/broker/administration.py",
+    "dist_zero_common/cloud/boot/fetch.py",  # part of user data, as is the next
+    "dist_zero_common/cloud/boot/watch_lease.py",
+    "services/log_copies.py",
     "services/node_runner/collection.py",  # until sequencers write bases
 )
 

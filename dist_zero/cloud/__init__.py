@@ -1,0 +1,1 @@
+"""Cloud mode at whoever types the command: what `up --mode cloud`, `down` and `orphans --cloud` do."""
