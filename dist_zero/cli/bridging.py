@@ -32,6 +32,7 @@ class BridgeWanted:
     system: str
     source_broker: str = field(repr=False)
     output: Path
+    metrics_port: str = ""
 
 
 async def keep_bridge(wanted: BridgeWanted, log: Logger, tell: Callable[[str], None]) -> None:
@@ -45,7 +46,9 @@ async def keep_bridge(wanted: BridgeWanted, log: Logger, tell: Callable[[str], N
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=output,
-                env=child_environment({"AMQP_URL": wanted.source_broker}),  # all can see arguments
+                env=child_environment(
+                    {"AMQP_URL": wanted.source_broker, "DIST_ZERO_METRICS_PORT": wanted.metrics_port}
+                ),  # all can see arguments
                 start_new_session=True,
             )
         log.info("bridge_started", pid=process.pid)
