@@ -59,10 +59,15 @@ class Process:
     settings: Settings
     clock: Clock
     log: Logger
-    measured: Measured
+    service: str = ""
     goodbye: Goodbye | None = None
+    measured: Measured = field(init=False)
     _watched: list[Callable[[], Watched | None]] = field(default_factory=list)
     _failed: asyncio.Future[None] = field(default_factory=asyncio.Future)
+
+    def __post_init__(self) -> None:
+        """Nothing is measured of it yet."""
+        self.measured = Measured(self.service, self.settings.system, self.settings.machine, self.log)
 
     @contextmanager
     def watching(self, watched: Callable[[], Watched | None]) -> Iterator[None]:
@@ -137,7 +142,7 @@ def log_name_of(service: str, settings: Settings) -> str:
 async def _run(service: str, name: str, serve: Serve, settings: Settings) -> int:
     clock = RealClock()
     log = get_logger(service, clock, system=settings.system)
-    process = Process(settings, clock, log, Measured(service, settings.system, settings.machine, log))
+    process = Process(settings, clock, log, service)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)

@@ -257,6 +257,7 @@ def _remove(file: Path, port: int) -> None:
             file.unlink()
 
 
-def port_of_child(port: int | None) -> str:
-    """What a process that starts another one tells it as `DIST_ZERO_METRICS_PORT`: the port behind its own."""
-    return "" if port is None else str(port + 1 if port else 0)
+def metrics_of_child(settings: Settings) -> dict[str, str]:
+    """What a process that starts another one tells it in its environment: the port behind its own."""
+    port = settings.metrics_port
+    return {} if port is None else {"DIST_ZERO_METRICS_PORT": str(port + 1 if port else 0)}

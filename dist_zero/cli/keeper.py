@@ -128,7 +128,7 @@ class _Keeper:
     async def _hold(self) -> None:
         from dist_zero.virtual import VirtualOptions, VirtualSystem
         from dist_zero_common.containers import Docker
-        from services.measuring import Measured, port_of_child, serving_metrics
+        from services.measuring import Measured, metrics_of_child, serving_metrics
 
         wanted = self._wanted
         logs = Path(wanted.log_dir)
@@ -172,13 +172,16 @@ class _Keeper:
                 save_state(logs, state)
                 _say({"state": asdict(state)})
                 self._log.info("system_up", machines=wanted.machines)
+                name = f"keeper-{wanted.system}"
                 with (
                     measured.measuring(partial(_measure, system)),
                     measured.measuring_posts(partial(_posts, system)),
                 ):
-                    async with serving_metrics(settings, measured, f"keeper-{wanted.system}"):
-                        async with self._bridged(state, port_of_child(settings.metrics_port)):
-                            await system.wait_failed()
+                    async with (
+                        serving_metrics(settings, measured, name),
+                        self._bridged(state, metrics_of_child(settings)),
+                    ):
+                        await system.wait_failed()
         except Exception as error:
             self._log.exception("system_failed", error)
             raise
@@ -189,9 +192,8 @@ class _Keeper:
             self._log.info("system_down")
 
     @asynccontextmanager
-    async def _bridged(self, state: SystemState, metrics_port: str) -> AsyncIterator[None]:
-        """Meanwhile the program's sources are bridged, if that is wanted. `metrics_port`: the setting of that name for the
-        bridge."""
+    async def _bridged(self, state: SystemState, settings_of_bridge: dict[str, str]) -> AsyncIterator[None]:
+        """Meanwhile the program's sources are bridged, if that is wanted."""
         wanted = self._wanted
         if not wanted.bridge_file:
             yield
@@ -211,7 +213,7 @@ class _Keeper:
             wanted.system,
             wanted.source_broker,
             logs / f"bridge-{wanted.system}.stderr",
-            metrics_port,
+            settings_of_bridge,
         )
         keeping = asyncio.create_task(keep_bridge(bridge, self._log, tell), name="bridge")
         try:

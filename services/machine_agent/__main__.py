@@ -10,7 +10,7 @@ from services.machine_agent.launchers.process import ProcessLauncher
 from services.machine_agent.machine import Machine, this_machine
 from services.machine_agent.measured import measure_agent
 from services.machine_agent.service import AgentService
-from services.measuring import port_of_child
+from services.measuring import metrics_of_child
 from services.progress import Watched
 
 
@@ -52,14 +52,13 @@ async def serve(process: Process) -> None:
 def runner_settings(settings: Settings, machine: Machine, runner: str, incarnation: int) -> dict[str, str]:
     """What a runner that is a child of the agent's is told; the agent's own password is not for it."""
     url = settings.runner_broker_url or settings.broker_url
-    return {
+    return metrics_of_child(settings) | {
         "AMQP_URL": url,
         "DIST_ZERO_RUNNER_AMQP_URL": url,
         "DIST_ZERO_SYSTEM": settings.system,
         "DIST_ZERO_MACHINE": machine.name,
         "DIST_ZERO_RUNNER": runner,
         "DIST_ZERO_RUNNER_INCARNATION": str(incarnation),
-        "DIST_ZERO_METRICS_PORT": port_of_child(settings.metrics_port),
     }
 
 

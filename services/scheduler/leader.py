@@ -133,7 +133,7 @@ class Leader:
         counters: Counter[str],
         changes: dict[str, Changes] | None = None,
     ) -> None:
-        """`written`: the log, in which this scheduler has claimed the lead. `counters` and `changes`: where it is counted
+        """`written`: the log, in which this scheduler has claimed the lead. `counters`, `changes`: where it is counted
         what is done, and what becomes of each program's placement."""
         number = written.state.leader
         self.system, self.store, self.clock = system, store, clock

@@ -40,6 +40,7 @@ IMPORTERS = {
     "obstore": ("dist_zero_common/store/obstore.py",),
     "pandas": ("dist_zero/files.py",),
     "polars": ("dist_zero/files.py",),
+    "prometheus_client": ("dist_zero_common/exposition.py",),
     "pyarrow": ("dist_zero/arrow_batches.py", "dist_zero/files.py"),
     "pytest": ("dist_zero/testing/pytest_plugin.py",),
     "rich": ("dist_zero/cli/",),
@@ -234,7 +235,7 @@ def test_dependencies_agree() -> None:
     pipfile = tomllib.loads(text(Path("Pipfile")))
     project = tomllib.loads(text(Path("pyproject.toml")))["project"]
     assert set(pipfile["packages"]) - {"dist-zero"} == set(project["dependencies"])
-    modules = {"aio-pika": "aio_pika", "pycapnp": "capnp", "python-dotenv": "dotenv"}
+    modules = {"aio-pika": "aio_pika", "pycapnp": "capnp", "python-dotenv": "dotenv", "prometheus-client": "prometheus_client"}
     assert {modules.get(name, name) for name in project["dependencies"]} <= set(IMPORTERS)
 
 
