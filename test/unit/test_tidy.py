@@ -55,6 +55,7 @@ PURE = (
     "dist_zero/blobs.py",
     "dist_zero/bridge/ledger.py",
     "dist_zero/cli/diagnosis.py",
+    "dist_zero/cli/top_model.py",
     "dist_zero/column_data.py",
     "dist_zero/compiler/*.py",
     "dist_zero/executor.py",
@@ -235,7 +236,12 @@ def test_dependencies_agree() -> None:
     pipfile = tomllib.loads(text(Path("Pipfile")))
     project = tomllib.loads(text(Path("pyproject.toml")))["project"]
     assert set(pipfile["packages"]) - {"dist-zero"} == set(project["dependencies"])
-    modules = {"aio-pika": "aio_pika", "pycapnp": "capnp", "python-dotenv": "dotenv", "prometheus-client": "prometheus_client"}
+    modules = {
+        "aio-pika": "aio_pika",
+        "pycapnp": "capnp",
+        "python-dotenv": "dotenv",
+        "prometheus-client": "prometheus_client",
+    }
     assert {modules.get(name, name) for name in project["dependencies"]} <= set(IMPORTERS)
 
 
