@@ -249,22 +249,19 @@ def _leader_line(top: Top) -> str:
 
 
 def _machines_table(machines: tuple[MachineLine, ...], width: int) -> Table:
-    columns = _right("machine", "cpu", "of cores", "memory", "nodes", "rows/s")
-    if width >= MEDIUM:
-        columns.insert(4, ("of", "right"))
-    table = compact_table("machine", *columns[1:], "state")
+    table = compact_table("machine", *_right("cores busy", "memory", "nodes", "rows/s"), "state")
     for each in machines:
         state = each.note or ("ready" if each.ready else "not ready")
         style = "green" if each.ready and not each.note else "yellow" if each.ready else "bold red"
-        cells = [
-            _number(each.cpu, 2),
-            str(each.cores),
-            shown_bytes(each.memory_used_bytes) if each.memory_used_bytes else "–",
-            *([shown_bytes(each.memory_bytes)] if width >= MEDIUM else []),
+        memory = shown_bytes(each.memory_used_bytes) if each.memory_used_bytes else "–"
+        table.add_row(
+            each.machine,
+            f"{_number(each.cpu, 2)} of {each.cores}",
+            f"{memory} of {shown_bytes(each.memory_bytes)}" if width >= MEDIUM else memory,
             str(each.nodes),
             _rate(each.rows),
-        ]
-        table.add_row(each.machine, *cells, Text(state, style))
+            Text(state, style),
+        )
     return table
 
 

@@ -1,9 +1,9 @@
 """What `dist-zero top` shows, from two answers of the scheduler: pure.
 
 Counters make rates. The time between two counts is not that between the two answers, but between the two reports that
-the scheduler had when it answered (`MachineStatus.reported_ms`). Where the two do not belong together (another scheduler
-answers, whose clock is another one; another incarnation of a runner, node or sequencer, which counts from zero; no new
-report), there is no rate, and None is in its place.
+the scheduler had when it answered (`MachineStatus.reported_ms`). Where the two do not belong together, there is no
+rate, and None is in its place: another scheduler answers, whose clock is another one; another incarnation of a runner,
+node or sequencer counts from zero; there is no new report.
 """
 
 from __future__ import annotations

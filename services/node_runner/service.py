@@ -83,7 +83,7 @@ class RunnerService:
         self._log = log.bind(system=system, machine=machine, runner=runner, runner_incarnation=incarnation)
         self._keeper = NodeKeeper(store, make_executor, clock, prepare=prepare)
         self._options = options or SequencerOptions()
-        self._inbox = runner_inbox(system, runner, incarnation)
+        self.inbox = runner_inbox(system, runner, incarnation)
         self._programs: dict[str, ProgramHost] = {}
         self._sequencers: dict[str, HostedSequencer] = {}
         self._placements: dict[str, Placement] = {}
@@ -126,8 +126,8 @@ class RunnerService:
         """Serve until cancelled."""
         async with asyncio.TaskGroup() as self._tasks:
             self._tasks.create_task(self.post.run())
-            await self.post.listen(Queue(self._inbox), self._on_message)
-            self._log.info("runner_started", inbox=self._inbox)
+            await self.post.listen(Queue(self.inbox), self._on_message)
+            self._log.info("runner_started", inbox=self.inbox)
             while True:
                 self._report()
                 for sequencer in list(self._sequencers.values()):
@@ -162,7 +162,7 @@ class RunnerService:
             runner=self._runner,
             incarnation=self._incarnation,
             machine=self._machine,
-            inbox=self._inbox,
+            inbox=self.inbox,
             nodes=tuple(status for host in self._programs.values() for status in host.statuses()),
             sequencers=tuple(status for status in statuses if status is not None),
             prepared=tuple(status for each in self._preparing.values() for status in each.statuses()),
@@ -318,10 +318,10 @@ class RunnerService:
             self._locate(message.program)
         if known is None or known.version <= message.version:  # what started late hears it again
             if host is not None:
-                host.drop_elsewhere(message, self._inbox)
+                host.drop_elsewhere(message, self.inbox)
                 left = self._left.get(message.program, {})
                 for name, inbox in zip(message.shard_map.nodes, message.inboxes, strict=True):
-                    if inbox != self._inbox:
+                    if inbox != self.inbox:
                         left.pop(name, None)
             self._stop_sequencer_before(message.program, incarnation)
         self.post.settle(token)
