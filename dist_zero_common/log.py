@@ -40,7 +40,7 @@ FILES_KEPT = 3
 TEXT_LENGTH_MAX = 1_000
 ITEMS_MAX = 50
 
-dropped: Counter[str] = Counter()
+dropped: Counter[str] = Counter(file=0)
 """Of this process: how many lines could not be written, by where they were to go."""
 
 RESERVED = ("time", "level", "service", "event", "traceback")
