@@ -162,7 +162,9 @@ def test_a_loop_that_stands_still_is_seen_and_waited_for_by_nobody(
     assert answers[:4] == ["503", "503", "503", ""]
     ages = [value_of(text, "dist_zero_readings_age_seconds") for text in (*answers[4:8], answers[9])]
     assert ages[0] == ages[4] == 0 and all(age > 0 for age in ages[1:4])
-    assert 2 <= len(looks) <= 4, "at most one for each time that the loop was held up, and for each that it was not"
+    assert 2 <= len(looks) <= 4, (
+        "at most one for each time that the loop was held up, and for each that it was not"
+    )
 
 
 def test_scrapers_that_hang_keep_nobody_else_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
