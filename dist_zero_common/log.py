@@ -25,6 +25,7 @@ import json
 import logging
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -40,6 +41,9 @@ FILE_BYTES_MAX = 16 * 1024 * 1024
 FILES_KEPT = 3
 TEXT_LENGTH_MAX = 1_000
 ITEMS_MAX = 50
+
+dropped: Counter[str] = Counter(file=0)
+"""Of this process: how many lines could not be written, by where they were to go."""
 
 RESERVED = ("time", "level", "service", "event", "traceback")
 _ENTRY = "dist_zero_entry"
@@ -213,6 +217,7 @@ class _LogFile(RotatingFileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         """See logging.Handler."""
         error = sys.exception()
+        dropped["file"] += 1
         if not isinstance(error, OSError):
             super().handleError(record)
         elif not self._told:

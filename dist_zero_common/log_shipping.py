@@ -44,7 +44,7 @@ from typing import Any
 from logstash import LogstashFormatterVersion1, TCPLogstashHandler
 
 from dist_zero_common.clock import RealClock
-from dist_zero_common.log import LEVELS, entry_of, get_logger, handling, open_log, reason_of
+from dist_zero_common.log import LEVELS, dropped, entry_of, get_logger, handling, open_log, reason_of
 
 TRACEBACK_LENGTH_MAX = 16_000
 CAUSES_MAX = 10
@@ -177,6 +177,7 @@ class _ToQueue(QueueHandler):
             self.queue.put_nowait(record)
         except queue.Full:
             self.refused += 1
+            dropped["logstash-queue"] += 1
 
 
 class _Formatter(LogstashFormatterVersion1):  # type: ignore[misc]  # python-logstash has no types
@@ -290,6 +291,7 @@ class _Sender(TCPLogstashHandler):  # type: ignore[misc]  # python-logstash has 
             self._given_up = self._given_up or last
             self.ending.wait(self._next_pause())
         self._lost += 1
+        dropped["logstash-network"] += 1
 
     def give_up(self) -> None:
         """Called by another thread, at the end: send nothing any more, nor wait for what is being sent. Says how many

@@ -61,6 +61,28 @@ OnLook = Callable[[SystemStatus], None]
 """Hears how far things are."""
 
 
+class Look:
+    """What `RemoteSystem.looking` gives."""
+
+    def __init__(self, system: str, line: Line) -> None:
+        self._system, self._line = system, line
+
+    async def status(self) -> SystemStatus:
+        """What is there and how far it is. Raises `OperatorError` when no scheduler answers for minutes."""
+        status = await self._line.questions.ask(
+            lambda request: (scheduler_inbox(self._system), AskStatus(request, self._line.replies)),
+            "its status",
+            patience=ASK_SECONDS,
+        )
+        assert isinstance(status, SystemStatus)
+        return status
+
+    @property
+    def waiting_for(self) -> str:
+        """What is known to keep answers from coming, in words; empty when nothing is."""
+        return self._line.waiting_for
+
+
 class RemoteSystem:
     """The system `system` at the broker with this URL. Nothing is connected before it is used."""
 
@@ -101,14 +123,15 @@ class RemoteSystem:
 
     async def status(self) -> SystemStatus:
         """What is there and how far it is. Raises `OperatorError` when no scheduler answers."""
+        async with self.looking() as look:
+            return await look.status()
+
+    @asynccontextmanager
+    async def looking(self) -> AsyncIterator[Look]:
+        """A line for whoever asks for the status again and again; it stays through losses of the connection, and is for
+        whichever scheduler leads."""
         async with self._line() as line:
-            status = await line.questions.ask(
-                lambda request: (scheduler_inbox(self.name), AskStatus(request, line.replies)),
-                "its status",
-                patience=ASK_SECONDS,
-            )
-            assert isinstance(status, SystemStatus)
-            return status
+            yield Look(self.name, line)
 
     async def statuses(self, seconds: float) -> AsyncGenerator[SystemStatus | OperatorError]:
         """What is there, again and again with so many seconds between; while no scheduler answers, why not."""

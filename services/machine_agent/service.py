@@ -58,7 +58,7 @@ class AgentService:
         scheduler heeds that one, and this one is of no use any more."""
         self.counters: Counter[str] = Counter()
         self._system, self._machine, self._launcher = system, checked_name("machine", machine), launcher
-        self._cores, self._memory_bytes, self._labels = cores, memory_bytes, tuple(labels)
+        self.cores, self.memory_bytes, self._labels = cores, memory_bytes, tuple(labels)
         self._inbox = agent_inbox(system, machine)
         self._incarnation = clock.now_us()
         self._log = log.bind(system=system, machine=machine, agent_incarnation=self._incarnation)
@@ -81,7 +81,7 @@ class AgentService:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.post.run())
             await self.post.listen(queue_of(self._inbox), self._on_message)
-            self._log.info("agent_started", cores=self._cores, memory_bytes=self._memory_bytes)
+            self._log.info("agent_started", cores=self.cores, memory_bytes=self.memory_bytes)
             tasks.create_task(self._obey())
             while True:
                 self._watch()
@@ -104,6 +104,11 @@ class AgentService:
         self._report()
         await self.post.wait_sent()
 
+    @property
+    def running(self) -> int:
+        """How many runners run."""
+        return sum(status.alive for status in statuses(self._state))
+
     def _report(self) -> None:
         if self.post.state is not ConnectionState.CONNECTED:
             return  # old news are of no use to anybody
@@ -111,8 +116,8 @@ class AgentService:
             machine=self._machine,
             incarnation=self._incarnation,
             inbox=self._inbox,
-            cores=self._cores,
-            memory_bytes=self._memory_bytes,
+            cores=self.cores,
+            memory_bytes=self.memory_bytes,
             labels=self._labels,
             runners=self.runners,
             leaves=self._leaving and not any(runner.alive for runner in self.runners),
@@ -123,6 +128,7 @@ class AgentService:
         """Notice runners that have ended by themselves."""
         for status in statuses(self._state) if not self._leaving else ():
             if status.alive and not self._launcher.alive(status.runner, status.incarnation):
+                self.counters["runners_died"] += 1
                 self._log.error("runner_died", runner=status.runner, incarnation=status.incarnation)
                 self._state = on_ended(self._state, status.runner, status.incarnation)
 
@@ -151,6 +157,7 @@ class AgentService:
             )
             self._state = on_ended(self._state, name, runner.incarnation)
         else:
+            self.counters["runners_started"] += 1
             self._log.info("runner_started", runner=name, incarnation=runner.incarnation)
             self._state = on_started(self._state, name, runner.incarnation)
 

@@ -13,6 +13,7 @@ from services.progress import Watched
 from services.scheduler.growth import growth_options
 from services.scheduler.hosts import HostOptions
 from services.scheduler.lead import LeadOptions
+from services.scheduler.measured import measure_scheduler
 from services.scheduler.service import SchedulerService
 from services.scheduler.spawners.base import Role, Spawner
 from services.scheduler.spawners.none import NoSpawner
@@ -79,7 +80,10 @@ async def serve(process: Process) -> None:
             post = service.post_now  # that of the leading scheduler, or of the one that stands by
             return Watched(post, scheduler_inbox(settings.system)) if post is not None else None
 
-        with process.watching(watched):
+        with (
+            process.watching(watched),
+            process.measuring(lambda readings: measure_scheduler(readings, service)),
+        ):
             await service.run()
 
 

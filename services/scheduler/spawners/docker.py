@@ -70,7 +70,8 @@ class MachineOptions:
 
     `keeper` and `directory` say who holds the system up, and where. Each machine logs to a directory of its
     container's name below `logs`, and to `logstash`, which is named as this host names it. `cores` and `memory_bytes`
-    limit a machine; None: all that the host has.
+    limit a machine; None: all that the host has. `metrics`: whether its services give out metrics, each at a port that
+    is free: containers may share the host's network.
     """
 
     system: str
@@ -88,6 +89,7 @@ class MachineOptions:
     cores: float | None = None
     memory_bytes: int | None = None
     logstash: tuple[str, int] | None = None
+    metrics: bool = False
 
     def labels(self, role: str) -> Mapping[str, str]:
         """What everything of this system is marked with."""
@@ -167,6 +169,7 @@ def machine_container(options: MachineOptions, machine: str) -> ContainerSpec:
             "DIST_ZERO_LOG_LEVEL": options.log_level,
             "DIST_ZERO_KEEP_LOG": "yes" if options.keep_log else "no",
             **logstash,
+            "DIST_ZERO_METRICS_PORT": "0" if options.metrics else "",
         },
         hostname=machine,
         aliases=(machine,),
