@@ -121,6 +121,11 @@ class AwsServer:
         return all(each.state == "terminated" for each in self.instances() if each.id == instance)
 
 
+def tags_of(instance: Any) -> dict[str, str]:
+    """The tags of one of moto's instances."""
+    return {tag["key"]: tag["value"] for tag in instance.get_tags()}
+
+
 def _error(start_response: Any, code: str) -> Iterable[bytes]:
     """As EC2 refuses."""
     throttled = code in ("RequestLimitExceeded", "Throttling")

@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from test.cloud.aws_server import KEY_ID, REGION, SECRET
+from test.cloud.aws_server import KEY_ID, REGION, SECRET, tags_of
 from test.cloud.instances import Ec2
 from test.virtual.rabbitmq_server import PASSWORD, USER, RabbitServer, setting
 
@@ -108,17 +107,31 @@ class Cloud:
         """`up --mode cloud`, to its end."""
         return self("up", *(words or ("toy.py",)), "--mode", "cloud", "--machines", str(machines))
 
-    def views(self, names: Sequence[str]) -> Any:
-        """The rows of views."""
-        return {name: json.loads(self("show", name, "--json")[0]) for name in names}
+    def views(self, *words: str) -> Any:
+        """What a command's `--json` says of the views."""
+        return json.loads(self(*words, "--json")[0])["views"]
+
+    def terminate(self, *hosts: str) -> None:
+        """End the instances of these hosts, as Amazon may at any time."""
+        here = self.hosts()
+        self.client("ec2").terminate_instances(InstanceIds=[here[host] for host in hosts])
+
+    def client(self, service: str) -> Any:
+        """A client of AWS's that may do everything."""
+        return self.ec2.aws.client(service)
 
     def hosts(self) -> dict[str, str]:
         """The hosts of the system that run, and their instances."""
         return self.ec2.hosts(self.system)
 
+    def leases(self) -> dict[str, int]:
+        """Until when the lease of each host is, in seconds since 1970."""
+        running = [each for each in self.ec2.all_of(self.system) if each.state == "running"]
+        return {tags["dist-zero:host"]: int(tags["dist-zero:lease-until"]) for tags in map(tags_of, running)}
+
     def left(self) -> dict[str, list[str]]:
         """What AWS has of the system, its store apart."""
-        ec2, iam, s3 = (self.ec2.aws.client(name) for name in ("ec2", "iam", "s3"))
+        ec2, iam, s3 = (self.client(name) for name in ("ec2", "iam", "s3"))
         groups = ec2.describe_security_groups(
             Filters=[{"Name": "tag:dist-zero:system", "Values": [self.system]}]
         )

@@ -7,6 +7,7 @@ makes up for.
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -19,7 +20,7 @@ import docker
 from docker.errors import APIError, NotFound
 from testcontainers.core.labels import LABEL_SESSION_ID, SESSION_ID
 
-from test.cloud.aws_server import AwsServer
+from test.cloud.aws_server import AwsServer, tags_of
 from test.cloud.metadata_server import MetadataServer
 
 HERE = Path(__file__).parent
@@ -109,6 +110,11 @@ class Ec2:
         _, output = self._containers[instance].exec_run(list(command))
         return str(output.decode(errors="replace"))
 
+    def image_story(self) -> str:
+        """All that Docker says of the image, its layers' commands too."""
+        image = self._docker.images.get(self._image)
+        return json.dumps([image.attrs, image.history()])
+
     def wait(self, what: Any, seconds: float = 240.0) -> Any:
         """What `what` returns, as soon as it is true."""
         deadline = time.monotonic() + seconds
@@ -151,8 +157,7 @@ class Ec2:
             elif container is not None and instance.state != "running":
                 self._end(instance.id, container)
             elif container is not None and not _runs(container):
-                behaviour = instance.instance_initiated_shutdown_behavior
-                assert getattr(behaviour, "value", behaviour) == "terminate"
+                assert instance.instance_initiated_shutdown_behavior == "terminate"
                 self._end(instance.id, container)
                 with self.aws.lock:
                     instance.terminate()
@@ -187,11 +192,6 @@ class Ec2:
             self.output[instance] = container.logs(tail=50).decode(errors="replace")
         _remove(container)
         self._containers.pop(instance, None)
-
-
-def tags_of(instance: Any) -> dict[str, str]:
-    """The tags of one of moto's instances."""
-    return {tag["key"]: tag["value"] for tag in instance.get_tags()}
 
 
 def _runs(container: Any) -> bool:
