@@ -138,7 +138,8 @@ def _path_or_none(text: str) -> Path | None:
     return Path(text) if text else None
 
 
-def _labels(text: str) -> tuple[str, ...]:
+def parse_labels(text: str) -> tuple[str, ...]:
+    """Labels of a machine, `name=value` with commas between them. Raises `ValueError`."""
     labels = tuple(part.strip() for part in text.split(",") if part.strip())
     if not all(_LABEL.match(label) for label in labels):
         raise ValueError(text)
@@ -228,7 +229,7 @@ class Settings:
         default="",
         meaning="What else is to be said of the machine.",
         allowed="name=value, several with commas between them, or nothing",
-        parse=_labels,
+        parse=parse_labels,
     )
     machines: int = _variable(
         "DIST_ZERO_MACHINES",

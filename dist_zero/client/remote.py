@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 NOTHING_LOST = MayChange()
 ASK_SECONDS = 0.5
 """A scheduler that has said nothing for so long is asked again."""
+SILENT_SECONDS = 5.0
+"""Whoever follows a system is told when its scheduler has not answered for so long."""
 LOOK_SECONDS = 1.0
 """So often whoever waits for a machine to be empty, or for hosts, looks."""
 WRONG_LOOKS = 5
@@ -107,6 +109,23 @@ class RemoteSystem:
             )
             assert isinstance(status, SystemStatus)
             return status
+
+    async def statuses(self, seconds: float) -> AsyncGenerator[SystemStatus | OperatorError]:
+        """What is there, again and again with so many seconds between; while no scheduler answers, why not."""
+        async with self._line() as line:
+            while True:
+                try:
+                    async with asyncio.timeout(SILENT_SECONDS):
+                        said = await line.questions.ask(
+                            lambda request: (scheduler_inbox(self.name), AskStatus(request, line.replies)),
+                            "its status",
+                            patience=ASK_SECONDS,
+                        )
+                except TimeoutError:
+                    reason = line.waiting_for or f"the scheduler of system {self.name!r} does not answer"
+                    said = OperatorError(reason)
+                yield said
+                await asyncio.sleep(seconds)
 
     async def remove(self, program: str) -> None:
         """Stop a program and wait until it has stopped; what is in the store stays."""

@@ -62,7 +62,9 @@ def _machine(
     heard = observed.runners.get(runner)
     silent = now - seen.at
     note = ""
-    if is_silent(seen, desired, observed, now):
+    if report.leaves:
+        note = "has left"
+    elif is_silent(seen, desired, observed, now):
         note = f"not heard of for {silent:.0f} s"
     elif desired.is_retired(name):
         parts = sum(
