@@ -18,8 +18,10 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Mapping
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.text import Text
 
@@ -30,7 +32,7 @@ from dist_zero.cli.status import shown_bytes
 from dist_zero.client.remote import RemoteSystem, parts_on
 from dist_zero_common.broker.rabbitmq import connector
 from dist_zero_common.clock import RealClock
-from dist_zero_common.errors import BrokerError, OperatorError, RequestError, SettingsError, first_error
+from dist_zero_common.errors import BrokerError, OperatorError, SettingsError, first_error
 from dist_zero_common.log import get_logger
 from dist_zero_common.protocol.messages.requests import MachineStatus, SystemStatus
 from dist_zero_common.settings import Settings, child_environment
@@ -50,7 +52,7 @@ LEFT_SECONDS = 20.0
 SUPERSEDED_LOOKS = 5
 """A later runner of this machine's that was not started here, so many looks in a row, is another host's."""
 STORE_LOOKS = 3
-"""A claim in the store that is not the one of whoever answers may be just about to lead; so often it is looked again."""
+"""Where the newest claim in the store is not that of whoever answers, its maker may be just about to lead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,7 @@ class _Joined:
         following = asyncio.create_task(self._follow(agent), name="follow")
         stopped = asyncio.create_task(self._stop.wait())
         superseded = asyncio.create_task(self._superseded.wait())
-        tasks = [serving, following, stopped, superseded]
+        tasks: list[asyncio.Task[Any]] = [serving, following, stopped, superseded]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if superseded in done:
@@ -226,15 +228,16 @@ class _Joined:
 
     async def _follow(self, agent: AgentService) -> None:
         """Say what the scheduler makes of this machine."""
-        async for status in self._remote.statuses(LOOK_SECONDS):
-            if isinstance(status, OperatorError):
-                self._say(f"{status}; what runs here goes on", "yellow")
-                continue
-            here = next((each for each in status.machines if each.machine == self._machine.name), None)
-            if here is not None:
-                self._look_for_others(here, agent)
-            self._parts = parts_on(status, self._machine.name)
-            self._say(*_told(here, status))
+        async with aclosing(self._remote.statuses(LOOK_SECONDS)) as statuses:
+            async for status in statuses:
+                if isinstance(status, OperatorError):
+                    self._say(f"{status}; what runs here goes on", "yellow")
+                    continue
+                here = next((each for each in status.machines if each.machine == self._machine.name), None)
+                if here is not None:
+                    self._look_for_others(here, agent)
+                self._parts = parts_on(status, self._machine.name)
+                self._say(*_told(here, status))
 
     def _look_for_others(self, here: MachineStatus, agent: AgentService) -> None:
         own = max((runner.incarnation for runner in agent.runners), default=0)
@@ -257,20 +260,26 @@ class _Joined:
         if not parts:
             self._say(f"left system {self._settings.system}")
             return
-        try:
-            async with asyncio.timeout(LEFT_SECONDS):
-                async for status in self._remote.statuses(LOOK_SECONDS / 2):
-                    if isinstance(status, SystemStatus) and not parts_on(status, self._machine.name):
-                        self._say(f"left system {self._settings.system}: all that ran here runs elsewhere")
-                        return
-                    if isinstance(status, SystemStatus) and not any(each.ready for each in status.machines):
-                        break
-        except TimeoutError:
-            pass
-        self._say(
-            f"left system {self._settings.system}: what ran here waits for a machine that has room for it",
-            "yellow",
-        )
+        if await self._have_moved():
+            self._say(f"left system {self._settings.system}: all that ran here runs elsewhere")
+        else:
+            waits = "what ran here waits for a machine that has room for it"
+            self._say(f"left system {self._settings.system}: {waits}", "yellow")
+
+    async def _have_moved(self) -> bool:
+        """Whether nothing is placed here any more, as far as is worth waiting for."""
+        with suppress(TimeoutError):
+            async with (
+                asyncio.timeout(LEFT_SECONDS),
+                aclosing(self._remote.statuses(LOOK_SECONDS / 2)) as statuses,
+            ):
+                async for status in statuses:
+                    if isinstance(status, SystemStatus):
+                        if not parts_on(status, self._machine.name):
+                            return True
+                        if not any(each.ready for each in status.machines):
+                            return False
+        return False
 
     def _say(self, line: str, style: str = "") -> None:
         """Once, as long as nothing else is to be said."""
