@@ -31,6 +31,7 @@ from dist_zero.cli.render import console_for
 from dist_zero.cli.status import shown_bytes
 from dist_zero.client.remote import RemoteSystem, parts_on
 from dist_zero_common.broker.rabbitmq import connector
+from dist_zero_common.broker.topology import agent_inbox
 from dist_zero_common.clock import RealClock
 from dist_zero_common.errors import BrokerError, ConnectionLost, OperatorError, SettingsError, first_error
 from dist_zero_common.log import get_logger
@@ -251,6 +252,7 @@ class _Joined:
         try:
             async with asyncio.timeout(GOODBYE_SECONDS):
                 await agent.say_goodbye()
+                await agent.post.delete(agent_inbox(self._settings.system, self._machine.name))
         except TimeoutError:
             raise OperatorError(
                 "left without a goodbye, for the broker takes nothing: the system finds out by itself"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @app.command()
 def scale(
     program: Annotated[
-        str | None, typer.Argument(metavar="[PROGRAM]", help="A program that runs.", show_default=False)
+        str | None, typer.Argument(metavar="PROGRAM", help="A program that runs.", show_default=False)
     ] = None,
     nodes: Annotated[
         int | None,
