@@ -14,7 +14,7 @@ from services.scheduler.growth import growth_options
 from services.scheduler.hosts import HostOptions
 from services.scheduler.lead import LeadOptions
 from services.scheduler.service import SchedulerService
-from services.scheduler.spawners.base import Role
+from services.scheduler.spawners.base import Role, role_of
 from services.scheduler.spawners.none import NoSpawner
 from services.scheduler.state import SchedulerOptions
 
@@ -51,6 +51,7 @@ async def serve(process: Process) -> None:
             log=process.log,
             options=SchedulerOptions(
                 machines=settings.machines,
+                host=settings.machine if role_of(settings.machine) is Role.SCHEDULER else "",
                 hosts=HostOptions(settings.report_seconds, settings.lost_seconds),
                 unobtainable=UNOBTAINABLE,
                 store=str(settings.store),
