@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from dist_zero.cli.app import BrokerUrl, SystemName, app
-from dist_zero_common.errors import SettingsError
 from dist_zero_common.settings import Settings, load_settings, parse_labels
 
 
@@ -59,13 +58,14 @@ def join(
 
 
 def _labels(settings: Settings, given: list[str]) -> tuple[str, ...]:
-    """Those that are set and those that are given; what is given counts more."""
+    """Those that are set and those that are given; what is given counts more. Raises `typer.BadParameter`."""
     try:
         labels = parse_labels(",".join(given))
     except ValueError:
-        raise SettingsError(
-            f"--label: {', '.join(map(repr, given))} makes no sense; a label is name=value, of letters, digits, dots,"
-            " hyphens and underscores"
+        raise typer.BadParameter(
+            f"{', '.join(map(repr, given))} makes no sense; a label is name=value, of letters, digits, dots, hyphens"
+            " and underscores",
+            param_hint="--label",
         ) from None
     named = {each.partition("=")[0]: each for each in (*settings.labels, *labels)}
     return tuple(named.values())

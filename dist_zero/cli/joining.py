@@ -31,8 +31,9 @@ from dist_zero.cli.render import console_for
 from dist_zero.cli.status import shown_bytes
 from dist_zero.client.remote import RemoteSystem, parts_on
 from dist_zero_common.broker.rabbitmq import connector
+from dist_zero_common.broker.topology import agent_inbox
 from dist_zero_common.clock import RealClock
-from dist_zero_common.errors import BrokerError, OperatorError, SettingsError, first_error
+from dist_zero_common.errors import BrokerError, ConnectionLost, OperatorError, SettingsError, first_error
 from dist_zero_common.log import get_logger
 from dist_zero_common.protocol.messages.requests import MachineStatus, SystemStatus
 from dist_zero_common.settings import Settings, child_environment
@@ -77,10 +78,11 @@ async def join_system(options: JoinOptions) -> None:
     remote = RemoteSystem(options.client_url, settings.system)
     try:
         status = await status_of(remote)
+    except ConnectionLost:
+        raise
     except BrokerError as error:
-        raise OperatorError(
-            f"{error}. To join takes a user who may do what agents, runners and clients do at this broker"
-        ) from error
+        may = "to join takes a user who may do what agents, runners and clients do at this broker"
+        raise OperatorError(f"{str(error).rstrip('.')}; {may}") from error
     _check_name(machine.name, status)
     store = options.store or status.store
     await _check_store(store, options.store is not None, status, remote, settings)
@@ -140,11 +142,8 @@ async def _check_store(
 def _hello(machine: Machine, status: SystemStatus, settings: Settings) -> list[Text]:
     known = any(each.machine == machine.name for each in status.machines)
     size = f"{machine.cores} core{'s' if machine.cores > 1 else ''}, {shown_bytes(machine.memory_bytes)}"
-    lines = [
-        Text.assemble(
-            "joins system ", (settings.system, "bold"), " as machine ", (machine.name, "bold"), f": {size}"
-        )
-    ]
+    system, name = (settings.system, "bold"), (machine.name, "bold")
+    lines = [Text.assemble("joins system ", system, " as machine ", name, f" ({size}); Ctrl-C leaves it")]
     if known:
         lines.append(Text(f"takes the place of machine {machine.name}, which is silent", "yellow"))
     return lines
@@ -253,6 +252,7 @@ class _Joined:
         try:
             async with asyncio.timeout(GOODBYE_SECONDS):
                 await agent.say_goodbye()
+                await agent.post.delete(agent_inbox(self._settings.system, self._machine.name))
         except TimeoutError:
             raise OperatorError(
                 "left without a goodbye, for the broker takes nothing: the system finds out by itself"

@@ -15,7 +15,7 @@ from services.scheduler.hosts import HostOptions
 from services.scheduler.lead import LeadOptions
 from services.scheduler.measured import measure_scheduler
 from services.scheduler.service import SchedulerService
-from services.scheduler.spawners.base import Role, Spawner
+from services.scheduler.spawners.base import Role, Spawner, role_of
 from services.scheduler.spawners.none import NoSpawner
 from services.scheduler.state import SchedulerOptions
 
@@ -66,7 +66,7 @@ async def serve(process: Process) -> None:
             options=SchedulerOptions(
                 machines=settings.machines,
                 schedulers=settings.cloud_schedulers if obtains else None,
-                host=settings.machine if obtains else "",
+                host=settings.machine if role_of(settings.machine) is Role.SCHEDULER else "",
                 hosts=HostOptions(settings.report_seconds, settings.lost_seconds),
                 unobtainable={} if obtains else UNOBTAINABLE,
                 store=str(settings.store),
