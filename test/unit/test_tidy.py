@@ -234,7 +234,12 @@ def test_dependencies_agree() -> None:
     pipfile = tomllib.loads(text(Path("Pipfile")))
     project = tomllib.loads(text(Path("pyproject.toml")))["project"]
     assert set(pipfile["packages"]) - {"dist-zero"} == set(project["dependencies"])
-    modules = {"aio-pika": "aio_pika", "pycapnp": "capnp", "python-dotenv": "dotenv"}
+    modules = {
+        "aio-pika": "aio_pika",
+        "pycapnp": "capnp",
+        "python-dotenv": "dotenv",
+        "python-logstash": "logstash",
+    }
     assert {modules.get(name, name) for name in project["dependencies"]} <= set(IMPORTERS)
 
 
