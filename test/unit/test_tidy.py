@@ -246,6 +246,7 @@ def test_dependencies_agree() -> None:
         "pycapnp": "capnp",
         "python-dotenv": "dotenv",
         "prometheus-client": "prometheus_client",
+        "python-logstash": "logstash",
     }
     assert {modules.get(name, name) for name in project["dependencies"]} <= set(IMPORTERS)
 
