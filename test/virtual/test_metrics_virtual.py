@@ -21,9 +21,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import aio_pika
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from dist_zero.cli.load_program import load_program
 from dist_zero.client.remote import RemoteSystem
 from dist_zero_common.metrics import METRICS, Service
 from examples.leaderboard import Score, app
@@ -34,7 +36,20 @@ SYSTEM = "measured"
 ROWS = 300
 NODES = 4
 
-Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+TILL = """
+import dist_zero as dz
+
+app = dz.Program("tills")
+
+
+class Payment(dz.Row):
+    number: int
+
+
+payments = app.dataset("payments", Payment)
+app.source(payments, queue="tills", decode="json")
+app.view("numbers", payments.group_by("number").agg(times=dz.count()))
+"""
 
 
 @dataclass(frozen=True)
@@ -233,3 +248,47 @@ def test_top_moves_and_ends_with_q_virtual(site: Site) -> None:
         os.close(master)
     assert "\x1b[?1049h" in seen and seen.rindex("\x1b[?1049l") > seen.rindex("\x1b[?1049h")
     assert "leaderboard n1" in seen and "Traceback" not in seen
+
+
+def test_a_bridge_is_scraped_virtual(site: Site) -> None:
+    """The process of `dist-zero bridge` has what it did with the messages of its queue."""
+    file = site.directory / "till.py"
+    file.write_text(TILL)
+
+    async def publish_and_submit() -> None:
+        async with await aio_pika.connect(site.url) as connection:
+            channel = await connection.channel()
+            await channel.declare_queue("tills", durable=True)
+            for name, body in (
+                ("a", b'{"number": 1}'),
+                ("b", b'{"number": 2}'),
+                ("a", b'{"number": 1}'),
+                ("c", b"?"),
+            ):
+                await channel.default_exchange.publish(aio_pika.Message(body, message_id=name), "tills")
+        async with RemoteSystem(site.url, SYSTEM).connect(load_program(file, None)):
+            pass
+
+    asyncio.run(publish_and_submit())
+    logs = site.directory / "logs" / "bridge"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dist_zero.cli", "bridge", str(file), "--system", SYSTEM],
+        env=environment(site, AMQP_URL=site.url, DIST_ZERO_LOG_DIR=str(logs), DIST_ZERO_METRICS_PORT="0"),
+        stderr=subprocess.DEVNULL,
+    )
+
+    def counted() -> bool:
+        found = [each for each in targets(site.directory) if each.labels["service"] == "bridge"]
+        samples = found[0].scraped() if found else {}
+        counts = [
+            samples.get(f"dist_zero_bridge_{name}_total")
+            for name in ("messages_applied", "rows", "messages_repeated", "messages_aside", "sessions")
+        ]
+        return counts == [[({"queue": "tills"}, float(count))] for count in (2, 2, 1, 1, 1)]
+
+    try:
+        until(counted, "all messages are counted")
+    finally:
+        process.terminate()
+        assert process.wait(SECONDS_MAX) == 0
+    assert not list(logs.glob("*.metrics.json")), "the file goes with the process"
