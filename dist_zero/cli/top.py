@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -36,6 +36,9 @@ ANSWER_SECONDS = 2.0
 """A scheduler that has not answered within this time is said to be silent."""
 ROWS_MIN = 3
 """So many lines of nodes are shown, however low the terminal is."""
+_OTHER_LINES = 8
+"""The head, what is wrong, and of each of three tables an empty line and the titles."""
+Line = TypeVar("Line")
 WIDE, MEDIUM = 100, 76
 """From so many columns on there is room for all, or for what is said second."""
 
@@ -217,30 +220,46 @@ def shown_top(
     """Everything, in so many columns, and so many lines if that is bounded: nodes give way first, then the rest is cut
     at its end."""
     head = Text.assemble(("system ", "bold"), name, (f"  {_leader_line(top)}", "dim"))
+    head.no_wrap, head.overflow = height is not None, "ellipsis"
     parts: list[RenderableType] = [head]
     if trouble:
         parts.append(Text(f"no news: {trouble}", "bold red", no_wrap=height is not None, overflow="ellipsis"))
-    machines = max(1, len(top.machines))
-    programs = max(1, len(top.programs))
+    machines_max, programs_max = _room(height, len(top.programs))
     if top.machines:
-        parts += ["", _machines_table(top.machines, width)]
+        machines = _first(top.machines, machines_max)
+        parts += ["", _machines_table(machines, width), *_more(machines, top.machines)]
     else:
         parts += ["", Text("no machine has announced itself yet", "yellow")]
     if top.programs:
-        parts += ["", _programs_table(top.programs, width)]
-        notes = [Text(f"{each.program}: {each.note}", "yellow") for each in top.programs if each.note]
-        parts += notes
+        programs = _first(top.programs, programs_max)
+        notes = [Text(f"{each.program}: {each.note}", "yellow") for each in programs if each.note]
+        parts += ["", _programs_table(programs, width), *_more(programs, top.programs), *notes]
     else:
-        notes = []
         parts += ["", Text("no program runs here yet", "dim")]
     if top.nodes:
-        used = 1 + bool(trouble) + 2 + machines + 2 + programs + len(notes) + 2
-        room = len(top.nodes) if height is None else max(ROWS_MIN, height - used - 1)
-        shown = top.nodes if len(top.nodes) <= room else top.nodes[: room - 1]
-        parts += ["", _nodes_table(shown, width)]
-        if len(shown) < len(top.nodes):
-            parts.append(Text(f"and {len(top.nodes) - len(shown):,} more, less busy", "dim"))
+        used = sum(each.row_count + 1 if isinstance(each, Table) else 1 for each in parts)
+        nodes = _first(top.nodes, None if height is None else max(ROWS_MIN, height - used - 3))
+        parts += ["", _nodes_table(nodes, width), *_more(nodes, top.nodes)]
     return Group(*parts)
+
+
+def _room(height: int | None, programs: int) -> tuple[int | None, int | None]:
+    """How many lines there are for machines and for programs, so that a few nodes are seen as well."""
+    if height is None:
+        return None, None
+    free = height - _OTHER_LINES - ROWS_MIN
+    for_programs = max(ROWS_MIN, min(programs, free // 2))
+    return max(ROWS_MIN, min(free - for_programs, height // 3)), for_programs
+
+
+def _first(lines: tuple[Line, ...], room: int | None) -> tuple[Line, ...]:
+    """Those that there is room for, with the one that says how many more there are."""
+    return lines if room is None or len(lines) <= room else lines[: room - 1]
+
+
+def _more(shown: tuple[Line, ...], there: tuple[Line, ...]) -> list[Text]:
+    left = len(there) - len(shown)
+    return [Text(f"and {left:,} more", "dim")] if left else []
 
 
 def _leader_line(top: Top) -> str:

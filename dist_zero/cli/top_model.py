@@ -134,7 +134,7 @@ def _machine(machine: MachineStatus, nodes: list[NodeLine], machines: _Machines)
         cores=machine.cores,
         memory_bytes=machine.memory_bytes,
         nodes=len(here),
-        cpu=cpu / 1_000_000 if cpu is not None else None,
+        cpu=cpu / 1_000_000 if cpu is not None and machine.cpu_us else None,
         memory_used_bytes=machine.memory_used_bytes,
         rows=sum(rates) if rates else None,
         ready=machine.ready,

@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -83,7 +84,7 @@ def run(directory: Path, work: Callable[[str, Measured], Awaitable[None]]) -> li
 def test_a_scrape_has_what_the_service_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The parts that are measured, its post, its inbox at the broker, lines that were dropped, who it is; and 404 for
     all other paths."""
-    monkeypatch.setattr(logs, "dropped", logs.Counter({"file": 3}))
+    monkeypatch.setattr(logs, "dropped", Counter({"file": 3}))
 
     async def work(url: str, of: Measured) -> None:
         broker = MemoryBroker()
