@@ -246,7 +246,7 @@ class Settings:
     machine: str = _variable(
         "DIST_ZERO_MACHINE",
         default="",
-        meaning="What the machine of an agent or node runner is called, or the host of a scheduler; without, its host name.",
+        meaning="What the machine of an agent or runner is called, or the host of a scheduler; without, its host name.",
         allowed="a name of lower-case letters, digits and hyphens, or nothing",
         parse=_name,
     )

@@ -150,23 +150,6 @@ class RemoteSystem:
                 yield said
                 await asyncio.sleep(seconds)
 
-    async def statuses(self, seconds: float) -> AsyncGenerator[SystemStatus | OperatorError]:
-        """What is there, again and again with so many seconds between; while no scheduler answers, why not."""
-        async with self._line() as line:
-            while True:
-                try:
-                    async with asyncio.timeout(SILENT_SECONDS):
-                        said = await line.questions.ask(
-                            lambda request: (scheduler_inbox(self.name), AskStatus(request, line.replies)),
-                            "its status",
-                            patience=ASK_SECONDS,
-                        )
-                except TimeoutError:
-                    reason = line.waiting_for or f"the scheduler of system {self.name!r} does not answer"
-                    said = OperatorError(reason)
-                yield said
-                await asyncio.sleep(seconds)
-
     async def remove(self, program: str) -> None:
         """Stop a program and wait until it has stopped; what is in the store stays."""
         async with self._line() as line:
