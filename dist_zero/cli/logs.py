@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dist_zero.cli.render import console_for
-from dist_zero.cli.systems import CLOUD_MODE, DIRECTORY, load_states
+from dist_zero.cli.systems import CLOUD_MODE, DIRECTORY, SystemState, load_states
 from dist_zero_common.errors import SettingsError
 from dist_zero_common.logs_tail import Entry, follow, line_of, parsed_since
 from dist_zero_common.settings import Settings
@@ -31,20 +31,20 @@ class LogsOptions:
 
 def print_logs(options: LogsOptions, settings: Settings) -> None:
     """Print entries in order of time, and with `follow` those to come."""
-    directory, system, store = _where(options, settings)
-    with _brought(store, directory, settings, follow=options.follow):
+    directory, system, state = _where(options, settings)
+    with _brought(state, directory, settings, follow=options.follow):
         _print(options, directory, system)
 
 
 def _brought(
-    store: str, directory: Path, settings: Settings, *, follow: bool
+    state: SystemState | None, directory: Path, settings: Settings, *, follow: bool
 ) -> AbstractContextManager[None]:
     """Meanwhile the logs are in the directory: those of a system in the cloud are brought from its store."""
-    if not store:
+    if state is None or state.mode != CLOUD_MODE:
         return nullcontext()
     from dist_zero.cloud.logs import fetched
 
-    return fetched(store, directory, settings, follow=follow)
+    return fetched(state.store, state.region, directory, settings, follow=follow)
 
 
 def _print(options: LogsOptions, directory: Path, system: str) -> None:
@@ -68,22 +68,21 @@ def _print(options: LogsOptions, directory: Path, system: str) -> None:
         )
 
 
-def _where(options: LogsOptions, settings: Settings) -> tuple[Path, str, str]:
-    """The directory of logs, the system's name, or nothing for all that are there, and the store from which they are to
-    be brought, if they are."""
+def _where(options: LogsOptions, settings: Settings) -> tuple[Path, str, SystemState | None]:
+    """The directory of logs, the system's name, or nothing for all that are there, and what is known of it here."""
     named = options.system or settings.system
     states = {state.system: state for state in load_states(settings.log_directory)}
     if named in states or (not named and len(states) == 1):
         state = states[named] if named else next(iter(states.values()))
         if state.mode == CLOUD_MODE:
-            return Path(state.log_dir) / DIRECTORY / state.system / "logs", state.system, state.store
-        return Path(state.log_dir), state.system, ""
+            return Path(state.log_dir) / DIRECTORY / state.system / "logs", state.system, state
+        return Path(state.log_dir), state.system, state
     if not settings.log_directory.is_dir():
         raise SettingsError(
             f"there are no logs here: {settings.log_directory} does not exist; they are on the machine, and in the"
             " directory, that the system was started from (DIST_ZERO_LOG_DIR)"
         )
-    return settings.log_directory, named, ""
+    return settings.log_directory, named, None
 
 
 def _of_machine(entries: Iterator[Entry], machine: str | None) -> Iterator[Entry]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dist_zero_common.cloud.aws import Aws
 from dist_zero_common.errors import StoreError
 from dist_zero_common.log_copies import COPY_SECONDS, fetch
 from dist_zero_common.settings import Settings
@@ -16,9 +17,9 @@ from dist_zero_common.store.opening import open_store
 
 
 @contextmanager
-def fetched(where: str, directory: Path, settings: Settings, *, follow: bool) -> Iterator[None]:
+def fetched(where: str, region: str, directory: Path, settings: Settings, *, follow: bool) -> Iterator[None]:
     """What there is in the store is in `directory`, and with `follow` what comes meanwhile. Raises `StoreError`."""
-    store = open_store(where, settings)
+    store = open_store(where, Aws(settings, region=region).with_credentials(settings))
     asyncio.run(fetch(store, directory))
     ended = threading.Event()
     if follow:

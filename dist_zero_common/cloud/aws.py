@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +147,21 @@ class Aws:
         """Delete an object; a missing one is no error."""
         with explained(f"delete s3://{bucket}/{key}"):
             self.s3.delete_object(Bucket=bucket, Key=key)
+
+    def with_credentials(self, settings: Settings) -> Settings:
+        """The settings with the credentials that were found, for what does not look where boto3 does."""
+        with explained("find credentials"):
+            found = self._session.get_credentials()
+            if found is None:
+                return settings
+            keys = found.get_frozen_credentials()
+        return replace(
+            settings,
+            aws_key_id=keys.access_key or "",
+            aws_secret=keys.secret_key or "",
+            aws_token=keys.token or "",
+            aws_region=self.region,
+        )
 
     # -- who one is ------------------------------------------------------------------------------------------------
 
