@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from click.core import ParameterSource
 
 from dist_zero.cli.app import (
     AsJson,
@@ -159,7 +158,8 @@ def up(
     in_cloud, most_machines = mode == CLOUD_MODE, None
     if in_cloud and not auto:
         most_machines, max_machines = max_machines, None
-    asked_nodes = context.get_parameter_source("nodes") is not ParameterSource.DEFAULT
+    said = context.get_parameter_source("nodes")
+    asked_nodes = said is not None and said.name != "DEFAULT"
     limits = limits_of(auto, min_nodes, max_nodes, min_machines, max_machines, idle)
     loaded, settings = load_program(file, program), load_settings()
     settings = with_options(
