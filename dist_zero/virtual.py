@@ -368,6 +368,8 @@ class VirtualSystem:
     # -- the end -----------------------------------------------------------------------------------------------
 
     async def _tear_down(self) -> None:
+        from services.scheduler.spawners.docker import forget_targets
+
         if self._torn_down:
             return
         self._torn_down = True
@@ -382,6 +384,8 @@ class VirtualSystem:
         await self._docker.settled()
         await self._keep_output()
         await remove_system(self._docker, options.system, options.keeper)
+        for logs in options.logs.glob(container_name(options.system, "*")):
+            forget_targets(logs)
         if options.broker_url:
             await self._delete_queues()
         shutil.rmtree(options.directory / BROKER_PART, ignore_errors=True)

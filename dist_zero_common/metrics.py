@@ -27,6 +27,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 SERIES_MAX = 1_000
+TARGET_SUFFIX = ".metrics.json"
+"""Of the files in which services say where their metrics are."""
 _NAME = re.compile(r"dist_zero_[a-z]+(_[a-z]+)*\Z")
 
 

@@ -33,11 +33,10 @@ from dist_zero_common.errors import BrokerError
 from dist_zero_common.exposition import PATH, MetricsServer
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox
-from dist_zero_common.metrics import Readings
+from dist_zero_common.metrics import TARGET_SUFFIX, Readings
 from dist_zero_common.settings import VERSION, Settings
 from services.progress import Watched
 
-SUFFIX = ".metrics.json"
 LOOK_SECONDS = 3.0
 """For so long a scrape waits for the loop."""
 QUEUE_SECONDS = 1.0
@@ -179,7 +178,7 @@ async def serving_metrics(settings: Settings, measured: Measured, name: str) -> 
         yield
         return
     looks = _Looks(measured, asyncio.get_running_loop())
-    file = settings.log_directory / f"{name}{SUFFIX}"
+    file = settings.log_directory / f"{name}{TARGET_SUFFIX}"
     servers: list[MetricsServer] = []
     serving = asyncio.create_task(_serve(settings, measured, looks, file, servers), name="metrics")
     try:

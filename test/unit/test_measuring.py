@@ -25,10 +25,10 @@ from dist_zero_common.clock import RealClock
 from dist_zero_common.errors import SettingsError
 from dist_zero_common.log import captured_events, get_logger
 from dist_zero_common.mailbox import Mailbox
-from dist_zero_common.metrics import Readings
+from dist_zero_common.metrics import TARGET_SUFFIX, Readings
 from dist_zero_common.settings import Settings, load_settings
 from services import measuring
-from services.measuring import SUFFIX, Measured, metrics_of_child, reachable, serving_metrics, target
+from services.measuring import Measured, metrics_of_child, reachable, serving_metrics, target
 from services.progress import Watched
 
 INBOX = scheduler_inbox("shop")
@@ -43,7 +43,7 @@ def measured() -> Measured:
 async def served(directory: Path, of: Measured, port: int = 0) -> AsyncIterator[str]:
     """Meanwhile the metrics of a process are at this address."""
     settings = Settings(metrics_port=port, log_directory=directory)
-    file = directory / f"scheduler{SUFFIX}"
+    file = directory / f"scheduler{TARGET_SUFFIX}"
     async with serving_metrics(settings, of, "scheduler"):
         async with asyncio.timeout(SECONDS_MAX):
             while not file.exists():
@@ -201,7 +201,7 @@ def test_a_port_that_is_taken_is_had_when_it_is_free(tmp_path: Path, monkeypatch
                 settings = Settings(metrics_port=port, log_directory=tmp_path)
                 async with serving_metrics(settings, measured(), "scheduler"):
                     await asyncio.sleep(0.2)
-                assert not (tmp_path / f"scheduler{SUFFIX}").exists()
+                assert not (tmp_path / f"scheduler{TARGET_SUFFIX}").exists()
                 freed = asyncio.get_running_loop().call_later(0.2, taken.close)
                 async with served(tmp_path, measured(), port) as url:
                     assert "dist_zero_info" in await asyncio.to_thread(fetched, f"{url}/metrics")
@@ -234,7 +234,7 @@ def test_a_file_of_somebody_else_stays(tmp_path: Path) -> None:
 
     async def main() -> None:
         async with serving_metrics(Settings(metrics_port=0, log_directory=tmp_path), measured(), "m1-r1"):
-            file = tmp_path / f"m1-r1{SUFFIX}"
+            file = tmp_path / f"m1-r1{TARGET_SUFFIX}"
             async with asyncio.timeout(SECONDS_MAX):
                 while not file.exists():
                     await asyncio.sleep(0.01)

@@ -30,6 +30,7 @@ from dist_zero_common.containers import (
 )
 from dist_zero_common.errors import OperatorError
 from dist_zero_common.log import Logger
+from dist_zero_common.metrics import TARGET_SUFFIX
 
 MACHINE_ROLE = "machine"
 COMMAND = ("python", "-m", "services.machine_agent")
@@ -127,7 +128,9 @@ class DockerSpawner:
                 await self._docker.run(spec)
 
     async def stop(self, machine: str) -> None:
-        await self._docker.remove(container_name(self._options.system, machine), stop_seconds=STOP_SECONDS)
+        name = container_name(self._options.system, machine)
+        await self._docker.remove(name, stop_seconds=STOP_SECONDS)
+        forget_targets(self._options.logs / name)
 
     async def list(self) -> list[str]:
         seen = await self._containers()
@@ -147,6 +150,7 @@ class DockerSpawner:
         with (self._options.logs / seen.name / OUTPUT_FILE).open("a", encoding="utf-8") as file:
             file.write(output)
         await self._docker.remove(seen.name)
+        forget_targets(self._options.logs / seen.name)
 
 
 def machine_container(options: MachineOptions, machine: str) -> ContainerSpec:
@@ -206,6 +210,13 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host.lower().rstrip(".") in ("localhost", "localhost.localdomain")
+
+
+def forget_targets(logs: Path) -> None:
+    """A container is gone, and nobody is to look for its metrics: it may have had no time to take away the files that
+    say where they were. `logs`: its log directory."""
+    for file in logs.glob(f"*{TARGET_SUFFIX}"):
+        file.unlink(missing_ok=True)
 
 
 def made_directory(path: Path, owner: Owner) -> None:
