@@ -549,7 +549,7 @@ class Leader:
             self.say_if_leading(message.reply_to, RequestRefused(message.request, reason))
             return
         if scaled is not self.desired:
-            counts = {each.service: each.count for each in message.services}
+            counts = [f"{each.service}={each.count}" for each in message.services]
             self.log.info("services_scaled", services=counts)
             self.desired = scaled
             self.changed.set()

@@ -50,7 +50,6 @@ def test_fields_of_lines_hide_none_of_events() -> None:
     """What shipping adds has names of its own."""
     names = {name.partition(".")[0] for name in table("Fields of shipped lines")}
     assert not names & set(table("Fields"))
-    assert {"path", "type", "tags", "logger_name"}.isdisjoint(table("Fields"))  # what shipping leaves out
 
 
 def test_no_field_is_a_row_or_a_secret() -> None:

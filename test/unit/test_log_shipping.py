@@ -107,7 +107,7 @@ def test_a_line_is_the_entry_and_where_it_is_from() -> None:
     assert str(event.pop("time"))[:10] == at[:10]
     assert event == {
         "@version": "1",
-        "host": {"name": socket.gethostname()},
+        "sender": socket.gethostname(),
         "message": "node-runner: asked_again system=shop machine=m1 node=n-3 epoch=7 ratio=0.5"
         ' nodes=["a", "b"] text="ein Übel\\n?"',
         "level": "warning",
@@ -351,7 +351,7 @@ def test_a_service_ships_from_its_first_event_to_its_last(tmp_path: Path) -> Non
         assert process.returncode == 0, errors
         receiver.wait_event("process_ended")
         got = list(receiver.events)
-    shipped_only = ("@timestamp", "@version", "host", "message")
+    shipped_only = ("@timestamp", "@version", "message", "sender")
     logged = [json.loads(line) for line in (tmp_path / ".tmp/scheduler.jsonl").read_text().splitlines()]
     assert [{name: event[name] for name in event if name not in shipped_only} for event in got] == logged
     assert "hunter2" not in str(got)

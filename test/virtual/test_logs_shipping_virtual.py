@@ -75,9 +75,7 @@ def test_every_part_of_a_virtual_system_ships(tmp_path: Path) -> None:
         for service, event in SHIPPED:
             got = receiver.wait_event(event, service=service, system="dzt-shipped")
             inside = service in ("machine-agent", "node-runner")
-            host = got["host"]
-            assert isinstance(host, dict)
-            assert host["name"] == ("m1" if inside else socket.gethostname())
+            assert got["sender"] == ("m1" if inside else socket.gethostname())
             assert (got.get("machine") == "m1") is inside
         receiver.wait_event("connected", service="client", program="dzt-shipped")  # the command itself
         lines = str(receiver.events)
