@@ -287,8 +287,8 @@ def test_runner_that_ends_at_once_is_not_started_all_the_time() -> None:
 
 
 def test_a_machine_that_says_goodbye_is_forgotten_when_it_is_empty() -> None:
-    """Nothing more is asked of it, what it had goes elsewhere without waiting for silence, and then it is no machine any
-    more; under its name it may come again."""
+    """Nothing more is asked of it, what it had goes elsewhere without waiting for silence, and then it is no machine
+    any more; under its name it may come again."""
     world = settled_world(machines=2, nodes=2)
     machine = next(part.machine for part in parts_of(world, "games")[:-1])
     seen = world.observed.machines[machine]
