@@ -10,6 +10,7 @@ RUN apt-get update -qq \
         ca-certificates gcc libc6-dev python3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb
 
+# python-logstash has no wheel, and is pure Python; all else is taken as it was built.
 # A stage of its own: neither pip nor where it was told to look are part of the image.
 FROM system AS dependencies
 RUN apt-get update -qq \
@@ -33,6 +34,7 @@ RUN useradd --uid 1000 --user-group --no-create-home --home-dir /tmp --shell /us
 COPY --from=dependencies /opt/venv /opt/venv
 # Containers may run as any user: whoever it is has a place that takes files, and reads these.
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin HOME=/tmp LANG=C.UTF-8 PYTHONUNBUFFERED=1 \
+    DIST_ZERO_METRICS_ADDRESS=0.0.0.0 \
     DIST_ZERO_STORE=/data DIST_ZERO_LOG_DIR=/logs
 # Healthy is who makes progress, not who has a process.
 HEALTHCHECK --interval=5s --timeout=10s --start-period=60s --retries=3 CMD ["python", "-m", "services.health"]

@@ -2,7 +2,7 @@
 # `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check simulate bench bench-peers bench-broker docs lock images images-with-docker up down
+.PHONY: help setup demo test test-long check simulate bench bench-peers bench-broker docs lock images images-with-docker up down elk
 
 BIN := .venv/bin
 
@@ -56,7 +56,10 @@ up: setup  ## a system in containers (docker-compose.yml), with passwords in .en
 	@scripts/up $(ARGS)
 
 down:  ## end that system; its data stay (ARGS=-v takes them away)
-	@scripts/compose down $(ARGS)
+	@scripts/compose --profile elk down $(ARGS)
+
+elk:  ## Elasticsearch, Logstash and Kibana for the logs (elk/README.md); 'make down' ends them, too
+	@elk/up
 
 docs: setup  ## the documentation as HTML, in docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

@@ -85,7 +85,7 @@ class VirtualOptions:
     gets a directory per container; `keeper` is this process's name. `broker_url`: a broker that is there, or empty.
     `growth`: how machines and programs follow the load, where it is not as usual. `logstash`: where machines send their
     events, too, as this host names it. `report_seconds`, `lost_seconds`: when a machine is replaced, see
-    `services/scheduler/hosts.py`."""
+    `services/scheduler/hosts.py`. `metrics`: whether machines give out metrics, each at a port that is free."""
 
     system: str
     machines: int
@@ -104,6 +104,7 @@ class VirtualOptions:
     logstash: tuple[str, int] | None = None
     report_seconds: float = 600.0
     lost_seconds: float = 300.0
+    metrics: bool = False
 
 
 class VirtualSystem:
@@ -121,6 +122,11 @@ class VirtualSystem:
         self._scheduling: asyncio.Task[None]
         self._used = _UsedQueues(options)
         self._torn_down = False
+
+    @property
+    def scheduler(self) -> SchedulerService:
+        """The scheduler, which runs in this process."""
+        return self._scheduler
 
     async def __aenter__(self) -> VirtualSystem:
         try:
@@ -252,6 +258,7 @@ class VirtualSystem:
             cores=options.cores,
             memory_bytes=options.memory_bytes,
             logstash=options.logstash,
+            metrics=options.metrics,
         )
 
     async def _run_broker(self, machines: MachineOptions) -> None:
@@ -361,6 +368,8 @@ class VirtualSystem:
     # -- the end -----------------------------------------------------------------------------------------------
 
     async def _tear_down(self) -> None:
+        from services.scheduler.spawners.docker import forget_targets
+
         if self._torn_down:
             return
         self._torn_down = True
@@ -375,6 +384,8 @@ class VirtualSystem:
         await self._docker.settled()
         await self._keep_output()
         await remove_system(self._docker, options.system, options.keeper)
+        for logs in options.logs.glob(container_name(options.system, "*")):
+            forget_targets(logs)
         if options.broker_url:
             await self._delete_queues()
         shutil.rmtree(options.directory / BROKER_PART, ignore_errors=True)

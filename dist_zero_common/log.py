@@ -11,10 +11,11 @@ field.
 
 Time comes from the `Clock` that the logger was given, so that the log of a simulation shows virtual time. The
 contents of rows are never logged: a caller passes counts, keys' hashes, names and numbers. As a second fence,
-long texts are cut, and the files are of bounded size.
+long texts are cut, and the files are of bounded size. One thing may hold a value: the traceback of a bug ends with the
+text of an error that is not ours. It stays in the files of this machine, and is not shipped.
 
-No file is written before `open_log` is called, which a process has `log_shipping.process_log` do. Events also go wherever
-the surrounding program's standard `logging` sends those of the logger "dist_zero".
+No file is written before `open_log` is called, which for a process `log_shipping.process_log` does. Events also go
+wherever the surrounding program's standard `logging` sends those of the logger "dist_zero".
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import json
 import logging
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -31,6 +33,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from dist_zero_common.clock import Clock
+from dist_zero_common.errors import DistZeroError, UserError
 
 ROOT = "dist_zero"
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -39,8 +42,12 @@ FILES_KEPT = 3
 TEXT_LENGTH_MAX = 1_000
 ITEMS_MAX = 50
 
+dropped: Counter[str] = Counter(file=0)
+"""Of this process: how many lines could not be written, by where they were to go."""
+
 RESERVED = ("time", "level", "service", "event", "traceback")
 _ENTRY = "dist_zero_entry"
+_SPEAKS_OF_NO_ROWS = (DistZeroError, OSError)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -150,6 +157,14 @@ def plain(value: object) -> object:
     return text if len(text) <= TEXT_LENGTH_MAX else f"{text[:TEXT_LENGTH_MAX]}… ({len(text)} characters)"
 
 
+def reason_of(error: BaseException) -> str:
+    """What an event may say of an error: its text, if it is one of ours about the surroundings or ourselves, or the
+    operating system's; else no more than its type, because the text may hold a value of a row."""
+    if isinstance(error, _SPEAKS_OF_NO_ROWS) and not isinstance(error, UserError):
+        return str(error) or type(error).__name__
+    return type(error).__name__
+
+
 def _refuse_reserved(fields: Mapping[str, object]) -> None:
     for name in RESERVED:
         if name in fields:
@@ -202,6 +217,7 @@ class _LogFile(RotatingFileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         """See logging.Handler."""
         error = sys.exception()
+        dropped["file"] += 1
         if not isinstance(error, OSError):
             super().handleError(record)
         elif not self._told:

@@ -31,7 +31,7 @@ import queue
 import select
 import socket
 import threading
-import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -42,14 +42,12 @@ from typing import Any
 
 from logstash import LogstashFormatterVersion1, TCPLogstashHandler
 
-from dist_zero_common.clock import RealClock
-from dist_zero_common.log import LEVELS, entry_of, get_logger, handling, open_log
+from dist_zero_common.clock import Clock, RealClock
+from dist_zero_common.log import LEVELS, dropped, entry_of, get_logger, handling, open_log, reason_of
 
 TRACEBACK_LENGTH_MAX = 16_000
+CAUSES_MAX = 10
 LINE_BYTES_MAX = 256 * 1024
-NOT_SHIPPED = ("path", "tags", "type", "logger_name")
-"""What python-logstash says of a record, and we do not."""
-
 Address = tuple[str, int]
 """Host and port."""
 
@@ -97,7 +95,7 @@ def shipping(logstash: Address, *, level: str, limits: Limits = LIMITS) -> Itera
     """While this is open, events of `level` and above are sent to `logstash`."""
     lines = _Lines(limits)
     to_queue = _ToQueue(lines)
-    sender = _Sender(logstash, limits, to_queue)
+    sender = _Sender(logstash, limits, to_queue, RealClock())
     listener = _Listener(lines, sender)
     listener.start()
     try:
@@ -175,18 +173,24 @@ class _ToQueue(QueueHandler):
             self.queue.put_nowait(record)
         except queue.Full:
             self.refused += 1
+            dropped["logstash-queue"] += 1
 
 
 class _Formatter(LogstashFormatterVersion1):  # type: ignore[misc]  # python-logstash has no types
-    """The line of a record: `@timestamp`, `@version`, `message` (the line for people), `host.name`, then the entry."""
+    """The line of a record: `@timestamp`, `@version`, `message` (the line for people), `sender`, then the entry."""
 
-    def get_extra_fields(self, record: logging.LogRecord) -> dict[str, object]:
-        """See LogstashFormatterBase."""
-        return entry_of(record)
-
-    def get_debug_fields(self, record: logging.LogRecord) -> dict[str, object]:
-        """See LogstashFormatterBase. The end of a traceback names the error."""
-        return {"traceback": self.format_exception(record.exc_info)[-TRACEBACK_LENGTH_MAX:]}
+    def format(self, record: logging.LogRecord) -> bytes:
+        """See LogstashFormatterVersion1, whose names (`host`, `path`, `type`, ...) an event may have for its fields."""
+        line = {
+            "@timestamp": self.format_timestamp(record.created),
+            "@version": "1",
+            "message": record.getMessage(),
+            "sender": self.host,
+            **entry_of(record),
+        }
+        if record.exc_info:
+            line["traceback"] = _traceback(record)[-TRACEBACK_LENGTH_MAX:]  # its end says what the error was
+        return self.serialize(line)
 
     @classmethod
     def format_timestamp(cls, time: float) -> str:
@@ -196,9 +200,22 @@ class _Formatter(LogstashFormatterVersion1):  # type: ignore[misc]  # python-log
     @classmethod
     def serialize(cls, message: dict[str, object]) -> bytes:
         """See LogstashFormatterBase. A lone surrogate becomes a question mark, as UTF-8 has none."""
-        said = {name: value for name, value in message.items() if name not in NOT_SHIPPED}
-        said["host"] = {"name": said["host"]}
-        return json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
+        return (
+            json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
+        )
+
+
+def _traceback(record: logging.LogRecord) -> str:
+    """The frames and the error of a record, and those of the error that it came of, without texts that may hold a value
+    of a row."""
+    error = record.exc_info[1] if record.exc_info else None
+    parts: list[str] = []
+    while error is not None and len(parts) < CAUSES_MAX:
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        name, reason = type(error).__name__, reason_of(error)
+        parts.append(frames + name + (f": {reason}" if reason != name else ""))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\nand then:\n".join(reversed(parts))
 
 
 # -- in the thread that sends ------------------------------------------------------------------------------------
@@ -222,7 +239,7 @@ class _Listener(QueueListener):
 
     def dequeue(self, block: bool) -> Any:
         """See QueueListener. The connection is closed by the thread that uses it, when it comes to the end."""
-        item = super().dequeue(block)
+        item: object = super().dequeue(block)
         if item is None:
             self._sender.close()
         return item
@@ -233,16 +250,16 @@ class _Sender(TCPLogstashHandler):  # type: ignore[misc]  # python-logstash has 
 
     sock: socket.socket | None
 
-    def __init__(self, logstash: Address, limits: Limits, to_queue: _ToQueue) -> None:
+    def __init__(self, logstash: Address, limits: Limits, to_queue: _ToQueue, clock: Clock) -> None:
         super().__init__(*logstash, version=1)
         self.ending = threading.Event()
         """Set when the process ends: then what fails is tried once more, and no more."""
-        self._limits, self._to_queue = limits, to_queue
+        self._limits, self._to_queue, self._clock = limits, to_queue, clock
         self._given_up = False
         self._pause = limits.pause_seconds_min
         self._connected_at = -math.inf
         self._sent = self._lost = self._dropped_seen = 0
-        self._outage = _Outage(f"{logstash[0]}:{logstash[1]}", limits.quiet_seconds)
+        self._outage = _Outage(f"{logstash[0]}:{logstash[1]}", limits.quiet_seconds, clock)
 
     def handle(self, record: logging.LogRecord) -> bool:
         """See Handler. Without its lock, which the end of a process would wait for: one thread sends."""
@@ -275,6 +292,7 @@ class _Sender(TCPLogstashHandler):  # type: ignore[misc]  # python-logstash has 
             self._given_up = self._given_up or last
             self.ending.wait(self._next_pause())
         self._lost += 1
+        dropped["logstash-network"] += 1
 
     def give_up(self) -> None:
         """Called by another thread, at the end: send nothing any more, nor wait for what is being sent. Says how many
@@ -295,7 +313,7 @@ class _Sender(TCPLogstashHandler):  # type: ignore[misc]  # python-logstash has 
                     return "it has closed the connection"
             if self.sock is None:
                 self.sock = self.makeSocket()
-                self._connected_at = time.monotonic()
+                self._connected_at = self._clock.monotonic()
             self.sock.sendall(line)
         except OSError as error:
             self._disconnect()
@@ -309,7 +327,7 @@ class _Sender(TCPLogstashHandler):  # type: ignore[misc]  # python-logstash has 
 
     def _has_lasted(self) -> bool:
         """Whether the last connection has lasted so long that Logstash was well."""
-        return time.monotonic() - self._connected_at > self._limits.pause_seconds_max
+        return self._clock.monotonic() - self._connected_at > self._limits.pause_seconds_max
 
     def _next_pause(self) -> float:
         """How long to wait before the next attempt: longer each time, until a connection has lasted."""
@@ -321,20 +339,20 @@ class _Sender(TCPLogstashHandler):  # type: ignore[misc]  # python-logstash has 
 
     def _look(self) -> None:
         """After a line that was sent: was something dropped meanwhile, or is all well again?"""
-        dropped = self._to_queue.refused + self._lost
-        if dropped > self._dropped_seen:
+        missing = self._to_queue.refused + self._lost
+        if missing > self._dropped_seen:
             self._outage.begin("there is no room for more lines: it takes them more slowly than they come")
         elif self._to_queue.lines.has_room():
-            self._outage.end(dropped)
-        self._dropped_seen = dropped
+            self._outage.end(missing)
+        self._dropped_seen = missing
 
 
 class _Outage:
     """What the log of the process itself says of times in which lines are not shipped."""
 
-    def __init__(self, logstash: str, quiet_seconds: float) -> None:
-        self._log = get_logger("log-shipping", RealClock(), logstash=logstash)
-        self._quiet_seconds = quiet_seconds
+    def __init__(self, logstash: str, quiet_seconds: float, clock: Clock) -> None:
+        self._log = get_logger("log-shipping", clock, logstash=logstash)
+        self._quiet_seconds, self._clock = quiet_seconds, clock
         self._goes_on = self._is_told = False
         self._began_at = self._told_at = -math.inf
         self._dropped_told = 0
@@ -343,7 +361,7 @@ class _Outage:
         """Something goes wrong; if it does already, nothing is said."""
         if self._goes_on:
             return
-        self._goes_on, self._began_at = True, time.monotonic()
+        self._goes_on, self._began_at = True, self._clock.monotonic()
         self._is_told = self._began_at - self._told_at >= self._quiet_seconds
         if self._is_told:
             self._told_at = self._began_at
@@ -357,7 +375,7 @@ class _Outage:
         if self._is_told:
             count, self._dropped_told = dropped - self._dropped_told, dropped
             say = self._log.warning if count else self._log.info
-            say("shipping_resumed", dropped=count, seconds=round(time.monotonic() - self._began_at, 3))
+            say("shipping_resumed", dropped=count, seconds=round(self._clock.monotonic() - self._began_at, 3))
 
     def say_incomplete(self, dropped: int) -> None:
         """At the end of the process, if something is missing that was not told of."""

@@ -268,6 +268,21 @@ class Mailbox:
         """Wait until the broker has confirmed all that was sent, over as many connections as that takes."""
         await self._idle.wait()
 
+    @property
+    def unsent(self) -> int:
+        """How many messages wait to be given to the broker."""
+        return sum(len(outbox.pending) for outbox in self._outboxes.values())
+
+    @property
+    def unsettled(self) -> int:
+        """How many messages have come in and are not settled."""
+        return len(self._receipts)
+
+    @property
+    def connections(self) -> int:
+        """How many connections there were, with the present one."""
+        return self._connections
+
     async def ask_broker(self, queue: str) -> QueueDepth | None:
         """How a queue is doing, None if there is none; an answer is progress, too, of a post that has nothing to send.
         Raises `BrokerError`."""

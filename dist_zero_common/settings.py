@@ -30,6 +30,8 @@ VERSION = "0.1.0"
 """What pyproject.toml says; the image of this version carries it."""
 
 MACHINES_MAX = 256
+PORT_MAX = 65_534
+"""The one behind it is for a child of whoever has it."""
 
 _BROKER_URLS = "amqp://user:password@host:port/vhost, the same with amqps, or nothing"
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}\Z|[0-9A-Fa-f:.]{2,45}\Z")
@@ -117,6 +119,16 @@ def _count(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def _port_or_none(text: str) -> int | None:
+    return _count(0, PORT_MAX)(text) if text else None
+
+
+def _address(text: str) -> str:
+    if not re.fullmatch(r"[0-9A-Za-z.:-]+", text):
+        raise ValueError(text)
+    return text
+
+
 def _numbers(text: str) -> tuple[tuple[str, float], ...]:
     pairs = [part.partition("=") for part in text.split(",") if part]
     numbers = tuple((name.strip(), float(number)) for name, _, number in pairs)
@@ -152,7 +164,8 @@ def _path_or_none(text: str) -> Path | None:
     return Path(text) if text else None
 
 
-def _labels(text: str) -> tuple[str, ...]:
+def parse_labels(text: str) -> tuple[str, ...]:
+    """Labels of a machine, `name=value` with commas between them. Raises `ValueError`."""
     labels = tuple(part.strip() for part in text.split(",") if part.strip())
     if not all(_LABEL.match(label) for label in labels):
         raise ValueError(text)
@@ -233,7 +246,7 @@ class Settings:
     machine: str = _variable(
         "DIST_ZERO_MACHINE",
         default="",
-        meaning="What the machine of a machine agent or node runner is called; without, its host name.",
+        meaning="What the machine of an agent or runner is called, or the host of a scheduler; without, its host name.",
         allowed="a name of lower-case letters, digits and hyphens, or nothing",
         parse=_name,
     )
@@ -242,7 +255,7 @@ class Settings:
         default="",
         meaning="What else is to be said of the machine.",
         allowed="name=value, several with commas between them, or nothing",
-        parse=_labels,
+        parse=parse_labels,
     )
     machines: int = _variable(
         "DIST_ZERO_MACHINES",
@@ -497,6 +510,20 @@ class Settings:
         meaning="The runner's incarnation, set together with its name.",
         allowed="a number from 0 to 2^63 - 1",
         parse=_count(0, 2**63 - 1),
+    )
+    metrics_port: int | None = _variable(
+        "DIST_ZERO_METRICS_PORT",
+        default="",
+        meaning="The port at which Prometheus finds a service's metrics; the next one is for a runner that it starts.",
+        allowed="a number from 0 (any port that is free) to 65534, or nothing: there are no metrics",
+        parse=_port_or_none,
+    )
+    metrics_address: str = _variable(
+        "DIST_ZERO_METRICS_ADDRESS",
+        default="127.0.0.1",
+        meaning="The address that metrics are given out at: 0.0.0.0 is all there are, which is what the image says.",
+        allowed="an IP address or the name of one",
+        parse=_address,
     )
     image: str = _variable(
         "DIST_ZERO_IMAGE",

@@ -492,7 +492,8 @@ struct NodeStatus {
   # the node has not begun; waits_for: whose rows it lacks for that, a shard + 1, or 0 for the
   # sequencer. saving: the oldest epoch whose state is not in the store yet, 0 for none. rows: how many
   # its steps have taken in since it is here, busyUs: for how long they were at it, reads: how often it
-  # was asked for rows or changes. stateBytes: how much its newest saves hold.
+  # was asked for rows or changes. stateBytes: how much its newest saves hold. unsavedMs: since when it
+  # has finished something that no save covers, 0 for nothing.
 
   program @0 :Text;
   generation @1 :UInt64;
@@ -509,6 +510,7 @@ struct NodeStatus {
   busyUs @12 :UInt64;
   reads @13 :UInt64;
   stateBytes @14 :UInt64;
+  unsavedMs @15 :UInt64;
 }
 
 struct SequencerStatus {
@@ -519,7 +521,8 @@ struct SequencerStatus {
   # that all are is said when a base has them. needs: the program that could begin at the base that there
   # is, where the one that was to cannot. busy_us: for how long it was at work, without what it made the
   # nodes of its runner do. heat: the hashes of some keys that were written lately, ascending: where they
-  # lie close, the load is.
+  # lie close, the load is. rows: how many of its own epochs it has handed out; unsavedMs: since when
+  # there are epochs that no base covers, 0 for none.
 
   program @0 :Text;
   incarnation @1 :UInt64;
@@ -537,6 +540,8 @@ struct SequencerStatus {
   needs @13 :Data;
   busyUs @14 :UInt64;
   heat @15 :List(UInt64);
+  rows @16 :UInt64;
+  unsavedMs @17 :UInt64;
 }
 
 struct PreparedStatus {
@@ -551,7 +556,8 @@ struct PreparedStatus {
 }
 
 struct RunnerReport {
-  # A runner's heartbeat.
+  # A runner's heartbeat. cpuUs: how much processor time its process has had, memoryUsedBytes: how much
+  # memory that has now; 0 where nobody measures it.
 
   runner @0 :Text;
   incarnation @1 :UInt64;
@@ -560,6 +566,8 @@ struct RunnerReport {
   nodes @4 :List(NodeStatus);
   sequencers @5 :List(SequencerStatus);
   prepared @6 :List(PreparedStatus);
+  cpuUs @7 :UInt64;
+  memoryUsedBytes @8 :UInt64;
 }
 
 struct Placement {
@@ -804,7 +812,9 @@ struct AskStatus {
 struct MachineStatus {
   # A machine as the scheduler knows it. silent_ms: how long ago its agent was last heard of; ready:
   # whether nodes may be placed there now. inbox and runner_inbox are where agent and runner listen;
-  # the latter is empty while no runner was started.
+  # the latter is empty while no runner was started. cpuUs and memoryUsedBytes: what its runner's process
+  # has taken. reportedMs: when the runner said so, and all that is said of its nodes, by a clock of this
+  # scheduler's.
 
   machine @0 :Text;
   cores @1 :UInt32;
@@ -817,10 +827,14 @@ struct MachineStatus {
   runnerIncarnation @8 :UInt64;
   runnerInbox @9 :Text;
   note @10 :Text;
+  cpuUs @11 :UInt64;
+  memoryUsedBytes @12 :UInt64;
+  reportedMs @13 :UInt64;
 }
 
 struct NodePlace {
-  # Where a shard of a program runs, and the newest epoch that it has finished.
+  # Where a shard of a program runs, and the newest epoch that it has finished. For the numbers see
+  # NodeStatus.
 
   shard @0 :UInt32;
   node @1 :Text;
@@ -828,11 +842,18 @@ struct NodePlace {
   incarnation @3 :UInt64;
   finishedEpoch @4 :UInt64;
   note @5 :Text;
+  rows @6 :UInt64;
+  busyUs @7 :UInt64;
+  stateBytes @8 :UInt64;
+  unsavedMs @9 :UInt64;
 }
 
 struct ProgramStatus {
   # A program as the scheduler knows it. epoch is the newest of its log, finished_epoch the newest
-  # that all nodes have finished; sequencer_machine and the inboxes are empty while it is starting.
+  # that all nodes have finished; sequencer_machine and the inboxes are empty while it is starting. rows
+  # and unsavedMs are the sequencer's. How often since this scheduler leads: parts were placed again
+  # because they were lost (recoveries), or moved (moves), nodes were divided (splits) or joined (merges),
+  # and the program went back to a base (rewinds).
 
   program @0 :Text;
   state @1 :ProgramState;
@@ -846,6 +867,14 @@ struct ProgramStatus {
   clientsInbox @9 :Text;
   nodesInbox @10 :Text;
   growth @11 :Text;
+  base @12 :UInt64;
+  rows @13 :UInt64;
+  unsavedMs @14 :UInt64;
+  recoveries @15 :UInt64;
+  moves @16 :UInt64;
+  splits @17 :UInt64;
+  merges @18 :UInt64;
+  rewinds @19 :UInt64;
 }
 
 struct SystemStatus {

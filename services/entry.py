@@ -35,13 +35,14 @@ from dist_zero_common.errors import (
     SimulationError,
     first_error,
 )
-from dist_zero_common.log import Logger, get_logger, warnings_to_stderr
+from dist_zero_common.log import Logger, get_logger, reason_of, warnings_to_stderr
 from dist_zero_common.log_shipping import process_log
 from dist_zero_common.settings import Settings, load_settings
 from dist_zero_common.store.base import Store
 from dist_zero_common.store.opening import open_store
 from dist_zero_common.store.probe import probe_store
 from services.health import SUFFIX
+from services.measuring import Collect, Inboxes, Measured, serving_metrics
 from services.progress import Watched, showing_progress
 
 EXIT_SETTINGS, EXIT_SURROUNDINGS, EXIT_BUG = 2, 3, 4
@@ -58,9 +59,15 @@ class Process:
     settings: Settings
     clock: Clock
     log: Logger
+    service: str = ""
     goodbye: Goodbye | None = None
+    measured: Measured = field(init=False)
     _watched: list[Callable[[], Watched | None]] = field(default_factory=list)
     _failed: asyncio.Future[None] = field(default_factory=asyncio.Future)
+
+    def __post_init__(self) -> None:
+        """Nothing is measured of it yet."""
+        self.measured = Measured(self.service, self.settings.system, self.settings.machine, self.log)
 
     @contextmanager
     def watching(self, watched: Callable[[], Watched | None]) -> Iterator[None]:
@@ -74,6 +81,13 @@ class Process:
     def watched(self) -> list[Watched]:
         """All that has to move for this process to be healthy."""
         return [each for each in (watched() for watched in self._watched) if each is not None]
+
+    @contextmanager
+    def measuring(self, collect: Collect, inboxes: Inboxes = tuple) -> Iterator[None]:
+        """Meanwhile this is part of the process's metrics; `inboxes`: those that it has beside the ones that are
+        watched, and for which programs."""
+        with self.measured.measuring(collect), self.measured.measuring_posts(inboxes):
+            yield
 
     def connect(self, url: str, part: str) -> Connect:
         """Connections to the broker at `url` for a part of the system, which the broker's own tools then name."""
@@ -128,18 +142,33 @@ def log_name_of(service: str, settings: Settings) -> str:
 async def _run(service: str, name: str, serve: Serve, settings: Settings) -> int:
     clock = RealClock()
     log = get_logger(service, clock, system=settings.system)
-    process = Process(settings, clock, log)
+    process = Process(settings, clock, log, service)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     log.info("process_started", pid=os.getpid())
     try:
-        async with showing_progress(settings.log_directory / f"{name}{SUFFIX}", process.watched):
+        async with (
+            showing_progress(settings.log_directory / f"{name}{SUFFIX}", process.watched),
+            _measured(process, f"{service}-{settings.runner}" if settings.runner else service),
+        ):
             await _until_stopped(process, serve(process), stopping)
     except BaseException as error:
-        return _explained(service, first_error(error), process.log)
+        return _explained(service, first_error(error), process.log, quiet=bool(settings.runner))
     process.log.info("process_ended")
     return 0
+
+
+@asynccontextmanager
+async def _measured(process: Process, name: str) -> AsyncIterator[None]:
+    """Meanwhile metrics are given out, if that is set."""
+
+    def watched() -> Iterator[tuple[Watched, str]]:
+        return ((each, "") for each in process.watched())
+
+    with process.measured.measuring_posts(watched):
+        async with serving_metrics(process.settings, process.measured, name):
+            yield
 
 
 async def _until_stopped(
@@ -170,17 +199,20 @@ async def _until_stopped(
         raise InternalError("the service ended by itself")
 
 
-def _explained(service: str, error: BaseException, log: Logger) -> int:
+def _explained(service: str, error: BaseException, log: Logger, *, quiet: bool) -> int:
+    """Say and log why the service ends. `quiet`: what it prints is logged by its agent."""
     if isinstance(error, OperatorError | OSError) and not isinstance(error, InternalError | SimulationError):
         log.error("process_failed", reason=str(error))
         return _say(
             service, str(error), EXIT_SETTINGS if isinstance(error, SettingsError) else EXIT_SURROUNDINGS
         )
-    log.exception("process_failed", error, reason=str(error))
-    traceback.print_exception(error)
-    return _say(
-        service, f"{error!r}: this should not happen: please report it with the lines above", EXIT_BUG
-    )
+    log.exception("process_failed", error, reason=reason_of(error))
+    if quiet:
+        what, where = reason_of(error), f"the traceback in {service}'s own log"
+    else:
+        traceback.print_exception(error)
+        what, where = repr(error), "the lines above"
+    return _say(service, f"{what}: this should not happen: please report it with {where}", EXIT_BUG)
 
 
 def _say(service: str, sentence: str, code: int) -> int:

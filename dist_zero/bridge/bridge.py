@@ -347,6 +347,9 @@ class _Session:
                 await consumer.set_aside(receipt.message, source.set_aside, reason)
                 self._ledger.counts.set_aside += 1
                 self._bridge._log.warning(
-                    "bridge_set_aside", queue=source.queue, kept_in=source.set_aside, reason=reason
-                )
+                    "bridge_set_aside",
+                    queue=source.queue,
+                    kept_in=source.set_aside,
+                    bytes=len(receipt.message.body),
+                )  # the reason is with the message: it may say what is in it
                 self._bridge._say(f"a message is set aside in {source.set_aside}: {reason}")

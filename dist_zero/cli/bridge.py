@@ -96,7 +96,9 @@ def _end_with_input() -> None:
 async def _run(program: Program, system: RemoteSystem, source_url: str) -> None:
     """All sources of the program, each with a session of its own, until a signal or an error ends them."""
     from dist_zero.bridge.bridge import Bridge
+    from dist_zero.bridge.measured import measure_bridges
     from dist_zero.bridge.rabbitmq_queue import rabbitmq_queue
+    from services.measuring import Measured, serving_metrics
 
     console = console_for(stderr=True)
     row_types = {dataset.name: dataset.row_type for dataset in program.graph().datasets}
@@ -125,11 +127,14 @@ async def _run(program: Program, system: RemoteSystem, source_url: str) -> None:
                 "dim",
             )
         )
+    measured = Measured("bridge", system.name, "", get_logger("bridge", clock, system=system.name))
+    name = f"bridge-{system.name}-{program.name}"
     try:
-        async with asyncio.TaskGroup() as tasks:
-            for each in bridges:
-                tasks.create_task(each.run())
-            tasks.create_task(_tell_counts(bridges))
+        with measured.measuring(lambda readings: measure_bridges(readings, bridges)):
+            async with serving_metrics(load_settings(), measured, name), asyncio.TaskGroup() as tasks:
+                for each in bridges:
+                    tasks.create_task(each.run())
+                tasks.create_task(_tell_counts(bridges))
     except BaseExceptionGroup as group:
         raise first_error(group) from None
 

@@ -8,7 +8,7 @@ again, with pauses that grow: the system goes on, and what the bridge said is to
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,13 +25,15 @@ END_SECONDS_MAX = 10.0
 
 @dataclass(frozen=True, slots=True)
 class BridgeWanted:
-    """Which sources to bridge: those of a program in a file, into a system; `source_broker` is where the queues are."""
+    """Which sources to bridge: those of a program in a file, into a system; `source_broker` is where the queues are;
+    `settings`: what else is to be set in its environment."""
 
     file: str
     program: str
     system: str
     source_broker: str = field(repr=False)
     output: Path
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 async def keep_bridge(wanted: BridgeWanted, log: Logger, tell: Callable[[str], None]) -> None:
@@ -45,7 +47,8 @@ async def keep_bridge(wanted: BridgeWanted, log: Logger, tell: Callable[[str], N
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=output,
-                env=child_environment({"AMQP_URL": wanted.source_broker}),  # all can see arguments
+                # all can see arguments
+                env=child_environment({"AMQP_URL": wanted.source_broker, **wanted.settings}),
                 start_new_session=True,
             )
         log.info("bridge_started", pid=process.pid)

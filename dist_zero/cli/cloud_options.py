@@ -67,7 +67,7 @@ Verbose = Annotated[
 
 def with_options(settings: Settings, **given: Any) -> Settings:
     """The settings, with what was said on the command line before them; None and nothing were not said."""
-    said = {
+    said: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in given.items()
         if value is not None and value != []

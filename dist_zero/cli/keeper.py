@@ -21,14 +21,23 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dist_zero.cli.systems import DIRECTORY, SystemState, remove_state, save_state
+from dist_zero_common.broker.topology import scheduler_inbox
 from dist_zero_common.clock import RealClock
 from dist_zero_common.errors import DistZeroError, OperatorError
 from dist_zero_common.log import get_logger
 from dist_zero_common.log_shipping import process_log
 from dist_zero_common.processes import process_name
+from dist_zero_common.settings import load_settings
+
+if TYPE_CHECKING:
+    from dist_zero.virtual import VirtualSystem
+    from dist_zero_common.metrics import Readings
+    from services.progress import Watched
 
 STAY = "stay"
 MODE = "virtual"
@@ -119,9 +128,11 @@ class _Keeper:
     async def _hold(self) -> None:
         from dist_zero.virtual import VirtualOptions, VirtualSystem
         from dist_zero_common.containers import Docker
+        from services.measuring import Measured, metrics_of_child, serving_metrics
 
         wanted = self._wanted
         logs = Path(wanted.log_dir)
+        settings = replace(load_settings(), log_directory=logs)
         directory = logs / DIRECTORY / wanted.system
         store = Path(wanted.store) if wanted.store else directory / f"store-{os.getpid()}"
         options = VirtualOptions(
@@ -142,7 +153,9 @@ class _Keeper:
             logstash=(wanted.logstash_host, wanted.logstash_port) if wanted.logstash_host else None,
             report_seconds=wanted.report_seconds,
             lost_seconds=wanted.lost_seconds,
+            metrics=settings.metrics_port is not None,
         )
+        measured = Measured("scheduler", wanted.system, "", self._log)
         try:
             async with Docker() as docker, VirtualSystem(options, docker, self._log, _tell) as system:
                 state = SystemState(
@@ -159,8 +172,16 @@ class _Keeper:
                 save_state(logs, state)
                 _say({"state": asdict(state)})
                 self._log.info("system_up", machines=wanted.machines)
-                async with self._bridged(state):
-                    await system.wait_failed()
+                name = f"keeper-{wanted.system}"
+                with (
+                    measured.measuring(partial(_measure, system)),
+                    measured.measuring_posts(partial(_posts, system)),
+                ):
+                    async with (
+                        serving_metrics(settings, measured, name),
+                        self._bridged(state, metrics_of_child(settings)),
+                    ):
+                        await system.wait_failed()
         except Exception as error:
             self._log.exception("system_failed", error)
             raise
@@ -171,7 +192,7 @@ class _Keeper:
             self._log.info("system_down")
 
     @asynccontextmanager
-    async def _bridged(self, state: SystemState) -> AsyncIterator[None]:
+    async def _bridged(self, state: SystemState, settings_of_bridge: dict[str, str]) -> AsyncIterator[None]:
         """Meanwhile the program's sources are bridged, if that is wanted."""
         wanted = self._wanted
         if not wanted.bridge_file:
@@ -192,6 +213,7 @@ class _Keeper:
             wanted.system,
             wanted.source_broker,
             logs / f"bridge-{wanted.system}.stderr",
+            settings_of_bridge,
         )
         keeping = asyncio.create_task(keep_bridge(bridge, self._log, tell), name="bridge")
         try:
@@ -199,6 +221,20 @@ class _Keeper:
         finally:
             keeping.cancel()
             await asyncio.wait([keeping])
+
+
+def _measure(system: VirtualSystem, readings: Readings) -> None:
+    from services.scheduler.measured import measure_scheduler
+
+    measure_scheduler(readings, system.scheduler)
+
+
+def _posts(system: VirtualSystem) -> Iterator[tuple[Watched, str]]:
+    from services.progress import Watched
+
+    post = system.scheduler.post_now
+    if post is not None:
+        yield Watched(post, scheduler_inbox(system.scheduler.system)), ""
 
 
 @contextmanager

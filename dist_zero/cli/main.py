@@ -12,7 +12,7 @@ import warnings
 
 from rich.text import Text
 
-from dist_zero.cli import bridge, commands, scaling, stores, system_commands, up
+from dist_zero.cli import bridge, commands, join, scaling, stores, system_commands, up
 from dist_zero.cli.app import BUG, OK, OPERATOR_ERROR, USER_ERROR, app
 from dist_zero.cli.render import console_for
 from dist_zero_common.allocation import keep_freed_memory
@@ -20,7 +20,7 @@ from dist_zero_common.errors import DistZeroError, InternalError, OperatorError,
 from dist_zero_common.log_shipping import process_log
 from dist_zero_common.settings import load_settings
 
-COMMANDS = (commands, up, bridge, system_commands, scaling, stores)
+COMMANDS = (commands, up, join, bridge, system_commands, scaling, stores)
 """The modules whose commands there are: importing them registers these."""
 
 

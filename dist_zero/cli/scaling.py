@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @app.command()
 def scale(
     program: Annotated[
-        str | None, typer.Argument(metavar="[PROGRAM]", help="A program that runs.", show_default=False)
+        str | None, typer.Argument(metavar="PROGRAM", help="A program that runs.", show_default=False)
     ] = None,
     nodes: Annotated[
         int | None,
@@ -76,7 +76,8 @@ def scale(
             raise typer.BadParameter(
                 "--service is about hosts, and goes with no program, --nodes or --auto: those are another command"
             )
-        _scale_services(remote_of(resolve(system, broker)), service_counts(service), wait, as_json)
+        counts = service_counts(service)
+        _scale_services(remote_of(resolve(system, broker)), counts, wait, as_json)
         return
     if program is None:
         raise typer.BadParameter("say which program (PROGRAM), or how many hosts (--service NAME=N)")
@@ -143,7 +144,12 @@ def _scale_services(remote: RemoteSystem, counts: dict[str, int], wait: bool, as
         typer.echo(json.dumps({"services": services, "seconds": round(seconds, 3)}))
         return
     asked = " and ".join(f"{count} × {name}" for name, count in counts.items())
-    after = f"is there, after {seconds:.1f} s" if wait else "is wanted; dist-zero status says how far that is"
+    are = "are" if sum(counts.values()) > 1 else "is"
+    after = (
+        f"{are} there, after {seconds:.1f} s"
+        if wait
+        else f"{are} wanted; dist-zero status says how far that is"
+    )
     typer.echo(f"{asked} {after}")
 
 

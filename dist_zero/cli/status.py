@@ -24,7 +24,7 @@ from dist_zero_common.protocol.messages.requests import (
     SystemStatus,
 )
 
-_STATE_STYLES = {
+STATE_STYLES = {
     ProgramState.RUNNING: "green",
     ProgramState.STARTING: "yellow",
     ProgramState.HALTED: "bold red",
@@ -131,7 +131,7 @@ def program_table(programs: Iterable[ProgramStatus]) -> Table:
         numbers = [f"{program.epoch:,}", f"{program.finished_epoch:,}"]
         table.add_row(
             program.program,
-            Text(program.state.value, _STATE_STYLES[program.state]),
+            Text(program.state.value, STATE_STYLES[program.state]),
             shown_nodes(program),
             program.sequencer_machine or "–",
             *(numbers if program.nodes else ["–", "–"]),
@@ -145,7 +145,7 @@ def program_notes(programs: Iterable[ProgramStatus]) -> list[Text]:
     notes = []
     for program in programs:
         if program.note:
-            notes.append(Text(f"{program.program}: {program.note}", _STATE_STYLES[program.state]))
+            notes.append(Text(f"{program.program}: {program.note}", STATE_STYLES[program.state]))
         if program.growth:
             notes.append(Text(f"{program.program}: {program.growth}", "dim"))
         notes += [

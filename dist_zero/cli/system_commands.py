@@ -1,4 +1,4 @@
-"""The commands for a system that runs: `status`, `load`, `show`, `get`, `watch`, `void`, `logs`, `doctor`."""
+"""The commands for a system that runs: `status`, `load`, `show`, `get`, `watch`, `top`, `void`, `logs`, `doctor`."""
 
 from __future__ import annotations
 
@@ -168,6 +168,30 @@ def watch(
     options = WatchOptions(view=view, after=after, count=count, program=program, as_json=as_json)
     with suppress(KeyboardInterrupt):  # which is how one ends it
         asyncio.run(watch_view(remote_of(resolve(system, broker)), options))
+
+
+@app.command()
+def top(
+    interval: Annotated[
+        float, typer.Option("--interval", metavar="SECONDS", min=0.2, help="How often to look.")
+    ] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Print what there is, and end.")] = False,
+    system: SystemName = None,
+    broker: BrokerUrl = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per look, on a line.")
+    ] = False,
+) -> None:
+    """Show machines, programs and nodes, live: load, rows, lag. Ends with q or Ctrl-C.
+
+    Where standard output is no terminal, it prints once.
+    """
+    from dist_zero.cli.systems import resolve
+    from dist_zero.cli.top import TopOptions, show_top
+
+    options = TopOptions(interval=interval, once=once, as_json=as_json)
+    with suppress(KeyboardInterrupt):
+        asyncio.run(show_top(remote_of(resolve(system, broker)), options))
 
 
 @app.command()

@@ -59,6 +59,7 @@ VIRTUAL_MODE = "virtual"
 
 @app.command()
 def up(
+    context: typer.Context,
     file: ProgramFile,
     nodes: Nodes = 1,
     machines: Machines = 1,
@@ -157,6 +158,8 @@ def up(
     in_cloud, most_machines = mode == CLOUD_MODE, None
     if in_cloud and not auto:
         most_machines, max_machines = max_machines, None
+    said = context.get_parameter_source("nodes")
+    asked_nodes = said is not None and said.name != "DEFAULT"
     limits = limits_of(auto, min_nodes, max_nodes, min_machines, max_machines, idle)
     loaded, settings = load_program(file, program), load_settings()
     settings = with_options(
@@ -193,7 +196,7 @@ def up(
         if limits is not None:
             await remote.autoscale(loaded.name, limits.nodes, limits.machines)
         async with remote.connect(loaded, nodes=nodes) as client:
-            return client.note
+            return client.note if asked_nodes else ""  # that it runs on another number of them
 
     name = system or settings.system or loaded.name
     is_up = any(state.system == name and state.alive() for state in load_states(settings.log_directory))

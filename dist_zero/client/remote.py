@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 NOTHING_LOST = MayChange()
 ASK_SECONDS = 0.5
 """A scheduler that has said nothing for so long is asked again."""
+SILENT_SECONDS = 5.0
+"""Whoever follows a system is told when its scheduler has not answered for so long."""
 LOOK_SECONDS = 1.0
 """So often whoever waits for a machine to be empty, or for hosts, looks."""
 WRONG_LOOKS = 5
@@ -57,6 +59,28 @@ WRONG_LOOKS = 5
 
 OnLook = Callable[[SystemStatus], None]
 """Hears how far things are."""
+
+
+class Look:
+    """What `RemoteSystem.looking` gives."""
+
+    def __init__(self, system: str, line: Line) -> None:
+        self._system, self._line = system, line
+
+    async def status(self) -> SystemStatus:
+        """What is there and how far it is. Raises `OperatorError` when no scheduler answers for minutes."""
+        status = await self._line.questions.ask(
+            lambda request: (scheduler_inbox(self._system), AskStatus(request, self._line.replies)),
+            "its status",
+            patience=ASK_SECONDS,
+        )
+        assert isinstance(status, SystemStatus)
+        return status
+
+    @property
+    def waiting_for(self) -> str:
+        """What is known to keep answers from coming, in words; empty when nothing is."""
+        return self._line.waiting_for
 
 
 class RemoteSystem:
@@ -99,14 +123,32 @@ class RemoteSystem:
 
     async def status(self) -> SystemStatus:
         """What is there and how far it is. Raises `OperatorError` when no scheduler answers."""
+        async with self.looking() as look:
+            return await look.status()
+
+    @asynccontextmanager
+    async def looking(self) -> AsyncIterator[Look]:
+        """A line for whoever asks for the status again and again; it stays through losses of the connection, and is for
+        whichever scheduler leads."""
         async with self._line() as line:
-            status = await line.questions.ask(
-                lambda request: (scheduler_inbox(self.name), AskStatus(request, line.replies)),
-                "its status",
-                patience=ASK_SECONDS,
-            )
-            assert isinstance(status, SystemStatus)
-            return status
+            yield Look(self.name, line)
+
+    async def statuses(self, seconds: float) -> AsyncGenerator[SystemStatus | OperatorError]:
+        """What is there, again and again with so many seconds between; while no scheduler answers, why not."""
+        async with self._line() as line:
+            while True:
+                try:
+                    async with asyncio.timeout(SILENT_SECONDS):
+                        said = await line.questions.ask(
+                            lambda request: (scheduler_inbox(self.name), AskStatus(request, line.replies)),
+                            "its status",
+                            patience=ASK_SECONDS,
+                        )
+                except TimeoutError:
+                    reason = line.waiting_for or f"the scheduler of system {self.name!r} does not answer"
+                    said = OperatorError(reason)
+                yield said
+                await asyncio.sleep(seconds)
 
     async def remove(self, program: str) -> None:
         """Stop a program and wait until it has stopped; what is in the store stays."""

@@ -8,7 +8,9 @@ from dist_zero_common.settings import Settings, child_environment
 from services.entry import Process, main, missing_broker, missing_store, missing_system
 from services.machine_agent.launchers.process import ProcessLauncher
 from services.machine_agent.machine import Machine, this_machine
+from services.machine_agent.measured import measure_agent
 from services.machine_agent.service import AgentService
+from services.measuring import metrics_of_child
 from services.progress import Watched
 
 
@@ -22,6 +24,7 @@ async def serve(process: Process) -> None:
     settings = process.settings
     machine = this_machine(settings.machine)
     process.log = process.log.bind(machine=machine.name)
+    process.measured.machine = machine.name
 
     def environment(runner: str, incarnation: int) -> Mapping[str, str]:
         return child_environment(runner_settings(settings, machine, runner, incarnation))
@@ -39,14 +42,17 @@ async def serve(process: Process) -> None:
             log=process.log,
         )
         process.goodbye = agent.say_goodbye
-        with process.watching(lambda: Watched(agent.post, agent_inbox(settings.system, machine.name))):
+        with (
+            process.watching(lambda: Watched(agent.post, agent_inbox(settings.system, machine.name))),
+            process.measuring(lambda readings: measure_agent(readings, agent)),
+        ):
             await agent.run()
 
 
 def runner_settings(settings: Settings, machine: Machine, runner: str, incarnation: int) -> dict[str, str]:
     """What a runner that is a child of the agent's is told; the agent's own password is not for it."""
     url = settings.runner_broker_url or settings.broker_url
-    return {
+    return metrics_of_child(settings) | {
         "AMQP_URL": url,
         "DIST_ZERO_RUNNER_AMQP_URL": url,
         "DIST_ZERO_SYSTEM": settings.system,

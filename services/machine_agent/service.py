@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dist_zero_common.aside import only_logged
 from dist_zero_common.broker.base import Connect, ConnectionState
@@ -20,12 +20,13 @@ from dist_zero_common.ids import checked_name
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox, Token, log_state
 from dist_zero_common.protocol.dispatch import Handlers, Role, check_handlers, dispatch
-from dist_zero_common.protocol.messages.control import MachineReport, StartRunner, StopRunner
+from dist_zero_common.protocol.messages.control import MachineReport, RunnerStatus, StartRunner, StopRunner
 from dist_zero_common.protocol.messages.envelope import Message
 from services.machine_agent.launchers.base import Launcher
 from services.machine_agent.state import (
     AgentState,
     RunnerState,
+    is_for_successor,
     on_command,
     on_ended,
     on_started,
@@ -51,17 +52,19 @@ class AgentService:
         memory_bytes: int,
         labels: Sequence[str],
         log: Logger,
+        on_superseded: Callable[[], None] = lambda: None,
     ) -> None:
-        """`labels` are `name=value`."""
+        """`labels` are `name=value`. `on_superseded` is called when a later agent of this machine's name has come: the
+        scheduler heeds that one, and this one is of no use any more."""
         self.counters: Counter[str] = Counter()
         self._system, self._machine, self._launcher = system, checked_name("machine", machine), launcher
-        self._cores, self._memory_bytes, self._labels = cores, memory_bytes, tuple(labels)
+        self.cores, self.memory_bytes, self._labels = cores, memory_bytes, tuple(labels)
         self._inbox = agent_inbox(system, machine)
         self._incarnation = clock.now_us()
         self._log = log.bind(system=system, machine=machine, agent_incarnation=self._incarnation)
         self._state = AgentState(self._incarnation)
         self._commanded, self._changed = asyncio.Event(), asyncio.Event()
-        self._leaving = False
+        self._leaving, self._on_superseded = False, on_superseded
         self.post = Mailbox(
             connect,
             system=system,
@@ -78,23 +81,33 @@ class AgentService:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.post.run())
             await self.post.listen(queue_of(self._inbox), self._on_message)
-            self._log.info("agent_started", cores=self._cores, memory_bytes=self._memory_bytes)
+            self._log.info("agent_started", cores=self.cores, memory_bytes=self.memory_bytes)
             tasks.create_task(self._obey())
             while True:
                 self._watch()
                 self._report()
                 await wait_changed(self._changed, HEARTBEAT_SECONDS)
 
+    @property
+    def runners(self) -> tuple[RunnerStatus, ...]:
+        """What it reports of its runners."""
+        return statuses(self._state)
+
     async def say_goodbye(self) -> None:
         """End all runners and report it, so that what they host is placed elsewhere at once. Nothing is started any
-        more. Returns when the broker has the report."""
+        more, and the scheduler forgets the machine. Returns when the broker has the report."""
         self._leaving = True
         for name, runner in self._state.runners.items():
             await self._launcher.stop(name)
             self._state = on_ended(self._state, name, runner.incarnation)
-        self._log.info("agent_leaves", runners=len(self._state.runners))
+        self._log.info("agent_leaves", running=len(self._state.runners))
         self._report()
         await self.post.wait_sent()
+
+    @property
+    def running(self) -> int:
+        """How many runners run."""
+        return sum(status.alive for status in statuses(self._state))
 
     def _report(self) -> None:
         if self.post.state is not ConnectionState.CONNECTED:
@@ -103,10 +116,11 @@ class AgentService:
             machine=self._machine,
             incarnation=self._incarnation,
             inbox=self._inbox,
-            cores=self._cores,
-            memory_bytes=self._memory_bytes,
+            cores=self.cores,
+            memory_bytes=self.memory_bytes,
             labels=self._labels,
-            runners=statuses(self._state),
+            runners=self.runners,
+            leaves=self._leaving and not any(runner.alive for runner in self.runners),
         )
         self.post.send(scheduler_inbox(self._system), report)
 
@@ -114,6 +128,7 @@ class AgentService:
         """Notice runners that have ended by themselves."""
         for status in statuses(self._state) if not self._leaving else ():
             if status.alive and not self._launcher.alive(status.runner, status.incarnation):
+                self.counters["runners_died"] += 1
                 self._log.error("runner_died", runner=status.runner, incarnation=status.incarnation)
                 self._state = on_ended(self._state, status.runner, status.incarnation)
 
@@ -142,6 +157,7 @@ class AgentService:
             )
             self._state = on_ended(self._state, name, runner.incarnation)
         else:
+            self.counters["runners_started"] += 1
             self._log.info("runner_started", runner=name, incarnation=runner.incarnation)
             self._state = on_started(self._state, name, runner.incarnation)
 
@@ -157,6 +173,8 @@ class AgentService:
         if state is None:
             self.counters["commands_refused"] += 1
             self._log.warning("command_refused", command=command, newest=self._state.scheduler)
+            if is_for_successor(self._state, command):
+                self._on_superseded()
             return
         if state.runners != self._state.runners:
             self._commanded.set()

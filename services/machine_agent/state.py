@@ -54,6 +54,15 @@ def on_command(state: AgentState, command: StartRunner | StopRunner) -> AgentSta
     return _with(state, command.runner, RunnerState(command.incarnation, starts, known.status))
 
 
+def is_for_successor(state: AgentState, command: StartRunner | StopRunner) -> bool:
+    """Whether a command that was refused is for an agent that was started later on a machine of this name."""
+    return (
+        isinstance(command, StartRunner)
+        and command.scheduler >= state.scheduler
+        and command.agent > state.incarnation
+    )
+
+
 def on_started(state: AgentState, runner: str, incarnation: int) -> AgentState:
     """An incarnation runs now. If another one has come to be wanted meanwhile, or none, that is not yet settled."""
     known = state.runners[runner]

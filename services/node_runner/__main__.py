@@ -23,7 +23,9 @@ from services.entry import (
 )
 from services.machine_agent.launchers.in_process import InProcessLauncher
 from services.machine_agent.machine import this_machine
+from services.machine_agent.measured import measure_agent
 from services.machine_agent.service import AgentService
+from services.node_runner.measured import inboxes_of, measure_runner, this_process
 from services.node_runner.sequencer_events import SequencerOptions
 from services.node_runner.service import RunnerService
 from services.progress import Watched
@@ -51,6 +53,7 @@ async def _serve_machine(process: Process) -> None:
     settings = process.settings
     machine = this_machine(settings.machine)
     process.log = process.log.bind(machine=machine.name)
+    process.measured.machine = machine.name
 
     async with opened_store(process, f"{machine.name}-{process.clock.now_us()}") as store:
 
@@ -74,7 +77,10 @@ async def _serve_machine(process: Process) -> None:
                 log=process.log,
             )
             process.goodbye = agent.say_goodbye
-            with process.watching(lambda: Watched(agent.post, agent_inbox(settings.system, machine.name))):
+            with (
+                process.watching(lambda: Watched(agent.post, agent_inbox(settings.system, machine.name))),
+                process.measuring(lambda readings: measure_agent(readings, agent)),
+            ):
                 await agent.run()
 
 
@@ -92,9 +98,13 @@ async def _run_runner(process: Process, store: Store, machine: str, runner: str,
         log=process.log,
         prepare=choice.prepare,
         options=SequencerOptions(collects=not settings.keep_log),
+        use=this_process,
     )
     inbox = runner_inbox(settings.system, runner, incarnation)
-    with process.watching(lambda: Watched(service.post, inbox)):
+    with (
+        process.watching(lambda: Watched(service.post, inbox)),
+        process.measuring(lambda readings: measure_runner(readings, service), lambda: inboxes_of(service)),
+    ):
         await service.run()
 
 

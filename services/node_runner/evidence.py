@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from dist_zero_common.errors import StoreError
 from dist_zero_common.log import Logger
@@ -54,7 +54,8 @@ class Standing:
 
 
 async def keep_evidence(store: Store, standing: Standing, halted: Halted, log: Logger) -> str:
-    """Look for who wrote what the node stands still on, and put it into the store. Returns what to tell people."""
+    """Look for who wrote what the node stands still on, and put it into the store and, without any values of rows, into
+    the log. Returns what to tell people."""
     while True:
         try:
             suspects = await _suspects(EpochLog(store, standing.program, log), standing.generation, halted)
@@ -67,6 +68,12 @@ async def keep_evidence(store: Store, standing: Standing, halted: Halted, log: L
                 "transactions": [asdict(suspect) for suspect in suspects],
             }
             await store.create(name, json.dumps(kept, ensure_ascii=False, indent=1).encode())
+            for_log = replace(halted, reason=halted.logged or halted.reason)
+            log.error(
+                "node_stands_still",
+                epoch=halted.epoch,
+                reason=told(standing.program, for_log, suspects, name),
+            )
             return told(standing.program, halted, suspects, name)
         except StoreError as failed:
             log.warning("store_failed", reason=str(failed), retry_seconds=_RETRY_SECONDS)

@@ -7,7 +7,7 @@ is behind; that, too, is bounded in bytes. Void transactions are handed out as i
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -55,6 +55,9 @@ class HandingOut:
         """What was handed out behind the base, by epoch: it may have to be sent again."""
         self._kept_bytes = 0
         self._heat: deque[int] = deque(maxlen=HEAT_MAX)
+        self.rows: Counter[str] = Counter()
+        self.rows_replayed: Counter[str] = Counter()
+        """How many rows were handed out, by dataset: of own records, and of those that were there before."""
 
     @property
     def heat(self) -> tuple[int, ...]:
@@ -101,6 +104,9 @@ class HandingOut:
         for place, (transaction, decoded) in enumerate(transactions):
             if (ready.record.epoch, place) not in self._void:
                 writes = decoded or decode_payload(self._plan.datasets, transaction.payload)
+                counter = self.rows_replayed if ready.again else self.rows
+                for each in writes:
+                    counter[self._plan.datasets[each.dataset].name] += len(each.batch)
                 found += placed(writes, self._plan, place)
         merged, epoch = merge_writes(found), ready.record.epoch
         self._heat.extend(sampled_hashes(merged, self._plan, epoch, _SAMPLED_PER_EPOCH))

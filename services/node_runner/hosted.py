@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from dist_zero_common.allocation import look_again
 from dist_zero_common.mailbox import Token
 from dist_zero_common.protocol.messages.epochs import EPOCHS_AHEAD_MAX
+from services.node_runner.counts import Unsaved
 from services.node_runner.keeping import NodeKeeping, SavedState
 from services.node_runner.kernel import NodeKernel
 from services.node_runner.kernel_events import AskChangesEvent, GetEvent, HandOutEvent, NodeEvent, RowsEvent
@@ -36,6 +37,7 @@ class HostedNode:
     """The epoch from which on nothing was tried before; 0 when that is so."""
     busy_seconds: float = 0.0
     """For how long its kernel was at work."""
+    unsaved: Unsaved = field(default_factory=Unsaved)
     early: deque[NodeEvent] = field(default_factory=deque)
 
     @property

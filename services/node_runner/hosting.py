@@ -27,6 +27,7 @@ from dist_zero_common.protocol.messages.epochs import (
 from dist_zero_common.protocol.messages.pieces import ShardMap
 from dist_zero_common.protocol.messages.reading import Elsewhere
 from services.node_runner import wire
+from services.node_runner.counts import Counts
 from services.node_runner.hosted import HostedNode, is_far_ahead, token_of
 from services.node_runner.keeping import Beginning, Inherit, NodeKeeping, SavedState, inheriting
 from services.node_runner.kernel import NodeKernel
@@ -63,12 +64,15 @@ class ProgramHost:
         clock: Clock,
         tasks: asyncio.TaskGroup,
         log: Logger,
+        counts: Counts | None = None,
     ) -> None:
-        """Compiles the program. Raises `MalformedMessage` if the graph is no program."""
+        """Compiles the program. `counts`: where it is counted what is done here. Raises `MalformedMessage` if the graph
+        is no program."""
         self.program, self.plan, self.shard_map = program, compiled(program, graph), shard_map
         self.graph = graph
         self.generation = generation
         """The newest generation that was to run here; a later one by another map has a host of its own."""
+        self.counts = counts or Counts()
         self.telling = Telling(program, shard_map.version, post)
         self._here = NodesHere(shard_map, post, clock, log)
         self._peers = Peers(program, shard_map, post, self._here.counters, self._here.has)
@@ -83,6 +87,7 @@ class ProgramHost:
             keeper=keeper,
             tasks=tasks,
             begin_again=self._begin_again,
+            counts=self.counts,
         )
         self._post, self._keeper, self._tasks, self._log = post, keeper, tasks, log
         self._handed_out = (0, 0)
@@ -159,8 +164,10 @@ class ProgramHost:
             beginning.goes_on,
             beginning.trial,
         )
+        node.kernel.changed = self.counts.changed
         node.through_at = beginning.trial.until
         node.begun_at = beginning.epoch
+        self.counts.begun[beginning.how] += 1
         self._here.log_of(shard).info(
             "node_begun",
             epoch=beginning.epoch,
@@ -193,6 +200,9 @@ class ProgramHost:
     def _on_saved(self, shard: int, node: HostedNode, saved: SavedState) -> None:
         if self._here.is_still(shard, node):
             node.saved = saved
+            node.unsaved.saved(saved.epoch, node.finished, self._here.clock.monotonic())
+            self.counts.checkpoint_bytes += saved.changed_bytes + saved.state_bytes
+            self.counts.checkpoint_seconds.observe(saved.seconds)
             if node.generation == self._peers.generation:  # else told when it is known where the sequencer is
                 self.telling.saved(shard, node)
 
@@ -207,6 +217,7 @@ class ProgramHost:
 
     def _begin_again(self, shard: int, node: HostedNode, reason: str) -> None:
         self._here.counters["begun_again"] += 1
+        self.counts.begun_again += 1
         self._here.log_of(shard).warning("node_begins_again", epoch=node.finished, reason=reason)
         self._here.abandon(node)
         self._begin(shard, node.generation, node.incarnation, behind=node.begun_at)
@@ -280,6 +291,7 @@ class ProgramHost:
 
     def statuses(self) -> list[NodeStatus]:
         """What the runner reports of this program's nodes."""
+        now = self._here.clock.monotonic()
         return [
             NodeStatus(
                 program=self.program,
@@ -297,6 +309,7 @@ class ProgramHost:
                 busy_us=int(1_000_000 * node.busy_seconds),
                 reads=node.kernel.reads if node.kernel is not None else 0,
                 state_bytes=node.keeping.state_bytes,
+                unsaved_ms=int(1000 * node.unsaved.seconds(now)),
             )
             for shard, node in sorted(self._here.by_shard.items())
         ]

@@ -76,11 +76,12 @@ class Beginning:
 
 @dataclass(frozen=True, slots=True)
 class SavedState:
-    """The node's state as of this epoch is in the store. For the bytes see `Saved`."""
+    """The node's state as of this epoch is in the store. For the bytes see `Saved`. `seconds`: what that took."""
 
     epoch: int
     changed_bytes: int
     state_bytes: int
+    seconds: float = 0.0
 
 
 OnBegun = Callable[[Beginning], None]
@@ -114,7 +115,7 @@ class NodeKeeping:
         self._node = shard_map.nodes[shard]
         self._tables = state_tables(plan)
         self._loader = Loader(keeper, plan, shard_map, shard, log)
-        self._turns = Turns(keeper.clock)
+        self._turns, self._clock = Turns(keeper.clock), keeper.clock
         self._inherit = inherit
         self._inherited: LoadedState | None = None
         self._epoch_log = EpochLog(keeper.store, plan.name, log)
@@ -153,9 +154,10 @@ class NodeKeeping:
                 while self._saves:
                     effect = self._saves.popleft()
                     self._saving = effect.epoch
+                    began = self._clock.monotonic()
                     saved = await self._save(effect)
                     self._saving = 0
-                    self._on_saved(saved)
+                    self._on_saved(replace(saved, seconds=self._clock.monotonic() - began))
         except _Unusable as unusable:
             self._on_failed(str(unusable), True)
         except LogDamaged as damaged:

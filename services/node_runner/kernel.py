@@ -19,7 +19,7 @@ asked for again and a watcher can go on where it stopped.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -126,6 +126,8 @@ class NodeKernel:
         self.halted = ""
         self.rows = self.reads = 0
         """How many rows its steps have taken in, and how often it was asked for rows or changes."""
+        self.changed: Counter[str] = Counter()
+        """How many rows views have gained or lost."""
         self._plan, self._executor, self._shown = plan, executor, shown(plan)
         self._readable = [n for n, view in enumerate(plan.views) if not view.name.startswith(NEXT)]
         self._map, self._shard, self._shards = shard_map, shard, len(shard_map.nodes)
@@ -190,6 +192,21 @@ class NodeKernel:
         senders = epoch.rows.get(stage, {})
         lacking = (s + 1 for s in range(self._shards) if s not in senders or not senders[s].complete())
         return stage, tuple(islice(lacking, LACKING_TOLD))
+
+    @property
+    def handed_out(self) -> int:
+        """The newest epoch that was handed out to it."""
+        return max([self.finished, *(e for e, epoch in self._epochs.items() if epoch.hand_out is not None)])
+
+    def lacking(self) -> dict[int, int]:
+        """For how many `Rows` it waits of each shard, of those for which it waits at all."""
+        stages = range(2, self._plan.stages + 1)
+        return dict(Counter(sender for stage in stages for _, sender in self._missing(stage)))
+
+    @property
+    def bytes_used(self) -> int | None:
+        """The memory of its executor; None if that does not know."""
+        return getattr(self._executor, "bytes_used", None)
 
     def released(self) -> Executor | None:
         """The executor, for whoever comes in this node's place, if no stage is ahead of what is finished."""
@@ -349,9 +366,8 @@ class NodeKernel:
             saved = self._saved(epoch.hand_out) if stage == self._plan.stages else None
         except Exception as error:  # whatever it is, it would come again: keep it as evidence and stand still
             where = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
-            self._stand_still(
-                e, stage, f"the executor failed{where}: {type(error).__name__}: {error}", writes, effects
-            )
+            failed = f"the executor failed{where}: {type(error).__name__}"
+            self._stand_still(e, stage, f"{failed}: {error}", writes, effects, logged=failed)
             return
         size = _too_large([p.batch for p in parcels] + list(changes.values()))
         if size:
@@ -387,6 +403,8 @@ class NodeKernel:
         epoch = self._epochs.pop(e)
         self.finished = e
         changes = {view: batch for view, batch in changes.items() if view in self._readable}
+        for view, batch in changes.items():
+            self.changed[self._plan.views[view].name] += len(batch)
         self._remember(_EpochChanges(e, changes, sum(b.size_bytes for b in changes.values())))
         assert epoch.hand_out is not None
         self._tell_readers(epoch.hand_out, effects)
@@ -403,12 +421,20 @@ class NodeKernel:
         effects.append(Halted(reason))
 
     def _stand_still(
-        self, e: int, stage: int, reason: str, writes: Sequence[Writes], effects: list[NodeEffect]
+        self,
+        e: int,
+        stage: int,
+        reason: str,
+        writes: Sequence[Writes],
+        effects: list[NodeEffect],
+        *,
+        logged: str = "",
     ) -> None:
-        """This epoch cannot be computed."""
-        self.halted = f"epoch {e}, stage {stage}: {reason}"
+        """This epoch cannot be computed; for `logged` see `Halted`."""
+        where = f"epoch {e}, stage {stage}: "
+        self.halted = where + reason
         places = frozenset(place for each in writes for place in each.transactions)
-        effects.append(Halted(self.halted, e, stage, tuple(sorted(places))))
+        effects.append(Halted(self.halted, e, stage, tuple(sorted(places)), where + logged if logged else ""))
 
     # -- readers -----------------------------------------------------------------------------------------------
 

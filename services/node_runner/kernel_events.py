@@ -204,13 +204,15 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Halted:
-    """The node stands still from now on; `reason` is the evidence. Where an epoch cannot be computed: `epoch` and
-    `stage`, and in stage 1 the `places` of the transactions in the record that have writes for this node."""
+    """The node stands still from now on; `reason` is the evidence, and `logged` the same without what an error of
+    the executor said, which may hold values of rows (empty: there is no difference). Where an epoch cannot be computed:
+    `epoch` and `stage`, and in stage 1 the `places` of the transactions in the record with writes for this node."""
 
     reason: str
     epoch: int = 0
     stage: int = 0
     places: tuple[int, ...] = ()
+    logged: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,8 @@ class NodesHere:
     def __init__(self, shard_map: ShardMap, post: Mailbox, clock: Clock, log: Logger) -> None:
         self.by_shard: dict[int, HostedNode] = {}
         self.counters: Counter[str] = Counter()
-        self._map, self._post, self._clock, self._log = shard_map, post, clock, log
+        self.clock = clock
+        self._map, self._post, self._log = shard_map, post, log
         self._events: deque[tuple[int, NodeEvent]] = deque()
         self._working = False
 
@@ -71,9 +72,9 @@ class NodesHere:
                     if not isinstance(event, Look):
                         node.early.append(event)
                     continue
-                began = self._clock.monotonic()
+                began = self.clock.monotonic()
                 effects = node.kernel.handle(event)
-                node.busy_seconds += self._clock.monotonic() - began
+                node.busy_seconds += self.clock.monotonic() - began
                 for effect in effects:
                     perform(shard, node, effect)
         finally:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dist_zero_common.mailbox import NO_TOKEN, Mailbox
 from dist_zero_common.protocol.messages.epochs import AskRows
 from dist_zero_common.protocol.messages.pieces import ShardMap
+from services.node_runner.counts import Counts
 from services.node_runner.evidence import Standing, keep_evidence
 from services.node_runner.hosted import HostedNode
 from services.node_runner.kernel_events import (
@@ -52,11 +53,12 @@ class Performing:
         keeper: NodeKeeper,
         tasks: asyncio.TaskGroup,
         begin_again: Callable[[int, HostedNode, str], None],
+        counts: Counts,
     ) -> None:
         self._program, self._map, self._here = program, shard_map, here
         self._peers, self._telling = peers, telling
         self._post, self._keeper, self._tasks = post, keeper, tasks
-        self._begin_again = begin_again
+        self._begin_again, self._counts = begin_again, counts
 
     def perform(self, shard: int, node: HostedNode, effect: NodeEffect) -> None:
         """Do what the kernel of a node wants done."""
@@ -68,6 +70,7 @@ class Performing:
             case TellGone():
                 self.tell_gone(effect.asker, node.generation, effect.epoch)
             case Finished():
+                node.unsaved.moved(self._here.clock.monotonic())
                 self._telling.finished(shard, node, effect.epoch)
                 if node.through_at and effect.epoch >= node.through_at:
                     node.through_at = 0
@@ -75,6 +78,7 @@ class Performing:
             case TryStep():
                 self._tasks.create_task(self._try_step(shard, node, effect))
             case SaveState():
+                node.unsaved.begin(effect.epoch, self._here.clock.monotonic())
                 node.keeping.save(effect)
             case BeginAgain():
                 self._begin_again(shard, node, effect.reason)
@@ -85,7 +89,9 @@ class Performing:
                     self._post.settle(token)
             case Halted():
                 self._here.counters["halted"] += 1
-                self._here.log_of(shard).error("node_halted", epoch=node.finished, reason=effect.reason)
+                self._here.log_of(shard).error(
+                    "node_halted", epoch=node.finished, reason=effect.logged or effect.reason
+                )
                 if effect.epoch:
                     self._tasks.create_task(self._keep_evidence(shard, node, effect))
 
@@ -105,7 +111,6 @@ class Performing:
         standing = Standing(self._program, name, node.generation, node.incarnation)
         log = self._here.log_of(shard)
         told = await keep_evidence(self._keeper.store, standing, halted, log)
-        log.error("node_stands_still", epoch=halted.epoch, reason=told)
         if node.kernel is not None:
             node.kernel.halted = told
 
@@ -129,6 +134,7 @@ class Performing:
             self._program, generation, self._map.version, effect.epoch, effect.stage, effect.sender, shard
         )
         self._here.counters["asked_again"] += 1
+        self._counts.asked_again += 1
         self._here.log_of(shard).debug("rows_asked_again", epoch=effect.epoch, stage=effect.stage)
         if generation != self._peers.generation:
             return

@@ -37,6 +37,7 @@ with a snapshot. The same where a generation shows other views.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from dist_zero.compiler.change import slices_of
@@ -178,6 +179,16 @@ class Sequencer:
     def heat(self) -> tuple[int, ...]:
         """The hashes of some keys that were written lately, ascending."""
         return self._handing_out.heat
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How much clients have sent that is in no epoch yet."""
+        return self._sessions.waiting_bytes
+
+    def count_rows(self, own: Counter[str], replayed: Counter[str]) -> None:
+        """Count the rows that are handed out here, by dataset: those of its own records, and those of records that were
+        there before."""
+        self._handing_out.rows, self._handing_out.rows_replayed = own, replayed
 
     @property
     def ends(self) -> int:

@@ -7,6 +7,7 @@ wait for room, no room would ever come.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 
 from dist_zero_common.broker.base import Queue
@@ -29,9 +30,12 @@ from dist_zero_common.protocol.messages.reading import AwaitEpoch, SnapshotReque
 from dist_zero_common.protocol.messages.writing import OpenSession, Transaction
 from dist_zero_common.protocol.stored import (
     Base,
+    LogRecord,
 )
 from services.node_runner import wire
+from services.node_runner.counts import Unsaved
 from services.node_runner.epoch_log import EpochLog
+from services.node_runner.handing_out import payload_bytes
 from services.node_runner.hosting import ProgramHost
 from services.node_runner.keeping import SavedState
 from services.node_runner.sequencer import Sequencer
@@ -100,9 +104,14 @@ class HostedSequencer:
         self._rewind = False
         self._needs = b""
         self._busy_seconds = 0.0
+        self._counts = host.counts
+        self._unsaved = Unsaved()
+        self._began: dict[int, float] = {}
+        """By epoch that is not finished: when its record was about to be created."""
         self._newest_base: Base | None = None
         self.stopped = False
         self._collecting = asyncio.Lock()
+        self._recorded: Counter[str] = Counter()  # since a base was written, for the log
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
@@ -155,6 +164,7 @@ class HostedSequencer:
                 forgets=loaded.forgets,
                 state_bytes=loaded.state_bytes,
             )
+            self._sequencer.count_rows(self._counts.rows, self._counts.rows_replayed)
         except (LogDamaged, MalformedMessage) as damaged:
             self._halt(str(damaged), rewind=isinstance(damaged, BaseDamaged))
             return
@@ -217,7 +227,14 @@ class HostedSequencer:
             needs=self._needs,
             busy_us=int(1_000_000 * self._busy_seconds),
             heat=self._sequencer.heat if self._sequencer is not None else (),
+            rows=self._counts.rows.total(),
+            unsaved_ms=int(1000 * self._unsaved.seconds(self._clock.monotonic())),
         )
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How much clients have sent that is in no epoch yet."""
+        return self._sequencer.waiting_bytes if self._sequencer is not None else 0
 
     def _why_halted(self) -> str:
         if self._damaged:
@@ -236,7 +253,27 @@ class HostedSequencer:
         now = self._now()
         effects = self._sequencer.handle(event, now)
         self._busy_seconds += self._clock.monotonic() - now.monotonic
+        self._count_finished(self._sequencer.finished, now.monotonic)
         self._perform(effects)
+
+    def _count_finished(self, finished: int, now: float) -> None:
+        while self._began and (epoch := next(iter(self._began))) <= finished:
+            self._counts.epoch_seconds.observe(now - self._began.pop(epoch))
+
+    def _count_record(self, record: LogRecord, began: float) -> None:
+        """A record is there, which was about to be created at `began`."""
+        now, counts = self._clock.monotonic(), self._counts
+        counts.commit_seconds.observe(now - began)
+        self._unsaved.moved(now)
+        if record.save:
+            self._unsaved.begin(record.epoch, now)
+        if record.incarnation != self.incarnation:
+            return
+        self._began[record.epoch] = began
+        counts.epochs += 1
+        counts.transactions += len(record.transactions)
+        counts.transaction_bytes += payload_bytes(record)
+        counts.generations += record.begins is not None
 
     def _now(self) -> Now:
         return Now(self._clock.now_us(), self._clock.monotonic())
@@ -345,7 +382,7 @@ class HostedSequencer:
         self._damaged, self._rewind = reason, rewind
 
     async def _append(self, effect: Append) -> None:
-        appending = self._sequencer
+        appending, began = self._sequencer, self._clock.monotonic()
         try:
             there, bases = await self._log_of_epochs.append(effect.record)
             await self._log_of_epochs.note_voids((there,))  # before there is a base of that generation
@@ -354,6 +391,10 @@ class HostedSequencer:
             return
         if self._sequencer is not appending:
             return  # it was loaded again
+        self._recorded["epochs"] += 1
+        self._recorded["transactions"] += len(there.transactions)
+        self._recorded["bytes"] += sum(len(each.payload) for each in there.transactions)
+        self._count_record(there, began)
         self._log.debug(
             "epoch_recorded", epoch=there.epoch, transactions=len(there.transactions), save=there.save
         )
@@ -376,8 +417,17 @@ class HostedSequencer:
         except LogDamaged as damaged:
             self._halt(str(damaged), rewind=True)
             return
-        self._log.info("base_written", epoch=effect.base.epoch)
+        recorded, self._recorded = self._recorded, Counter()
+        self._log.info(
+            "base_written",
+            epoch=effect.base.epoch,
+            epochs=recorded["epochs"],
+            transactions=recorded["transactions"],
+            bytes=recorded["bytes"],
+        )
         if self._sequencer is writing:
+            newest = self._sequencer.epoch if self._sequencer is not None else 0
+            self._unsaved.saved(effect.base.epoch, newest, self._clock.monotonic())
             self._handle(BaseThere(effect.base.epoch))
             self._host.flush()
             if writing is not None and writing.ends and writing.ends == effect.base.epoch:

@@ -7,6 +7,7 @@ runner hosts it reports every second, and at once when it changed.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from dist_zero.native import choice
@@ -40,6 +41,7 @@ from dist_zero_common.protocol.messages.epochs import (
 from dist_zero_common.protocol.messages.reading import AskChanges, Elsewhere, Get
 from dist_zero_common.store.base import Store
 from services.node_runner import wire
+from services.node_runner.counts import Counts, Use
 from services.node_runner.epoch_log import EpochLog
 from services.node_runner.hosting import ProgramHost, compiled
 from services.node_runner.keeping import Inherit, inheriting
@@ -55,7 +57,8 @@ NodeMessage = HandOut | StageRows | EmptyRows | Get | AskChanges | AskRows | Ask
 
 
 class RunnerService:
-    """One incarnation of a runner. `prepare`: is waited for before an executor of a plan is made."""
+    """One incarnation of a runner. `prepare`: is waited for before an executor of a plan is made. `use`: what its
+    process takes of the machine, where somebody measures that."""
 
     def __init__(
         self,
@@ -71,13 +74,16 @@ class RunnerService:
         make_executor: MakeExecutor = choice.make_executor,
         prepare: Prepare | None = None,
         options: SequencerOptions | None = None,
+        use: Callable[[], Use] = Use,
     ) -> None:
+        self._use = use
+        self._counts: dict[str, Counts] = {}
         self._system, self._runner, self._incarnation, self._machine = system, runner, incarnation, machine
-        self._store, self._clock = store, clock
+        self._store, self.clock = store, clock
         self._log = log.bind(system=system, machine=machine, runner=runner, runner_incarnation=incarnation)
         self._keeper = NodeKeeper(store, make_executor, clock, prepare=prepare)
         self._options = options or SequencerOptions()
-        self._inbox = runner_inbox(system, runner, incarnation)
+        self.inbox = runner_inbox(system, runner, incarnation)
         self._programs: dict[str, ProgramHost] = {}
         self._sequencers: dict[str, HostedSequencer] = {}
         self._placements: dict[str, Placement] = {}
@@ -120,30 +126,48 @@ class RunnerService:
         """Serve until cancelled."""
         async with asyncio.TaskGroup() as self._tasks:
             self._tasks.create_task(self.post.run())
-            await self.post.listen(Queue(self._inbox), self._on_message)
-            self._log.info("runner_started", inbox=self._inbox)
+            await self.post.listen(Queue(self.inbox), self._on_message)
+            self._log.info("runner_started", inbox=self.inbox)
             while True:
                 self._report()
                 for sequencer in list(self._sequencers.values()):
                     sequencer.look()
                 for host in self._programs.values():
                     host.tell_again()
-                    host.look(self._clock.monotonic())
+                    host.look(self.clock.monotonic())
                     host.flush()
                 await wait_changed(self._changed, HEARTBEAT_SECONDS)
+
+    @property
+    def hosts(self) -> Mapping[str, ProgramHost]:
+        """What is here of each program's nodes."""
+        return self._programs
+
+    @property
+    def sequencers(self) -> Mapping[str, HostedSequencer]:
+        """The sequencers that are here, by program; one that was stopped, too."""
+        return self._sequencers
+
+    @property
+    def counts(self) -> Mapping[str, Counts]:
+        """What has been done here for each program, also for those that are not here any more."""
+        return self._counts
 
     def _report(self) -> None:
         if self.post.state is not ConnectionState.CONNECTED:
             return  # old news are of no use to anybody
         statuses = [sequencer.status() for sequencer in self._sequencers.values()]
+        use = self._use()
         report = RunnerReport(
             runner=self._runner,
             incarnation=self._incarnation,
             machine=self._machine,
-            inbox=self._inbox,
+            inbox=self.inbox,
             nodes=tuple(status for host in self._programs.values() for status in host.statuses()),
             sequencers=tuple(status for status in statuses if status is not None),
             prepared=tuple(status for each in self._preparing.values() for status in each.statuses()),
+            cpu_us=use.cpu_us,
+            memory_used_bytes=use.memory_bytes,
         )
         self.post.send(scheduler_inbox(self._system), report)
 
@@ -211,7 +235,7 @@ class RunnerService:
                 system=self._system,
                 log_of_epochs=EpochLog(self._store, message.program, log),
                 post=self.post,
-                clock=self._clock,
+                clock=self.clock,
                 tasks=self._tasks,
                 options=self._options,
                 log=log,
@@ -294,10 +318,10 @@ class RunnerService:
             self._locate(message.program)
         if known is None or known.version <= message.version:  # what started late hears it again
             if host is not None:
-                host.drop_elsewhere(message, self._inbox)
+                host.drop_elsewhere(message, self.inbox)
                 left = self._left.get(message.program, {})
                 for name, inbox in zip(message.shard_map.nodes, message.inboxes, strict=True):
-                    if inbox != self._inbox:
+                    if inbox != self.inbox:
                         left.pop(name, None)
             self._stop_sequencer_before(message.program, incarnation)
         self.post.settle(token)
@@ -361,9 +385,10 @@ class RunnerService:
                 message.generation,
                 post=self.post,
                 keeper=self._keeper,
-                clock=self._clock,
+                clock=self.clock,
                 tasks=self._tasks,
                 log=self._log.bind(program=program),
+                counts=self._counts.setdefault(program, Counts()),
             )
         host.generation = max(host.generation, message.generation)
         return host

@@ -13,8 +13,9 @@ from services.progress import Watched
 from services.scheduler.growth import growth_options
 from services.scheduler.hosts import HostOptions
 from services.scheduler.lead import LeadOptions
+from services.scheduler.measured import measure_scheduler
 from services.scheduler.service import SchedulerService
-from services.scheduler.spawners.base import Role, Spawner
+from services.scheduler.spawners.base import Role, Spawner, role_of
 from services.scheduler.spawners.none import NoSpawner
 from services.scheduler.state import SchedulerOptions
 
@@ -65,7 +66,7 @@ async def serve(process: Process) -> None:
             options=SchedulerOptions(
                 machines=settings.machines,
                 schedulers=settings.cloud_schedulers if obtains else None,
-                host=settings.machine if obtains else "",
+                host=settings.machine if role_of(settings.machine) is Role.SCHEDULER else "",
                 hosts=HostOptions(settings.report_seconds, settings.lost_seconds),
                 unobtainable={} if obtains else UNOBTAINABLE,
                 store=str(settings.store),
@@ -79,7 +80,10 @@ async def serve(process: Process) -> None:
             post = service.post_now  # that of the leading scheduler, or of the one that stands by
             return Watched(post, scheduler_inbox(settings.system)) if post is not None else None
 
-        with process.watching(watched):
+        with (
+            process.watching(watched),
+            process.measuring(lambda readings: measure_scheduler(readings, service)),
+        ):
             await service.run()
 
 

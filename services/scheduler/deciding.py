@@ -57,7 +57,8 @@ def decide(desired: Desired, observed: Observed, now: float) -> Desired:
 
 def forget_silent(desired: Desired, observed: Observed, now: float) -> Desired:
     """Without the machines that nobody has heard of for long and on which no program has a part; one that comes back is
-    a new machine. Of one that was to be given back nothing more is expected: an earlier scheduler has done it."""
+    a new machine. Of one that has said goodbye, or was to be given back by an earlier scheduler, nothing more is
+    expected."""
     used = {
         part.machine
         for program in desired.programs.values()
@@ -70,7 +71,7 @@ def forget_silent(desired: Desired, observed: Observed, now: float) -> Desired:
         if name not in used
         and (
             observed.silence(seen, now) >= FORGET_SECONDS
-            or (name in desired.leaving and is_silent(seen, desired, observed, now))
+            or ((name in desired.leaving or seen.report.leaves) and is_silent(seen, desired, observed, now))
         )
     ]
     if not gone:

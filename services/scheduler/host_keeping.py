@@ -47,12 +47,14 @@ class HostKeeping:
                 pause = min(2 * pause, LOOK_SECONDS_MAX)
                 continue
             pause = LOOK_SECONDS_MIN
+            self._hosts.unlisted("", 0.0)
             self._spawned = tuple(spawned)
             await self._keep()
             await asyncio.sleep(pause)
 
     def notes(self) -> tuple[HostNote, ...]:
         """What is to be said of single hosts."""
+        self._look(self._now())
         return tuple(
             note for note in self._hosts.notes(self._now()) if not note.host or self._keeps(note.host)
         )
@@ -79,14 +81,7 @@ class HostKeeping:
     async def _keep(self) -> None:
         """Do what is due."""
         leader, now = self._leader, self._now()
-        wanted = [host for host in wanted_hosts(leader.desired, self._spawned) if self._keeps(host)]
-        self._hosts.look(
-            [host for host in self._spawned if self._keeps(host)],
-            wanted,
-            self._heard(now),
-            leader.observed.listening_since,
-            now,
-        )
+        wanted = self._look(now)
         outstanding = reconcile_machines(leader.desired, self._spawned)
         hears = leader.post.state is ConnectionState.CONNECTED
         kept = [host for host in wanted if host != self._options.host] if hears else []
@@ -99,6 +94,19 @@ class HostKeeping:
             except OperatorError as failed:
                 leader.log.error("spawner_failed", host=action.host, reason=str(failed))
                 self._hosts.refused(action, str(failed), self._now())
+
+    def _look(self, now: float) -> list[str]:
+        """Take in what is known of hosts; returns those that there shall be."""
+        leader = self._leader
+        wanted = [host for host in wanted_hosts(leader.desired, self._spawned) if self._keeps(host)]
+        self._hosts.look(
+            [host for host in self._spawned if self._keeps(host)],
+            wanted,
+            self._heard(now),
+            leader.observed.listening_since,
+            now,
+        )
+        return wanted
 
     async def _do(self, action: SpawnHost | ReturnHost | ReplaceHost) -> bool:
         """Whether it was the time for it, and is done."""

@@ -121,7 +121,7 @@ class Hosts:
     ) -> None:
         """Take in what the spawner lists and when each host was last heard of. `listening_since`: before that, whoever
         was silent may have spoken to deaf ears."""
-        self._listening_since, self._unlisted = listening_since, ""
+        self._listening_since = listening_since
         there = dict.fromkeys(spawned)
         for host in there:
             known = self._hosts.get(host, _UNKNOWN)
@@ -149,7 +149,7 @@ class Hosts:
         return known
 
     def unlisted(self, reason: str, retry_at: float) -> None:
-        """The spawner does not say which hosts there are."""
+        """The spawner does not say which hosts there are; with no reason, it does again."""
         self._unlisted, self._unlisted_until = reason, retry_at
 
     # -- what is to be done ----------------------------------------------------------------------------------------
@@ -263,19 +263,18 @@ def _note(host: str, known: HostMemory, now: float) -> HostNote | None:
         return None
     wrong = known.failures >= IN_VAIN or known.asks >= ASKS_IN_VAIN
     again = f"asked for again {_in_seconds(known.again_at - now)}"
-    told = []
+    often = f" for the {_ordinal(known.failures)} time in a row" if known.failures > 1 else ""
     if known.asks > 1 and not known.listed:
-        told.append(f"was asked for {known.asks} times, and is not there; {again}")
+        text = f"was asked for {known.asks} times, and is not there; {again}"
     elif known.since is not None:
-        told.append(f"was asked for {now - known.since:.0f} s ago, and has not reported yet")
+        text = f"was asked for {now - known.since:.0f} s ago, and has not reported yet"
     elif known.failures:
-        told.append(f"is to be replaced, and {again}")
-    if told and known.failures:
-        often = f", for the {_ordinal(known.failures)} time in a row" if known.failures > 1 else ""
-        told.append(f"the one before it was ended{often}: {known.reason}")
-    if told and wrong:
-        told.append("what it wrote when it started says why")
-    return HostNote(host, "; ".join(told), wrong) if told else None
+        text = f"was ended{often}, because {known.reason}; {again}"
+    else:
+        return None
+    if known.failures and known.since is not None:
+        text += f"; the one before it was ended{often}, because {known.reason}"
+    return HostNote(host, f"{text}; what it wrote when it started says why" if wrong else text, wrong)
 
 
 def _ordinal(number: int) -> str:

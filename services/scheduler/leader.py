@@ -55,12 +55,14 @@ from dist_zero_common.protocol.messages.requests import (
     ScaleProgram,
     ScaleServices,
     SubmitProgram,
+    SystemStatus,
     VoidTransaction,
 )
 from dist_zero_common.protocol.stored import (
     RecordedProgram,
 )
 from dist_zero_common.store.base import Store
+from services.scheduler.changes import NO_CHANGES, Changes, changes_between
 from services.scheduler.changing import target_fingerprint
 from services.scheduler.deciding import decide, forget_silent, unread_queues, with_program
 from services.scheduler.growing import Growing
@@ -129,12 +131,15 @@ class Leader:
         lead: LeadOptions,
         written: WrittenLog,
         counters: Counter[str],
+        changes: dict[str, Changes] | None = None,
     ) -> None:
-        """`written`: the log, in which this scheduler has claimed the lead."""
+        """`written`: the log, in which this scheduler has claimed the lead. `counters`, `changes`: where it is counted
+        what is done, and what becomes of each program's placement."""
         number = written.state.leader
         self.system, self.store, self.clock = system, store, clock
         self.log = log.bind(scheduler=number)
         self.counters = counters
+        self.changes = changes if changes is not None else {}
         self.observed = Observed()
         self.desired = nothing_desired(system, number, options)
         self.unusable: dict[str, RecordedProgram] = {}
@@ -343,6 +348,8 @@ class Leader:
             known = before.programs.get(name)
             if program.assignment is not None and (known is None or known.assignment != program.assignment):
                 self._tell_placed(name, program.assignment)
+            changes = changes_between(known, program) if known is not None else NO_CHANGES
+            self.changes[name] = self.changes.get(name, NO_CHANGES) + changes
         for name in before.removals:
             if name not in self.desired.removals and name not in self.desired.programs:
                 self.log.info("program_removed", program=name)
@@ -515,16 +522,19 @@ class Leader:
 
     def _on_ask_status(self, message: AskStatus) -> None:
         check_reply_to(self.system, message.reply_to)
+        self.post.send(message.reply_to, self.status(message.request))
+
+    def status(self, request: int) -> SystemStatus:
+        """What there is, and how far it is, as the answer to the question of this number."""
         now = self.clock.monotonic()
         standbys = list(self.standbys_now())
         growth = self._growing.told(self.desired, now)
-        status = replace(
-            status_of(self.desired, self.observed, now, message.request, standbys, growth),
+        return replace(
+            status_of(self.desired, self.observed, now, request, standbys, growth, changes=self.changes),
             services=self._hosts.services(1 + len(standbys)),
             hosts=self._hosts.notes(),
             store=self._options.store,
         )
-        self.post.send(message.reply_to, status)
 
     def _on_scale_services(self, message: ScaleServices) -> None:
         check_reply_to(self.system, message.reply_to)
@@ -539,7 +549,7 @@ class Leader:
             self.say_if_leading(message.reply_to, RequestRefused(message.request, reason))
             return
         if scaled is not self.desired:
-            counts = {each.service: each.count for each in message.services}
+            counts = [f"{each.service}={each.count}" for each in message.services]
             self.log.info("services_scaled", services=counts)
             self.desired = scaled
             self.changed.set()

@@ -14,6 +14,7 @@ from dist_zero_common.clock import Clock
 from dist_zero_common.log import Logger
 from dist_zero_common.mailbox import Mailbox
 from dist_zero_common.store.base import Store
+from services.scheduler.changes import Changes
 from services.scheduler.lead import LeadOptions, StandBy
 from services.scheduler.leader import Leader
 from services.scheduler.spawners.base import Spawner
@@ -37,9 +38,13 @@ class SchedulerService:
         lead: LeadOptions,
     ) -> None:
         self.counters: Counter[str] = Counter()
+        self.changes: dict[str, Changes] = {}
+        """What has become of each program's placement, over all times that it has led."""
         self.leader: Leader | None = None
         """How it leads, or has led last."""
-        self._system, self._connect, self._store, self._clock = system, connect, store, clock
+        self.leading: Leader | None = None
+        """How it leads, while it does."""
+        self.system, self._connect, self._store, self._clock = system, connect, store, clock
         self._spawner, self._options, self._lead_options = spawner, options, lead
         self._log = log.bind(system=system, scheduler_name=lead.name)
         self._post: Mailbox | None = None
@@ -80,7 +85,7 @@ class SchedulerService:
 
     async def _stand_by(self, written: WrittenLog, number: int, *, afresh: bool) -> None:
         standby = StandBy(
-            system=self._system,
+            system=self.system,
             connect=self._connect,
             clock=self._clock,
             log=self._log,
@@ -94,7 +99,7 @@ class SchedulerService:
 
     async def _lead(self, written: WrittenLog) -> None:
         self.leader = Leader(
-            system=self._system,
+            system=self.system,
             connect=self._connect,
             store=self._store,
             clock=self._clock,
@@ -104,9 +109,14 @@ class SchedulerService:
             lead=self._lead_options,
             written=written,
             counters=self.counters,
+            changes=self.changes,
         )
         self._post = self.leader.post
-        await self.leader.run()
+        try:
+            self.leading = self.leader
+            await self.leader.run()
+        finally:
+            self.leading = None
 
     def _led(self) -> Leader:
         if self.leader is None:

@@ -527,8 +527,9 @@ def gone_since(lost: list[str], observed: Observed, now: float) -> float:
 
 
 def is_silent(seen: MachineSeen | RunnerSeen, desired: Desired, observed: Observed, now: float) -> bool:
-    """Whether it was not heard of for so long that nothing is expected of it any more."""
-    return observed.is_silent(seen, desired.options.silence_seconds, now)
+    """Whether it was not heard of for so long that nothing is expected of it any more, or has said goodbye."""
+    leaves = isinstance(seen, MachineSeen) and seen.report.leaves
+    return leaves or observed.is_silent(seen, desired.options.silence_seconds, now)
 
 
 def _node_runs(program: str, shard: int, part: Part, observed: Observed) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import MappingProxyType
 
 from dist_zero_common.protocol.messages.requests import (
@@ -13,6 +13,7 @@ from dist_zero_common.protocol.messages.requests import (
     ProgramStatus,
     SystemStatus,
 )
+from services.scheduler.changes import NO_CHANGES, Changes
 from services.scheduler.growing import MACHINES
 from services.scheduler.state import (
     Assignment,
@@ -35,9 +36,11 @@ def status_of(
     request: int,
     standbys: Sequence[str] = (),
     growth: Mapping[str, str] = MappingProxyType({}),
+    *,
+    changes: Mapping[str, Changes] = MappingProxyType({}),
 ) -> SystemStatus:
     """The answer to an `AskStatus` with this number. `standbys`: the schedulers that stand by, by name; `growth`: what
-    is to be said of it, see `Growing.told`."""
+    is to be said of it, see `Growing.told`; `changes`: what has become of programs' placements."""
     ready = [name for name in ready_machines(desired, observed, now) if not desired.is_retired(name)]
     return SystemStatus(
         request=request,
@@ -47,7 +50,11 @@ def status_of(
             for name, seen in sorted(observed.machines.items())
         ),
         programs=tuple(
-            replace(_program(program, desired, observed, now), growth=growth.get(name, ""))
+            replace(
+                _program(program, desired, observed, now),
+                growth=growth.get(name, ""),
+                **asdict(changes.get(name, NO_CHANGES)),
+            )
             for name, program in sorted(desired.programs.items())
         ),
         standbys=tuple(standbys),
@@ -62,7 +69,9 @@ def _machine(
     heard = observed.runners.get(runner)
     silent = now - seen.at
     note = ""
-    if is_silent(seen, desired, observed, now):
+    if report.leaves:
+        note = "has left"
+    elif is_silent(seen, desired, observed, now):
         note = f"not heard of for {silent:.0f} s"
     elif desired.is_retired(name):
         parts = sum(
@@ -91,6 +100,9 @@ def _machine(
         runner_incarnation=heard.report.incarnation if heard is not None else 0,
         runner_inbox=heard.report.inbox if heard is not None else "",
         note=note,
+        cpu_us=heard.report.cpu_us if heard is not None else 0,
+        memory_used_bytes=heard.report.memory_used_bytes if heard is not None else 0,
+        reported_ms=int(1000 * heard.at) if heard is not None else 0,
     )
 
 
@@ -127,6 +139,9 @@ def _program(program: WantedProgram, desired: Desired, observed: Observed, now: 
         finished_epoch=min(node.finished_epoch for node in nodes) if running else 0,
         clients_inbox=assignment.placement.clients_inbox,
         nodes_inbox=assignment.placement.nodes_inbox,
+        base=sequencer.status.base if sequencer is not None else 0,
+        rows=sequencer.status.rows if sequencer is not None else 0,
+        unsaved_ms=sequencer.status.unsaved_ms if sequencer is not None else 0,
     )
 
 
@@ -144,6 +159,10 @@ def _nodes(program: WantedProgram, assignment: Assignment, observed: Observed) -
                 incarnation=part.incarnation,
                 finished_epoch=here.finished_epoch if here is not None else 0,
                 note="starting" if here is None else here.halted,
+                rows=here.rows if here is not None else 0,
+                busy_us=here.busy_us if here is not None else 0,
+                state_bytes=here.state_bytes if here is not None else 0,
+                unsaved_ms=here.unsaved_ms if here is not None else 0,
             )
         )
     return tuple(places)

@@ -22,7 +22,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ SESSIONS = [page for page in PAGES if re.search(r"^```(python|console)", page.re
 _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
 _APPENDED_FILE = re.compile(r"at the end of `([\w-]+\.\w+)`:\s*\Z")
 _NAMED_FILE = re.compile(r"`([\w-]+\.\w+)`:\s*\Z")
+_EXIT_CODE = re.compile(r"^exit code \d+\n\Z", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _CHECKER = doctest.OutputChecker()
 
@@ -88,8 +89,9 @@ def commands_of(text: str) -> list[tuple[str, str]]:
 class Session:
     """What the blocks of one page do, one after the other."""
 
-    def __init__(self, page: str) -> None:
-        self._page = page
+    def __init__(self, page: str, dist_zero: Callable[[list[str]], str] | None = None) -> None:
+        """`dist_zero` runs a command, and returns what it prints; None: in this process."""
+        self._page, self._dist_zero = page, dist_zero or run_command
         self._namespace: dict[str, Any] = {"__name__": "app"}
 
     def run(self, block: Block) -> None:
@@ -106,7 +108,7 @@ class Session:
             for command, printed in commands_of(block.text):
                 words = shlex.split(command)
                 if words[0] == "dist-zero":
-                    self._compare(block, run_command(words), printed)
+                    self._compare(block, self._dist_zero(words), printed)
                 elif words[0] == "cat":
                     self._compare(block, Path(words[1]).read_text(), printed)
                 elif words[0] == "docker":
@@ -119,7 +121,9 @@ class Session:
 
     def _compare(self, block: Block, got: str, wanted: str) -> None:
         got, wanted = ("".join(f"{line.rstrip()}\n" for line in text.splitlines()) for text in (got, wanted))
-        if not _CHECKER.check_output(wanted, got, doctest.ELLIPSIS):
+        failed = _EXIT_CODE.search(got)  # which no `...` may hide
+        agrees = _CHECKER.check_output(wanted, got, doctest.ELLIPSIS)
+        if not agrees or (failed and failed[0] not in wanted):
             pytest.fail(f"{self._page}:{block.line} says\n{wanted}and this is printed\n{got}", pytrace=False)
 
 
@@ -174,6 +178,8 @@ def test_wrong_output_is_noticed() -> None:
     """A page that shows something else than is printed fails."""
     session = Session("page")
     session.run(Block("python", "print('one')", 1, "", "o...e\n"))
+    with pytest.raises(pytest.fail.Exception, match="exit code 2"):
+        session.run(Block("console", "$ dist-zero run nothing.py\n...\n", 1, "", None))
     with pytest.raises(pytest.fail.Exception, match="page:1 says"):
         session.run(Block("python", "print('one')", 1, "", "two\n"))
 

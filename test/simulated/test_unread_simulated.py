@@ -68,7 +68,7 @@ def test_a_machine_that_dies_for_good_is_missed_at_once(seed: int) -> None:
     time in which it might have come back is over; silence alone would have taken ten seconds."""
 
     async def scenario(system: SimulatedSystem, client: Client, victim: str) -> None:
-        async def nothing(machine: str) -> None:
+        async def nothing(host: str) -> None:
             """No machine takes its place."""
 
         system._spawner.spawn = nothing  # type: ignore[method-assign]

@@ -23,7 +23,14 @@ from dist_zero_common.sim.world import SimWorld
 from services.machine_agent.launchers.base import Launcher
 from services.machine_agent.launchers.in_process import InProcessLauncher
 from services.machine_agent.service import AgentService
-from services.machine_agent.state import AgentState, on_command, on_ended, on_started, statuses
+from services.machine_agent.state import (
+    AgentState,
+    is_for_successor,
+    on_command,
+    on_ended,
+    on_started,
+    statuses,
+)
 
 SYSTEM, AGENT = "test", 7
 Command = StartRunner | StopRunner
@@ -94,6 +101,20 @@ def test_commands_for_others_are_refused() -> None:
     assert on_command(state, StopRunner(1, "r", 6)) is None
     assert on_command(state, StartRunner(2, "r", 6, AGENT - 1)) is None
     assert on_command(state, StartRunner(3, "r", 6, AGENT)) is not None
+
+
+def test_what_is_for_a_later_agent_says_that_there_is_one() -> None:
+    """Not what a deposed scheduler says, nor what was for an earlier agent, nor what is obeyed."""
+    state = on_command(AgentState(AGENT), StartRunner(2, "r", 5, AGENT))
+    assert state is not None
+    assert is_for_successor(state, StartRunner(2, "r", 6, AGENT + 1))
+    for command in (
+        StartRunner(1, "r", 6, AGENT + 1),
+        StartRunner(2, "r", 6, AGENT),
+        StartRunner(2, "r", 6, AGENT - 1),
+        StopRunner(2, "r", 6),
+    ):
+        assert not is_for_successor(state, command)
 
 
 def test_stop_that_comes_while_a_runner_starts_is_obeyed() -> None:

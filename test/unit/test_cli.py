@@ -367,3 +367,21 @@ def test_the_fewest_are_not_more_than_the_most(shell: Shell, command: tuple[str,
     """Told before anything is started, or asked of a scheduler."""
     ran = shell(*command, "--auto", f"--min-{what}", "3", f"--max-{what}", "2")
     assert ran.code == 2 and f"--min-{what} 3 is more than --max-{what} 2" in ran.err, ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--service", "node-runner"), "'node-runner' is not NAME=N"),
+        (("--service", "broker=2"), "'broker=2' is not NAME=N"),
+        (("--service", "scheduler=0"), "'scheduler=0' is not NAME=N"),
+        (("--service", "scheduler=1", "--service", "scheduler=2"), "scheduler is given twice"),
+        (("stock", "--service", "scheduler=1"), "goes with no program"),
+        (("--nodes", "3"), "say which program (PROGRAM), or how many hosts"),
+    ],
+)
+def test_services_are_scaled_by_name_and_number(shell: Shell, arguments: tuple[str, ...], says: str) -> None:
+    """Anything else is refused before any system is asked."""
+    ran = shell("scale", *arguments)
+    assert ran.code == USER_ERROR
+    assert says in " ".join(re.sub("[│╭╮╰╯─]", " ", ran.err).split())

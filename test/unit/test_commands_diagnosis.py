@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from dist_zero.cli.diagnosis import Finding, Look, Verdict, diagnose, queues_of
-from dist_zero.cli.status import machine_table, troubles
+from dist_zero.cli.status import machine_table, services_line, troubles
 from dist_zero_common.broker.base import QueueDepth
 from dist_zero_common.broker.topology import (
     agent_inbox,
@@ -23,10 +23,12 @@ from dist_zero_common.broker.topology import (
     sequencer_nodes_inbox,
 )
 from dist_zero_common.protocol.messages.requests import (
+    HostNote,
     MachineStatus,
     NodePlace,
     ProgramState,
     ProgramStatus,
+    ServiceStatus,
     SystemStatus,
 )
 
@@ -228,6 +230,35 @@ def test_a_machine_that_is_just_starting_is_a_remark() -> None:
     assert wrongs(look(status)) == []
     assert said(look(status))["machine m2 is not ready: its runner is starting"] is Verdict.REMARK
     assert troubles(status) == []
+
+
+def test_a_host_that_does_not_come_is_told_with_what_to_do() -> None:
+    """What keeps it from coming is a finding, and exit code 1 of `status`; that it is on its way is a remark."""
+    notes = (
+        HostNote("m3", "cannot be obtained: too dear; tried again in 34 s", wrong=True),
+        HostNote("m4", "was asked for 12 s ago, and has not reported yet", wrong=False),
+    )
+    there = replace(system(), hosts=notes)
+    assert said(look(there))["host m3 cannot be obtained: too dear; tried again in 34 s"] is Verdict.WRONG
+    assert said(look(there))["host m4 was asked for 12 s ago, and has not reported yet"] is Verdict.REMARK
+    assert troubles(there) == ["m3 cannot be obtained: too dear; tried again in 34 s"]
+
+
+@pytest.mark.parametrize(
+    ("services", "line"),
+    [
+        ((), ""),
+        ((ServiceStatus("node-runner", 3, 3, 0),), ""),
+        ((ServiceStatus("node-runner", 3, 2, 0),), "node-runner: 2 of 3 ready"),
+        (
+            (ServiceStatus("node-runner", 3, 3, 2), ServiceStatus("scheduler", 2, 2, 0)),
+            "node-runner: 3 of 3 ready, and 2 to be given back; scheduler: 2 of 2 ready",
+        ),
+    ],
+)
+def test_hosts_are_counted_where_that_says_something(services: tuple[ServiceStatus, ...], line: str) -> None:
+    """Not where there are just the machines that there shall be: the table has them."""
+    assert services_line(replace(system(), services=services)) == line
 
 
 def test_no_machine_at_all_is_a_finding() -> None:

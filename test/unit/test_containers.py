@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +12,16 @@ import pytest
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from dist_zero_common.clock import RealClock
-from dist_zero_common.containers import Docker
+from dist_zero_common.containers import HOST_NETWORK, Docker, container_name
 from dist_zero_common.errors import OperatorError
 from dist_zero_common.log import get_logger
-from services.scheduler.spawners.docker import OUTPUT_FILE, DockerSpawner, MachineOptions, Owner
+from services.scheduler.spawners.docker import (
+    OUTPUT_FILE,
+    DockerSpawner,
+    MachineOptions,
+    Owner,
+    logstash_inside,
+)
 
 
 def refused(status: int, explanation: str) -> APIError:
@@ -186,5 +193,40 @@ def test_dockers_errors_say_what_to_do(tmp_path: Path, error: Exception, advice:
     async def scenario(spawner: DockerSpawner) -> None:
         with pytest.raises(OperatorError, match=advice):
             await spawner.spawn("m1")
+
+    with_spawner(tmp_path, fake, scenario)
+
+
+@pytest.mark.parametrize(
+    ("host", "network", "inside", "hosts"),
+    [
+        ("logs.example.org", "n", "logs.example.org", {}),
+        ("10.0.0.7", "n", "10.0.0.7", {}),
+        ("localhost", "n", "host.docker.internal", {"host.docker.internal": "host-gateway"}),
+        ("127.0.0.1", "n", "host.docker.internal", {"host.docker.internal": "host-gateway"}),
+        ("::1", "n", "host.docker.internal", {"host.docker.internal": "host-gateway"}),
+        ("localhost", HOST_NETWORK, "localhost", {}),
+    ],
+)
+def test_machines_are_told_of_logstash(host: str, network: str, inside: str, hosts: dict[str, str]) -> None:
+    """As they reach it: loopback is not this host's in a container, unless that shares this host's network."""
+    told, names = logstash_inside((host, 5533), network)
+    assert told == {"LOGSTASH_HOST": inside, "LOGSTASH_PORT": "5533"} and names == hosts
+    assert logstash_inside(None, network) == ({}, {})
+
+
+def test_a_machine_has_what_shipping_needs(tmp_path: Path) -> None:
+    """In its environment, and among the hosts that it knows; without a Logstash there is neither."""
+    fake = FakeDocker()
+
+    async def scenario(spawner: DockerSpawner) -> None:
+        await spawner.spawn("m1")
+        spawner._options = replace(spawner._options, logstash=("localhost", 7_000))
+        await spawner.spawn("m2")
+        without, shipping = (fake.there[container_name("s", name)].arguments for name in ("m1", "m2"))
+        assert not [name for name in without["environment"] if name.startswith("LOGSTASH")]
+        assert without["extra_hosts"] == {}
+        assert shipping["environment"]["LOGSTASH_PORT"] == "7000"
+        assert shipping["environment"]["LOGSTASH_HOST"] in shipping["extra_hosts"]
 
     with_spawner(tmp_path, fake, scenario)

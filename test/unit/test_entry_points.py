@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dist_zero_common.errors import BrokerError, InternalError
-from dist_zero_common.log import captured_events
+from dist_zero_common.log import captured_events, reason_of
 from dist_zero_common.settings import Settings
 from services.entry import EXIT_BUG, EXIT_SETTINGS, EXIT_SURROUNDINGS, Process, main
 from services.machine_agent.__main__ import runner_settings
@@ -167,7 +167,7 @@ def test_what_ends_a_service_by_itself_is_said(
     for serve in (raises, fails):
         with captured_events() as events:
             assert main("scheduler", serve, lambda _: []) == code
-        assert events[-1]["event"] == "process_failed" and events[-1]["reason"] == str(error)
+        assert events[-1]["event"] == "process_failed" and events[-1]["reason"] == reason_of(error)
         said = capsys.readouterr().err
         assert str(error) in said and ("Traceback" in said) is (code == EXIT_BUG)
 

@@ -126,7 +126,9 @@ def test_a_host_that_never_reports_is_replaced_with_growing_pauses() -> None:
     assert kinds(there.run(601.0), "m1") == [(0.0, "SpawnHost"), (600.0, "ReplaceHost")]
     assert "had not reported 600 s" in there.notes()["m1"] and there.wrong() == []
     assert kinds(there.run(602.0), "m1") == [(601.0, "SpawnHost"), (1201.0, "ReplaceHost")]
-    assert "for the 2nd time in a row: it had not reported" in there.notes()["m1"] and there.wrong() == ["m1"]
+    assert "for the 2nd time in a row, because it had not reported" in there.notes()[
+        "m1"
+    ] and there.wrong() == ["m1"]
     spawns = [at for at, kind in kinds(there.run(100_000.0, 5.0), "m1") if kind == "SpawnHost"]
     pauses = [after - before - 600.0 for before, after in pairwise(spawns)]
     assert pauses[:3] == pytest.approx([120.0, 240.0, 480.0], abs=10.0)
@@ -144,7 +146,7 @@ def test_a_silent_host_is_replaced_and_its_history_forgotten() -> None:
     asked = kinds(there.run(310.0), "m2")
     assert [kind for _, kind in asked] == ["ReplaceHost", "SpawnHost"]
     assert asked[0][0] == pytest.approx(400.0, abs=2.0)
-    assert "the one before it was ended: it was silent for 300 s" in there.notes()["m2"]
+    assert "the one before it was ended, because it was silent for 300 s" in there.notes()["m2"]
     there.quiet.clear()
     there.run(400.0)
     there.quiet.add("m2")

@@ -286,6 +286,30 @@ def test_runner_that_ends_at_once_is_not_started_all_the_time() -> None:
     assert set(world.starts.values()) == {1}
 
 
+def test_a_machine_that_says_goodbye_is_forgotten_when_it_is_empty() -> None:
+    """Nothing more is asked of it, what it had goes elsewhere without waiting for silence, and then it is no machine
+    any more; under its name it may come again."""
+    world = settled_world(machines=2, nodes=2)
+    machine = next(part.machine for part in parts_of(world, "games")[:-1])
+    seen = world.observed.machines[machine]
+    dead = tuple(replace(status, alive=False) for status in seen.report.runners)
+    hear_machine(world.observed, replace(seen.report, runners=dead, leaves=True), world.now)
+    assert forget_silent(world.desired, world.observed, world.now) is world.desired
+    desired = world.desired
+    for second in range(5):
+        desired = decide(desired, world.observed, world.now + second)
+        sent = [command.inbox for command in reconcile(desired, world.observed, world.now + second)]
+        assert seen.report.inbox not in sent
+    assignment = desired.programs["games"].assignment
+    assert assignment is not None
+    assert machine not in [part.machine for part in assignment.runners()]
+    desired = forget_silent(desired, world.observed, world.now + 5.0)
+    assert machine not in world.observed.machines and f"{machine}-r1" not in desired.runners
+    again = replace(seen.report, incarnation=seen.report.incarnation + 1, runners=())
+    hear_machine(world.observed, again, world.now + 6.0)
+    assert f"{machine}-r1" in decide(desired, world.observed, world.now + 6.0).runners
+
+
 def test_runner_of_an_earlier_scheduler_is_kept() -> None:
     """A new scheduler that hears of a living runner wants that one, and gives out later incarnations only."""
     observed = Observed()

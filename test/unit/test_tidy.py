@@ -42,6 +42,7 @@ IMPORTERS = {
     "obstore": ("dist_zero_common/store/obstore.py",),
     "pandas": ("dist_zero/files.py",),
     "polars": ("dist_zero/files.py",),
+    "prometheus_client": ("dist_zero_common/exposition.py",),
     "pyarrow": ("dist_zero/arrow_batches.py", "dist_zero/files.py"),
     "pytest": ("dist_zero/testing/pytest_plugin.py",),
     "rich": ("dist_zero/cli/",),
@@ -56,6 +57,7 @@ PURE = (
     "dist_zero/blobs.py",
     "dist_zero/bridge/ledger.py",
     "dist_zero/cli/diagnosis.py",
+    "dist_zero/cli/top_model.py",
     "dist_zero/column_data.py",
     "dist_zero/compiler/*.py",
     "dist_zero/executor.py",
@@ -239,7 +241,13 @@ def test_dependencies_agree() -> None:
     pipfile = tomllib.loads(text(Path("Pipfile")))
     project = tomllib.loads(text(Path("pyproject.toml")))["project"]
     assert set(pipfile["packages"]) - {"dist-zero"} == set(project["dependencies"])
-    modules = {"aio-pika": "aio_pika", "pycapnp": "capnp", "python-dotenv": "dotenv"}
+    modules = {
+        "aio-pika": "aio_pika",
+        "pycapnp": "capnp",
+        "python-dotenv": "dotenv",
+        "prometheus-client": "prometheus_client",
+        "python-logstash": "logstash",
+    }
     assert {modules.get(name, name) for name in project["dependencies"]} <= set(IMPORTERS)
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
 SECONDS_MAX = 120.0
 """How long anything may take that only a machine full of other work would make slow."""
 
@@ -92,6 +93,7 @@ class Services:
         logs.mkdir(parents=True)
         environment = {
             "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),  # this tree, whichever one is installed
             "AMQP_URL": url or self.url,
             "DIST_ZERO_SYSTEM": self.system,
             "DIST_ZERO_KEEP_LOG": "yes",

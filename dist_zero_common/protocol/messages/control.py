@@ -57,7 +57,8 @@ class NodeStatus:
     begun; `waits_for`: whose rows it lacks for that, a shard + 1, or 0 for the sequencer. `saving`: the oldest epoch
     whose state is not in the store yet, 0 for none. `rows`: how many its steps have taken in since it is here,
     `busy_us`: for how long they were at it, `reads`: how often it was asked for rows or changes. `state_bytes`: how
-    much its newest saves hold."""
+    much its newest saves hold. `unsaved_ms`: since when it has finished something that no save covers, 0 for
+    nothing."""
 
     program: str
     generation: int
@@ -74,6 +75,7 @@ class NodeStatus:
     busy_us: int = 0
     reads: int = 0
     state_bytes: int = 0
+    unsaved_ms: int = 0
 
 
 HEAT_MAX = 256
@@ -88,7 +90,8 @@ class SequencerStatus:
     place of another, so many are to be filled, and `filled` are; that all are is said when a base has them. `needs`:
     the program that could begin at the base that there is, where the one that was to cannot. `busy_us`: for how long it
     was at work, without what it made the nodes of its runner do. `heat`: the hashes of some keys that were written
-    lately, ascending: where they lie close, the load is."""
+    lately, ascending: where they lie close, the load is. `rows`: how many of its own epochs it has handed out;
+    `unsaved_ms`: since when there are epochs that no base covers, 0 for none."""
 
     program: str
     incarnation: int
@@ -106,6 +109,8 @@ class SequencerStatus:
     needs: bytes = b""
     busy_us: int = 0
     heat: tuple[int, ...] = ()
+    rows: int = 0
+    unsaved_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +127,8 @@ class PreparedStatus:
 
 @dataclass(frozen=True, slots=True)
 class RunnerReport:
-    """A runner's heartbeat."""
+    """A runner's heartbeat. `cpu_us`: how much processor time its process has had, `memory_used_bytes`: how much memory
+    that has now; 0 where nobody measures it."""
 
     runner: str
     incarnation: int
@@ -131,6 +137,8 @@ class RunnerReport:
     nodes: tuple[NodeStatus, ...]
     sequencers: tuple[SequencerStatus, ...]
     prepared: tuple[PreparedStatus, ...] = ()
+    cpu_us: int = 0
+    memory_used_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

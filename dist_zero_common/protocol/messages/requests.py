@@ -195,7 +195,8 @@ class AskStatus:
 class MachineStatus:
     """A machine as the scheduler knows it. `silent_ms`: how long ago its agent was last heard of; `ready`: whether
     nodes may be placed there now. `inbox` and `runner_inbox` are where agent and runner listen; the latter is empty
-    while no runner was started."""
+    while no runner was started. `cpu_us` and `memory_used_bytes`: what its runner's process has taken. `reported_ms`:
+    when the runner said so, and all that is said of its nodes, by a clock of this scheduler's."""
 
     machine: str
     cores: int
@@ -208,11 +209,14 @@ class MachineStatus:
     runner_incarnation: int
     runner_inbox: str
     note: str
+    cpu_us: int = 0
+    memory_used_bytes: int = 0
+    reported_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class NodePlace:
-    """Where a shard of a program runs, and the newest epoch that it has finished."""
+    """Where a shard of a program runs, and the newest epoch that it has finished. For the numbers see `NodeStatus`."""
 
     shard: int
     node: str
@@ -220,12 +224,19 @@ class NodePlace:
     incarnation: int
     finished_epoch: int
     note: str
+    rows: int = 0
+    busy_us: int = 0
+    state_bytes: int = 0
+    unsaved_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramStatus:
     """A program as the scheduler knows it. `epoch` is the newest of its log, `finished_epoch` the newest that all
-    nodes have finished; `sequencer_machine` and the inboxes are empty while it is starting."""
+    nodes have finished; `sequencer_machine` and the inboxes are empty while it is starting. `rows` and `unsaved_ms` are
+    the sequencer's. How often since this scheduler leads: parts were placed again because they were lost
+    (`recoveries`), or moved (`moves`), nodes were divided (`splits`) or joined (`merges`), and the program went back to
+    a base (`rewinds`)."""
 
     program: str
     state: ProgramState
@@ -239,6 +250,14 @@ class ProgramStatus:
     clients_inbox: str
     nodes_inbox: str
     growth: str = ""
+    base: int = 0
+    rows: int = 0
+    unsaved_ms: int = 0
+    recoveries: int = 0
+    moves: int = 0
+    splits: int = 0
+    merges: int = 0
+    rewinds: int = 0
 
 
 @dataclass(frozen=True, slots=True)

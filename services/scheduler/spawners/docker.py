@@ -30,6 +30,7 @@ from dist_zero_common.containers import (
 )
 from dist_zero_common.errors import OperatorError
 from dist_zero_common.log import Logger
+from dist_zero_common.metrics import TARGET_SUFFIX
 
 MACHINE_ROLE = "machine"
 COMMAND = ("python", "-m", "services.machine_agent")
@@ -70,7 +71,8 @@ class MachineOptions:
 
     `keeper` and `directory` say who holds the system up, and where. Each machine logs to a directory of its
     container's name below `logs`, and to `logstash`, which is named as this host names it. `cores` and `memory_bytes`
-    limit a machine; None: all that the host has.
+    limit a machine; None: all that the host has. `metrics`: whether its services give out metrics, each at a port that
+    is free: containers may share the host's network.
     """
 
     system: str
@@ -88,6 +90,7 @@ class MachineOptions:
     cores: float | None = None
     memory_bytes: int | None = None
     logstash: tuple[str, int] | None = None
+    metrics: bool = False
 
     def labels(self, role: str) -> Mapping[str, str]:
         """What everything of this system is marked with."""
@@ -125,7 +128,9 @@ class DockerSpawner:
                 await self._docker.run(spec)
 
     async def stop(self, machine: str) -> None:
-        await self._docker.remove(container_name(self._options.system, machine), stop_seconds=STOP_SECONDS)
+        name = container_name(self._options.system, machine)
+        await self._docker.remove(name, stop_seconds=STOP_SECONDS)
+        forget_targets(self._options.logs / name)
 
     async def list(self) -> list[str]:
         seen = await self._containers()
@@ -145,6 +150,7 @@ class DockerSpawner:
         with (self._options.logs / seen.name / OUTPUT_FILE).open("a", encoding="utf-8") as file:
             file.write(output)
         await self._docker.remove(seen.name)
+        forget_targets(self._options.logs / seen.name)
 
 
 def machine_container(options: MachineOptions, machine: str) -> ContainerSpec:
@@ -167,6 +173,7 @@ def machine_container(options: MachineOptions, machine: str) -> ContainerSpec:
             "DIST_ZERO_LOG_LEVEL": options.log_level,
             "DIST_ZERO_KEEP_LOG": "yes" if options.keep_log else "no",
             **logstash,
+            "DIST_ZERO_METRICS_PORT": "0" if options.metrics else "",
         },
         hostname=machine,
         aliases=(machine,),
@@ -203,6 +210,13 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host.lower().rstrip(".") in ("localhost", "localhost.localdomain")
+
+
+def forget_targets(logs: Path) -> None:
+    """A container is gone, and nobody is to look for its metrics: it may have had no time to take away the files that
+    say where they were. `logs`: its log directory."""
+    for file in logs.glob(f"*{TARGET_SUFFIX}"):
+        file.unlink(missing_ok=True)
 
 
 def made_directory(path: Path, owner: Owner) -> None:

@@ -1,0 +1,1 @@
+"""Elasticsearch, Logstash and Kibana for the logs: see README.md."""
