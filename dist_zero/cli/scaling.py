@@ -76,7 +76,8 @@ def scale(
             raise typer.BadParameter(
                 "--service is about hosts, and goes with no program, --nodes or --auto: those are another command"
             )
-        _scale_services(remote_of(resolve(system, broker)), service_counts(service), wait, as_json)
+        counts = service_counts(service)
+        _scale_services(remote_of(resolve(system, broker)), counts, wait, as_json)
         return
     if program is None:
         raise typer.BadParameter("say which program (PROGRAM), or how many hosts (--service NAME=N)")
