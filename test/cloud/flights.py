@@ -14,8 +14,8 @@ FLIGHTS = str(ROOT / "examples" / "flights.py")
 
 def fly(cloud: CommandLine) -> None:
     """A system with two machines and two schedulers is up, with the program on four nodes and no rows in it. It shows
-    the bits of a simulation, also after instances of a scheduler and a machine were terminated, and with more rows then. A
-    second `up` changes nothing; logs come without ssh; `down` leaves the store and nothing else."""
+    the bits of a simulation, also after instances of a scheduler and a machine were terminated, and with more rows.
+    A second `up` changes nothing; logs come without ssh; `down` leaves the store and nothing else."""
     files = flights_files(cloud.directory)
 
     def simulated(flights: int) -> object:
