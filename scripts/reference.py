@@ -123,7 +123,7 @@ def settings_page() -> str:
         default = f"`{variable.default}`" if variable.default else "nothing"
         secret = " Is never shown." if variable.secret else ""
         rows.append(
-            f"### `{variable.name}`\n\n{_escaped(variable.meaning)}{secret}\n\n"
+            f"## `{variable.name}`\n\n{_escaped(variable.meaning)}{secret}\n\n"
             f"Allowed: {_escaped(variable.allowed)}. Default: {default}.\n"
         )
     return _SETTINGS + "\n".join(rows)
