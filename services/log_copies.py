@@ -12,8 +12,9 @@ from pathlib import Path
 
 from dist_zero_common.clock import RealClock
 from dist_zero_common.errors import OperatorError
-from dist_zero_common.log import get_logger, open_log
+from dist_zero_common.log import get_logger
 from dist_zero_common.log_copies import COPY_SECONDS, Copier
+from dist_zero_common.log_shipping import process_log
 from dist_zero_common.logs_tail import follow
 from dist_zero_common.settings import Settings, load_settings
 from dist_zero_common.store.opening import open_store
@@ -28,7 +29,8 @@ def main() -> int:
             sys.stderr.write(f"log-copies: {wanting[0]}\n")
             return EXIT_SETTINGS
         # Its own log has another directory, or each warning would be copied, and fail, and be a warning.
-        with open_log(settings.log_directory / "copies" / "own", "log-copies", level="warning"):
+        own = settings.log_directory / "copies" / "own"
+        with process_log(own, "log-copies", level="warning", logstash=settings.logstash):
             copy_forever(settings)
     except (OperatorError, OSError) as wrong:
         sys.stderr.write(f"log-copies: {wrong}\n")

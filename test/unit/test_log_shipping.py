@@ -393,6 +393,7 @@ def test_every_process_opens_its_log_in_one_place() -> None:
     assert users("process_log") == {
         shipping_module,
         "services/entry.py",
+        "services/log_copies.py",
         "dist_zero/cli/main.py",
         "dist_zero/cli/keeper.py",
     }
