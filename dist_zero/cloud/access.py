@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,9 +47,11 @@ def trust() -> Document:
     )
 
 
-def policy(fleet: Fleet, role: str, account: str) -> Document:
-    """What a role allows."""
-    return _document(*_store(fleet, role), *(_instances(fleet, account) if role == SCHEDULER else ()))
+def policy(fleet: Fleet, role: str, account: str, others: Sequence[str] = ()) -> Document:
+    """What a role allows. `others`: roles (their ARNs) of instance profiles that were named, which hosts have, too."""
+    hosts = [f"arn:aws:iam::{account}:role{IAM_PATH}{role_name(fleet.system, each)}" for each in ROLES]
+    instances = _instances(fleet, account, [*hosts, *others]) if role == SCHEDULER else ()
+    return _document(*_store(fleet, role), *instances)
 
 
 def _store(fleet: Fleet, role: str) -> list[Document]:
@@ -84,7 +87,7 @@ def _store(fleet: Fleet, role: str) -> list[Document]:
     return statements
 
 
-def _instances(fleet: Fleet, account: str) -> list[Document]:
+def _instances(fleet: Fleet, account: str, roles: Sequence[str]) -> list[Document]:
     here = f"arn:aws:ec2:{fleet.region}:{account}"
     ours = {"StringEquals": {f"aws:ResourceTag/{SYSTEM_TAG}": fleet.system}}
     asked = {"StringEquals": {f"aws:RequestTag/{SYSTEM_TAG}": fleet.system}}
@@ -128,9 +131,7 @@ def _instances(fleet: Fleet, account: str) -> list[Document]:
         {
             "Effect": "Allow",
             "Action": "iam:PassRole",
-            "Resource": [
-                f"arn:aws:iam::{account}:role{IAM_PATH}{role_name(fleet.system, role)}" for role in ROLES
-            ],
+            "Resource": list(roles),
             "Condition": {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}},
         },
     ]
@@ -162,13 +163,20 @@ def make_role(aws: Aws, fleet: Fleet, role: str, account: str) -> None:
                 Description=f"Instances ({role}) of the DistZero system {fleet.system}",
                 Tags=tags,
             )
-        document = json.dumps(policy(fleet, role, account))
+        document = json.dumps(policy(fleet, role, account, _roles_of_others(aws, fleet)))
         aws.iam.put_role_policy(RoleName=name, PolicyName=POLICY, PolicyDocument=document)
     with explained(f"make the instance profile {name}"):
         if not _is_there(lambda: _profile(aws, name).get("Tags", []), name, fleet.system):
             aws.iam.create_instance_profile(InstanceProfileName=name, Path=IAM_PATH, Tags=tags)
         if not _profile(aws, name)["Roles"]:
             aws.iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
+
+
+def _roles_of_others(aws: Aws, fleet: Fleet) -> list[str]:
+    """The roles of the instance profiles that were named."""
+    names = [fleet.kind(role).profile for role in ROLES]
+    own = [role_name(fleet.system, role) for role in ROLES]
+    return sorted(role["Arn"] for name in names if name not in own for role in _profile(aws, name)["Roles"])
 
 
 def _profile(aws: Aws, name: str) -> Any:

@@ -53,6 +53,7 @@ _NO_ROOM = (
     "MaxSpotInstanceCountExceeded",
     "Unsupported",  # the zone does not have the type
 )
+_UNKNOWN_INSTANCE = "InvalidInstanceID.NotFound"
 _TOKEN_ENDED = "IdempotentInstanceTerminated"
 _TOKEN_USED = "IdempotentParameterMismatch"
 
@@ -312,8 +313,12 @@ class Instances:
         """End these; those that have ended are no error."""
         if not ids:
             return
-        with explained(f"end {', '.join(sorted(ids))}"):
-            self._aws.ec2.terminate_instances(InstanceIds=sorted(ids))
+
+        def end(some: list[str]) -> None:
+            with explained(f"end {', '.join(some)}"):
+                self._aws.ec2.terminate_instances(InstanceIds=some)
+
+        _each_if_missing(end, sorted(ids))
         now = self._monotonic()
         self._ended.update(dict.fromkeys(sorted(ids), now))
         for each in ids:
@@ -326,12 +331,14 @@ class Instances:
     def renew(self, live: Iterable[Instance]) -> None:
         """Let the leases of these go on, for the fleet's time from now."""
         ids = sorted(each.id for each in live)
-        for begin in range(0, len(ids), TAGGED_AT_ONCE):
+
+        def tag(some: list[str]) -> None:
             with explained("renew leases"):
-                self._aws.ec2.create_tags(
-                    Resources=ids[begin : begin + TAGGED_AT_ONCE],
-                    Tags=[{"Key": LEASE_TAG, "Value": str(self._lease_until())}],
-                )
+                lease = [{"Key": LEASE_TAG, "Value": str(self._lease_until())}]
+                self._aws.ec2.create_tags(Resources=some, Tags=lease)  # type: ignore[arg-type]
+
+        for begin in range(0, len(ids), TAGGED_AT_ONCE):
+            _each_if_missing(tag, ids[begin : begin + TAGGED_AT_ONCE])
 
     def _first_lease(self, found: Iterable[Instance]) -> int:
         """Until when the lease of a new instance is. Machines of a system that is not handed over yet end with its
@@ -343,6 +350,18 @@ class Instances:
 
     def _lease_until(self) -> int:
         return int(self._now()) + self.fleet.lease_seconds
+
+
+def _each_if_missing(call: Callable[[list[str]], None], ids: list[str]) -> None:
+    """Make the call for all of them, or, where EC2 does not know one (not yet, or no more), for each that it knows: it
+    refuses the whole call for the sake of one."""
+    try:
+        call(ids)
+    except AwsError as failed:
+        if failed.code != _UNKNOWN_INSTANCE:
+            raise
+        for each in ids if len(ids) > 1 else ():
+            _each_if_missing(call, [each])
 
 
 def listed_instances(aws: Aws, system: str = "") -> list[Instance]:

@@ -137,7 +137,8 @@ def test_a_launch_is_what_was_asked_for_cloud(world: World) -> None:
     )
     (asked,) = world.server.called("RunInstances")
     assert asked["IamInstanceProfile.Name"] == "dist-zero-shop-machine"
-    assert asked["BlockDeviceMapping.1.DeviceName"] == "/dev/xvda"
+    (image,) = world.aws.ec2.describe_images(ImageIds=[world.fleet.image])["Images"]
+    assert asked["BlockDeviceMapping.1.DeviceName"] == image["RootDeviceName"]
     assert asked["BlockDeviceMapping.1.Ebs.Encrypted"] == "true"
     assert asked["BlockDeviceMapping.1.Ebs.DeleteOnTermination"] == "true"
     assert (launched.host, launched.role, launched.generation) == ("m1", MACHINE, 1)
@@ -310,6 +311,18 @@ def test_other_refusals_are_errors_at_once_cloud(world: World) -> None:
     assert len(world.server.called("RunInstances")) == 1
 
 
+def test_one_unknown_instance_keeps_no_other_from_being_renewed_cloud(world: World) -> None:
+    """Nor from being ended: EC2 refuses the whole call for one that it does not list yet, or no more."""
+    instances = world.instances()
+    known = [instances.launch(host, MACHINE) for host in ("m1", "m2")]
+    missing = replace(known[0], id="i-0123456789abcdef0", host="m3")
+    world.time += 100
+    instances.renew([*known, missing])
+    assert {each.lease_until for each in instances.live()} == {1_001_000}
+    instances.terminate([*(each.id for each in known), missing.id])
+    assert world.live() == {}
+
+
 def test_pauses_grow_and_end() -> None:
     """The same for the same seed; in all no longer than they may."""
     assert list(pauses("a")) == list(pauses("a")) != list(pauses("b"))
@@ -433,14 +446,21 @@ def test_a_system_that_is_up_stays_handed_over_cloud(world: World) -> None:
 
 
 def test_profiles_of_ones_own_are_used_and_left_alone_cloud(world: World) -> None:
-    """Where they are named, none is made."""
-    iam = world.aws.iam
-    name = f"mine-{world.fleet.system}"
+    """Where they are named, none is made; a scheduler may pass the role of the machines' one."""
+    iam, name = world.aws.iam, f"mine-{world.fleet.system}"
+    arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}")["Role"]["Arn"]
     iam.create_instance_profile(InstanceProfileName=name)
-    before = {each["RoleName"] for each in iam.list_roles()["Roles"]}
-    kinds = Kind(("m6i.large",), name), Kind(("t3.small",), name)
-    world.prepared(system=f"{world.fleet.system}-2", machine=kinds[0], scheduler=kinds[1])
-    assert {each["RoleName"] for each in iam.list_roles()["Roles"]} == before
+    iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
+    mine = Kind(("m6i.large",), name)
+    world.prepared(machine=mine)
+    own = all_access(world.aws)[world.fleet.system]
+    assert own.profiles == own.roles == (f"dist-zero-{world.fleet.system}-scheduler",)
+    said = iam.get_role_policy(RoleName=own.roles[0], PolicyName="dist-zero")["PolicyDocument"]
+    assert arn in str(said)
+    take_down(world.aws, world.fleet.system, world.fleet.store, lambda _: None, sleep=lambda _: None)
+    world.prepared(machine=mine, scheduler=mine)
+    assert not all_access(world.aws)[world.fleet.system].roles
+    assert iam.get_role(RoleName=name)["Role"]["Arn"] == arn
 
 
 def test_a_role_of_somebody_else_is_not_taken_cloud(world: World) -> None:

@@ -98,7 +98,9 @@ def test_a_scheduler_launches_with_its_tag_and_its_roles_alone() -> None:
         arn = f"arn:aws:iam::{ACCOUNT}:role/dist-zero/dist-zero-shop-{role}"
         assert allowed(may, "iam:PassRole", arn, to_ec2)
         assert not allowed(may, "iam:PassRole", arn, {"iam:PassedToService": "lambda.amazonaws.com"})
-    assert not allowed(may, "iam:PassRole", f"arn:aws:iam::{ACCOUNT}:role/admin", to_ec2)
+    admin = f"arn:aws:iam::{ACCOUNT}:role/admin"
+    assert not allowed(may, "iam:PassRole", admin, to_ec2)
+    assert allowed(policy(FLEET, SCHEDULER, ACCOUNT, [admin]), "iam:PassRole", admin, to_ec2), "it was named"
     assert trust()["Statement"][0]["Principal"] == {"Service": "ec2.amazonaws.com"}
 
 
