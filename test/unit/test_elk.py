@@ -237,7 +237,9 @@ def services() -> dict[str, Any]:
 def test_the_profile_is_the_stack_and_nothing_else() -> None:
     """Who does not ask for it gets none of it; nothing outside depends on it, and everything inside it on inside."""
     assert {name for name, each in services().items() if each.get("profiles") == ["elk"]} == ELK
-    assert all(each["profiles"] in (["elk"], ["metrics"]) for each in services().values() if "profiles" in each)
+    assert all(
+        each["profiles"] in (["elk"], ["metrics"]) for each in services().values() if "profiles" in each
+    )
     for name, each in services().items():
         assert all((other in ELK) is (name in ELK) for other in each.get("depends_on", {})), name
 
