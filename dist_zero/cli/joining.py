@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
@@ -38,12 +38,10 @@ from dist_zero_common.log import get_logger
 from dist_zero_common.protocol.messages.requests import MachineStatus, SystemStatus
 from dist_zero_common.settings import Settings, child_environment
 from dist_zero_common.store.opening import directory_of, open_store
-from services.machine_agent.__main__ import runner_settings
-from services.machine_agent.launchers.process import ProcessLauncher
-from services.machine_agent.machine import Machine, this_machine
-from services.machine_agent.service import AgentService
-from services.scheduler.spawners.base import role_of
-from services.scheduler.written_log import WrittenLog
+
+if TYPE_CHECKING:
+    from services.machine_agent.machine import Machine
+    from services.machine_agent.service import AgentService
 
 LOOK_SECONDS = 1.0
 GOODBYE_SECONDS = 15.0
@@ -68,6 +66,9 @@ class JoinOptions:
 
 async def join_system(options: JoinOptions) -> None:
     """Be a machine until told to end. Raises `SettingsError` and `OperatorError` for what keeps it from that."""
+    from services.machine_agent.machine import this_machine
+    from services.scheduler.spawners.base import role_of
+
     settings = options.settings
     machine = this_machine(settings.machine)
     if role_of(machine.name) is not None:
@@ -105,6 +106,8 @@ async def _check_store(
     where: Path | str, given: bool, status: SystemStatus, remote: RemoteSystem, settings: Settings
 ) -> None:
     """Raise `SettingsError` unless the store is there and is the system's."""
+    from services.scheduler.written_log import WrittenLog
+
     if not where:
         raise SettingsError(
             "the scheduler does not say where the store is: name it with --store, or in DIST_ZERO_STORE"
@@ -165,6 +168,9 @@ class _Joined:
 
     async def run(self) -> None:
         """Until SIGINT or SIGTERM; a second one does not wait for a goodbye."""
+        from services.machine_agent.launchers.process import ProcessLauncher
+        from services.machine_agent.service import AgentService
+
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
@@ -220,6 +226,8 @@ class _Joined:
         self._stop.set()
 
     def _environment(self, runner: str, incarnation: int) -> Mapping[str, str]:
+        from services.machine_agent.__main__ import runner_settings
+
         own = {"DIST_ZERO_STORE": self._store, "DIST_ZERO_LOG_DIR": str(self._settings.log_directory)}
         return child_environment(runner_settings(self._settings, self._machine, runner, incarnation) | own)
 
