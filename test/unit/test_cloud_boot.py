@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -26,10 +29,10 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tags: list[int | Exception], ends: int = 1) -> None:
         self.now, self.tags, self.commands = 1_000.0, tags, list[str]()
         self._ends = ends
-        monkeypatch.setattr(watch_lease.time, "time", lambda: self.now)
-        monkeypatch.setattr(watch_lease.time, "sleep", self._sleep)
+        monkeypatch.setattr(time, "time", lambda: self.now)
+        monkeypatch.setattr(time, "sleep", self._sleep)
         monkeypatch.setattr(watch_lease, "read", self._read)
-        monkeypatch.setattr(watch_lease.subprocess, "run", self._run)
+        monkeypatch.setattr(subprocess, "run", self._run)
 
     def _sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -151,8 +154,8 @@ def test_a_command_gets_what_the_object_says_and_nothing_else(
     body = json.dumps({"AMQP_URL": "amqp://u:p@h", "DIST_ZERO_MACHINE": "wrong"}).encode()
     monkeypatch.setattr(urllib.request, "urlopen", answering([], body))
     for name in ("setuid", "setgid", "initgroups", "chdir"):
-        monkeypatch.setattr(fetch.os, name, lambda *words, name=name: started.append((name, *words)))
-    monkeypatch.setattr(fetch.os, "execve", lambda *words: started.append(words))
+        monkeypatch.setattr(os, name, lambda *words, name=name: started.append((name, *words)))
+    monkeypatch.setattr(os, "execve", lambda *words: started.append(words))
     words = ("root", str(tmp_path), "/usr/bin/python3 -m services.machine_agent", "DIST_ZERO_MACHINE=m1")
     fetch.main("us-east-1", "acme", "", "run", "key", *words)
     assert started == [

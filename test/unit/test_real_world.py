@@ -15,6 +15,8 @@ ALLOWED = {
     "dist_zero_common/clock.py": "it is the clock",
     "dist_zero_common/sim/guard.py": "it replaces them",
     "dist_zero_common/logs_tail.py": "it follows files, for a person, outside of any simulation",
+    "dist_zero_common/cloud/boot/fetch.py": "it signs requests, on a host that has no DistZero yet",
+    "dist_zero_common/cloud/boot/watch_lease.py": "it ends its machine, likewise",
     "dist_zero/cli/run.py": "it tells how long a run took, from outside the simulation",
     "dist_zero/cli/test.py": "likewise",
     "dist_zero/cli/data.py": "it tells how long a load took",
