@@ -88,6 +88,8 @@ def environment(settings: Settings, fleet: Fleet, role: str, broker_url: str) ->
         "DIST_ZERO_LOG_LEVEL": settings.log_level,
         "DIST_ZERO_KEEP_LOG": "yes" if settings.keep_log else "no",
         "DIST_ZERO_EXECUTOR": settings.executor,
+        "DIST_ZERO_METRICS_PORT": "" if settings.metrics_port is None else str(settings.metrics_port),
+        "DIST_ZERO_METRICS_ADDRESS": settings.metrics_address if settings.metrics_port is not None else "",
         "LOGSTASH_HOST": settings.logstash_host,
         "LOGSTASH_PORT": str(settings.logstash_port),
     }
