@@ -179,9 +179,9 @@ async def _delete_queues(state: SystemState) -> None:
     await delete_queues(state.broker_url, [scheduler_inbox(state.system), *agents])
 
 
-def cloud_orphans(settings: Settings, system: str | None, *, remove: bool) -> list[str]:
+def cloud_orphans(settings: Settings, system: str | None, *, remove: bool) -> tuple[list[str], bool]:
     """What systems have left at AWS, in words; with `remove` it is removed: of all that nobody renews, and of the one
-    that was named."""
+    that was named. Also returns whether all of it is for removing."""
     from dist_zero.cloud.down import take_down as take_down_instances
     from dist_zero.cloud.orphans import found_systems
     from dist_zero_common.cloud.aws import Aws
@@ -189,13 +189,14 @@ def cloud_orphans(settings: Settings, system: str | None, *, remove: bool) -> li
     aws = Aws(settings)
     known = {state.system for state in load_states(settings.log_directory) if state.mode == CLOUD_MODE}
     found = found_systems(aws, known, time.time())
-    lines = []
+    lines, all_of_it = [], True
     for each in found:
         if system is not None and each.system != system:
             continue
         spared = each.lives and each.system != system
         lines += [f"system {each.system}: {thing}" for thing in each.things if not (remove and spared)]
         if spared:
+            all_of_it = False
             console_for(stderr=True).print(
                 Text(
                     f"system {each.system} lives, and was not started from this directory: it is removed only if it"
@@ -205,4 +206,4 @@ def cloud_orphans(settings: Settings, system: str | None, *, remove: bool) -> li
             )
         elif remove:
             take_down_instances(aws, each.system, "", lambda _: None)
-    return lines
+    return lines, all_of_it

@@ -339,7 +339,8 @@ def orphans(
     if cloud:
         from dist_zero.cli.cloud import cloud_orphans
 
-        _print_orphans(cloud_orphans(load_settings(), system, remove=remove), remove, as_json, " --cloud")
+        things, all_of_it = cloud_orphans(load_settings(), system, remove=remove)
+        _print_orphans(things, remove, as_json, " --cloud" if all_of_it else None)
         return
     logs = load_settings().log_directory.absolute()
 
@@ -365,7 +366,7 @@ def orphans(
     _print_orphans([thing for things in found.values() for thing in things], remove, as_json)
 
 
-def _print_orphans(things: list[str], removed: bool, as_json: bool, option: str = "") -> None:
+def _print_orphans(things: list[str], removed: bool, as_json: bool, option: str | None = "") -> None:
     if as_json:
         typer.echo(json.dumps({"orphans": things, "removed": removed}))
         return
@@ -373,5 +374,5 @@ def _print_orphans(things: list[str], removed: bool, as_json: bool, option: str 
         typer.echo(f"removed {thing}" if removed else thing)
     if not things:
         typer.echo("nothing is left over")
-    elif not removed:
+    elif not removed and option is not None:
         typer.echo(f"dist-zero orphans{option} --remove removes them")

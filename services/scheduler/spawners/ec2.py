@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 LOOK_SECONDS = 5.0
 """What was listed is believed for so long, and at most for an eighth of the lease."""
-FLEET_SECONDS = 60.0
+FLEET_SECONDS = 15.0
 """After so long it is looked whether another `up` has described the instances otherwise."""
 
 
