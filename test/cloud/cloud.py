@@ -56,6 +56,7 @@ class Cloud(CommandLine):
             "DIST_ZERO_STORE": f"s3://{self.bucket}/{self.prefix}",
             "DIST_ZERO_SYSTEM": self.system,
             "DIST_ZERO_LEASE_SECONDS": "4",
+            "DIST_ZERO_EXECUTOR": "interpreter",  # each new machine would compile for some seconds
             "DIST_ZERO_CLOUD_ENDPOINT": ec2.aws.endpoint,
             "DIST_ZERO_CLOUD_IMAGE": ec2.image,
             "DIST_ZERO_CLOUD_IMAGE_HAS_DIST_ZERO": "yes",

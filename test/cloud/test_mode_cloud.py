@@ -14,7 +14,7 @@ from test.cloud.flights import FLIGHTS, fly
 from test.virtual.rabbitmq_server import PASSWORD, USER
 
 pytestmark = [pytest.mark.timeout(900)]
-LEASE_SECONDS = 24
+LEASE_SECONDS = 18
 
 
 def test_flights_survive_the_loss_of_instances_cloud(cloud: Cloud) -> None:
