@@ -78,8 +78,9 @@ def checked_plan(bringing: Bringing) -> Plan:
     return plan
 
 
-def bring_up(bringing: Bringing, settings: Settings, program: str) -> None:
-    """Bring the system up, or what is missing of it, and return when its machines are ready."""
+def bring_up(bringing: Bringing, settings: Settings, program: str, *, asked_machines: bool) -> None:
+    """Bring the system up, or what is missing of it, and return when its machines are ready. `asked_machines`: their
+    number was said, and is no default."""
     from dist_zero.client.remote import RemoteSystem
     from dist_zero.cloud.up import Launching, hand_over, prepare, wait_ready
     from dist_zero_common.cloud.aws import Aws
@@ -106,7 +107,7 @@ def bring_up(bringing: Bringing, settings: Settings, program: str) -> None:
             fleet = prepare(aws, bringing, progress.tell)
             instances = Instances(aws, fleet)
             remote = RemoteSystem(bringing.broker_url, system)
-            asyncio.run(wait_ready(Launching(instances), remote, fleet, progress.tell))
+            asyncio.run(wait_ready(Launching(instances), remote, fleet, progress.tell, asked=asked_machines))
             hand_over(aws, fleet, instances)
     except KeyboardInterrupt:
         console_for(stderr=True).print(

@@ -158,8 +158,7 @@ def up(
     in_cloud, most_machines = mode == CLOUD_MODE, None
     if in_cloud and not auto:
         most_machines, max_machines = max_machines, None
-    said = context.get_parameter_source("nodes")
-    asked_nodes = said is not None and said.name != "DEFAULT"
+    asked_nodes, asked_machines = _was_said(context, "nodes"), _was_said(context, "machines")
     limits = limits_of(auto, min_nodes, max_nodes, min_machines, max_machines, idle)
     loaded, settings = load_program(file, program), load_settings()
     settings = with_options(
@@ -207,7 +206,7 @@ def up(
         if dry_run:
             show_plan(bringing, verbose=verbose)
             return
-        bring_up(bringing, settings, loaded.name)
+        bring_up(bringing, settings, loaded.name, asked_machines=asked_machines)
         note = asyncio.run(submit(bringing.broker_url, name))
     elif broker != NEW_BROKER and (broker is not None or is_up):
         target = resolve(
@@ -253,6 +252,12 @@ def up(
     ):
         if line:
             typer.echo(line)
+
+
+def _was_said(context: typer.Context, option: str) -> bool:
+    """Whether somebody has given the option, so that its value is no default."""
+    source = context.get_parameter_source(option)
+    return source is not None and source.name != "DEFAULT"
 
 
 def _next(system: str, ours: bool) -> str:

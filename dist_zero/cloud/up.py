@@ -44,6 +44,9 @@ DEBIAN_OWNER = "136693071363"
 """Debian's own account at Amazon."""
 DEBIAN_IMAGES = "debian-13-amd64-*"
 
+NODE_RUNNER = "node-runner"
+"""What schedulers call the service that machines are there for."""
+
 Tell = Callable[[str, int, int], None]
 """What is under way, how many of how many are done."""
 
@@ -155,23 +158,39 @@ class Launching:
         return live
 
 
-async def wait_ready(launching: Launching, remote: RemoteSystem, fleet: Fleet, tell: Tell) -> None:
-    """Return when a scheduler leads and all machines are ready. Raises `OperatorError` when that takes too long."""
+async def wait_ready(
+    launching: Launching, remote: RemoteSystem, fleet: Fleet, tell: Tell, *, asked: bool
+) -> None:
+    """Return when a scheduler leads and all machines are ready. `asked`: somebody has said how many machines there
+    shall be, so a system that is up already is to have as many; otherwise, and where their number follows the load, it
+    keeps what it has. Raises `OperatorError` when that takes too long."""
     started = time.monotonic()
-    status: SystemStatus | None = None
+    machines, status = fleet.machines, None
     while True:
         live = await asyncio.to_thread(launching.look)
         tell("scheduler hosts", sum(each.role == SCHEDULER for each in live), fleet.schedulers)
-        status = await _status(remote) or status
-        if status is not None:
+        said = await _status(remote)
+        if said is not None and status is None:
+            machines = await _settled(remote, said, machines, asked)
             tell("scheduler", 1, 1)
+        status = said or status
+        if status is not None:
             ready = sum(machine.ready for machine in status.machines)
-            tell("machines", min(ready, fleet.machines), fleet.machines)
-            if ready >= fleet.machines:
+            tell("machines", min(ready, machines), machines)
+            if ready >= machines:
                 return
         if time.monotonic() - started > START_SECONDS_MAX:
-            raise OperatorError(_too_slow(fleet, live, status))
+            raise OperatorError(_too_slow(fleet, machines, live, status))
         await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _settled(remote: RemoteSystem, status: SystemStatus, machines: int, asked: bool) -> int:
+    """How many machines there shall be: those that were asked for, of which the scheduler is told, or its own."""
+    wanted = next((each.wanted for each in status.services if each.service == NODE_RUNNER), machines)
+    if not asked or status.growth or wanted == machines:
+        return wanted
+    await remote.scale_services({NODE_RUNNER: machines})
+    return machines
 
 
 async def _status(remote: RemoteSystem) -> SystemStatus | None:
@@ -182,12 +201,12 @@ async def _status(remote: RemoteSystem) -> SystemStatus | None:
         return None
 
 
-def _too_slow(fleet: Fleet, live: list[Instance], status: SystemStatus | None) -> str:
+def _too_slow(fleet: Fleet, wanted: int, live: list[Instance], status: SystemStatus | None) -> str:
     machines = [each.host for each in live if each.role == MACHINE]
     what = (
         "no scheduler has answered"
         if status is None
-        else f"{sum(each.ready for each in status.machines)} of {fleet.machines} machines are ready"
+        else f"{sum(each.ready for each in status.machines)} of {wanted} machines are ready"
     )
     return (
         f"{what} after {START_SECONDS_MAX:.0f} s; instances live for {', '.join(sorted(machines)) or 'no machine'}."
