@@ -248,6 +248,9 @@ def up(
         note,
         f"program {loaded.name} runs in system {name}",
         limits.told(loaded.name) if limits is not None else "",
+        f"nobody reads its queues yet: `dist-zero bridge {file}` does, where they can be reached"
+        if in_cloud and loaded.sources
+        else "",
         _next(name, in_cloud or broker in (None, NEW_BROKER)),
     ):
         if line:
