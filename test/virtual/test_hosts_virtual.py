@@ -12,7 +12,11 @@ import pytest
 from test.virtual.test_virtual_mode_virtual import Shell, of_system, shell, wait_until
 
 __all__ = ["shell"]
-pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("docker_or_skip")]
+pytestmark = [
+    pytest.mark.long,  # more than two minutes; the same is simulated
+    pytest.mark.timeout(900),
+    pytest.mark.usefixtures("docker_or_skip"),
+]
 
 
 def container(name: str) -> str:
