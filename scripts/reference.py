@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from dist_zero_common.settings import Settings, Variable
+from dist_zero_common.settings import Settings
+from dist_zero_common.variables import Variable
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = ROOT / "schemas" / "messages.capnp"

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from dist_zero.cli.app import BrokerUrl, SystemName, app
-from dist_zero_common.settings import Settings, load_settings, parse_labels
+from dist_zero_common.settings import Settings, load_settings
+from dist_zero_common.variables import parse_labels
 
 
 @app.command()
