@@ -17,7 +17,7 @@ RUN apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv \
     && python3 -m venv /opt/venv
 ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST
-COPY Pipfile.lock scripts/requirements.py /tmp/
+COPY Pipfile.lock dist_zero_common/requirements.py /tmp/
 RUN python3 /tmp/requirements.py default < /tmp/Pipfile.lock > /tmp/requirements.txt \
     && /opt/venv/bin/pip install --quiet --disable-pip-version-check --no-cache-dir --no-deps --only-binary :all: \
         --no-binary python-logstash --require-hashes -r /tmp/requirements.txt \

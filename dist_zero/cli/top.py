@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import termios
 import tty
@@ -173,8 +174,8 @@ def _keys(end: Callable[[], None]) -> Iterator[None]:
     before = termios.tcgetattr(keyboard)
 
     def on_key() -> None:
-        pressed = sys.stdin.read(1)
-        if pressed in ("q", "Q", ""):
+        pressed = os.read(keyboard, 64)  # all that was typed, past the buffer of sys.stdin
+        if not pressed or b"q" in pressed.lower():
             end()
 
     tty.setcbreak(keyboard)

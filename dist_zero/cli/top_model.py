@@ -8,6 +8,8 @@ node or sequencer counts from zero; there is no new report.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dist_zero_common.protocol.messages.requests import (
@@ -91,10 +93,13 @@ def top_of(before: SystemStatus, now: SystemStatus) -> Top:
         for program in now.programs
         for node in _nodes(program, programs_before.get(program.program), machines)
     ]
+    hosted: dict[str, list[NodeLine]] = defaultdict(list)
+    for node in nodes:
+        hosted[node.machine].append(node)
     return Top(
         scheduler=now.scheduler,
         standbys=now.standbys,
-        machines=tuple(_machine(machine, nodes, machines) for machine in now.machines),
+        machines=tuple(_machine(each, hosted.get(each.machine, ()), machines) for each in now.machines),
         programs=tuple(
             _program(program, programs_before.get(program.program), machines) for program in now.programs
         ),
@@ -124,10 +129,9 @@ class _Machines:
         return self._before.get(machine)
 
 
-def _machine(machine: MachineStatus, nodes: list[NodeLine], machines: _Machines) -> MachineLine:
+def _machine(machine: MachineStatus, here: Sequence[NodeLine], machines: _Machines) -> MachineLine:
     was = machines.before(machine.machine)
     cpu = machines.rate(machine.machine, was.cpu_us if was is not None else None, machine.cpu_us)
-    here = [node for node in nodes if node.machine == machine.machine]
     rates = [node.rows for node in here if node.rows is not None]
     return MachineLine(
         machine=machine.machine,

@@ -11,13 +11,12 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from dist_zero_common.errors import SettingsError
+from dist_zero_common.requirements import requirements
 
 PACKAGES = ("dist_zero", "dist_zero_common", "schemas", "services")
 SUFFIXES = (".py", ".capnp", ".h", ".sh")
@@ -70,16 +69,3 @@ def archive(roots: list[Path]) -> bytes:
                 entry.size, entry.mode = len(body), 0o644
                 tar.addfile(entry, io.BytesIO(body))
     return packed.getvalue()
-
-
-def requirements(lock: Mapping[str, Any]) -> str:
-    """What pip reads, from the lock file: each package with the hashes of its files."""
-    lines = []
-    for name, entry in sorted(lock["default"].items()):
-        if "path" in entry:
-            continue  # this project
-        extras = f"[{','.join(entry['extras'])}]" if entry.get("extras") else ""
-        marker = f" ; {entry['markers']}" if entry.get("markers") else ""
-        hashes = "".join(f" \\\n    --hash={each}" for each in entry["hashes"])
-        lines.append(f"{name}{extras}{entry['version']}{marker}{hashes}\n")
-    return "".join(lines)

@@ -7,7 +7,6 @@ wait for room, no room would ever come.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 
 from dist_zero_common.broker.base import Queue
@@ -33,7 +32,7 @@ from dist_zero_common.protocol.stored import (
     LogRecord,
 )
 from services.node_runner import wire
-from services.node_runner.counts import Unsaved
+from services.node_runner.counts import Counts, Unsaved
 from services.node_runner.epoch_log import EpochLog
 from services.node_runner.handing_out import payload_bytes
 from services.node_runner.hosting import ProgramHost
@@ -111,7 +110,8 @@ class HostedSequencer:
         self._newest_base: Base | None = None
         self.stopped = False
         self._collecting = asyncio.Lock()
-        self._recorded: Counter[str] = Counter()  # since a base was written, for the log
+        self._said = _totals(self._counts)
+        """What the log was told of records with the newest base."""
         self._starting = asyncio.Lock()
 
     async def start(self) -> None:
@@ -391,9 +391,6 @@ class HostedSequencer:
             return
         if self._sequencer is not appending:
             return  # it was loaded again
-        self._recorded["epochs"] += 1
-        self._recorded["transactions"] += len(there.transactions)
-        self._recorded["bytes"] += sum(len(each.payload) for each in there.transactions)
         self._count_record(there, began)
         self._log.debug(
             "epoch_recorded", epoch=there.epoch, transactions=len(there.transactions), save=there.save
@@ -417,13 +414,10 @@ class HostedSequencer:
         except LogDamaged as damaged:
             self._halt(str(damaged), rewind=True)
             return
-        recorded, self._recorded = self._recorded, Counter()
+        before, self._said = self._said, _totals(self._counts)
+        epochs, transactions, size = (now - was for now, was in zip(self._said, before, strict=True))
         self._log.info(
-            "base_written",
-            epoch=effect.base.epoch,
-            epochs=recorded["epochs"],
-            transactions=recorded["transactions"],
-            bytes=recorded["bytes"],
+            "base_written", epoch=effect.base.epoch, epochs=epochs, transactions=transactions, bytes=size
         )
         if self._sequencer is writing:
             newest = self._sequencer.epoch if self._sequencer is not None else 0
@@ -482,3 +476,8 @@ def _node_event(message: AskRows | Done | Saved | Begun | ReaderLost) -> Sequenc
             return ShardBegun(message.shard, message.epoch)
         case ReaderLost():
             return ReaderGone(message.inbox)
+
+
+def _totals(counts: Counts) -> tuple[int, int, int]:
+    """Epochs, transactions and bytes that were recorded here."""
+    return counts.epochs, counts.transactions, counts.transaction_bytes

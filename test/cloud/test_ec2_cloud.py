@@ -33,6 +33,7 @@ from dist_zero_common.cloud.fleet import (
 )
 from dist_zero_common.cloud.instances import Instances, listed_instances
 from dist_zero_common.errors import OperatorError
+from dist_zero_common.log import captured_events
 from dist_zero_common.settings import Settings
 from services.scheduler.spawners.ec2 import EC2Spawner
 from test.cloud.aws_server import KEY_ID, SECRET, AwsServer, Parameters, tags_of
@@ -397,6 +398,36 @@ def test_whoever_asks_for_the_list_renews_the_leases_cloud(world: World) -> None
     asyncio.run(main())
     renewed = leases(world)
     assert renewed != before and all(int(lease) > 1_700_000_000 for lease in renewed)
+
+
+def test_leases_go_on_while_the_bucket_is_away_cloud(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What instances are to be is read again and again; while it cannot be, those that live are renewed as before. Only
+    whoever has never read it does nothing."""
+    world.prepared()
+    world.instances().launch("s1", SCHEDULER)
+    up.hand_over(world.aws, world.fleet, world.instances())
+    monkeypatch.setattr("services.scheduler.spawners.ec2.FLEET_SECONDS", 0.0)
+    monkeypatch.setattr("services.scheduler.spawners.ec2.RENEWALS_PER_LEASE", 1e9)
+    renewed: list[list[str]] = []
+    monkeypatch.setattr(
+        Instances, "renew", lambda _, live: renewed.append(sorted(each.host for each in live))
+    )
+
+    def away(bucket: str, key: str) -> bytes:
+        raise AwsError(f"cannot read s3://{bucket}/{key}: it is away", "ServiceUnavailable")
+
+    async def main() -> None:
+        spawner = spawned(world)
+        assert await spawner.list() == ["s1"]
+        monkeypatch.setattr(world.aws, "get_object", away)
+        with captured_events() as events:
+            assert await spawner.list() == ["s1"]
+        assert [event["event"] for event in events] == ["fleet_unread"]
+        with pytest.raises(OperatorError, match="it is away"):
+            await spawned(world).list()
+
+    asyncio.run(main())
+    assert renewed == [["s1"], ["s1"]]
 
 
 def test_before_it_is_handed_over_machines_end_with_the_schedulers_cloud(world: World) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_zero.cloud.source import archive, requirements, source_here
+from dist_zero.cloud.source import archive, source_here
 from dist_zero_common.settings import load_settings
 from test.unit.tidy import ROOT
 
@@ -155,16 +155,6 @@ def test_the_archive_has_what_services_need_and_is_the_same_each_time() -> None:
     assert not [name for name in names if name.startswith(("test", ".", "/")) or name.endswith(".pyc")]
     assert archive([ROOT / "schemas"]) != source.archive
     assert len(source.archive) < 3_000_000
-
-
-def test_the_list_of_packages_is_that_of_images() -> None:
-    """What `scripts/requirements.py` makes of the lock file for images, hosts install, too."""
-    import json
-
-    from scripts.requirements import requirements as for_images
-
-    lock = json.loads((ROOT / "Pipfile.lock").read_text())
-    assert requirements(lock) == for_images(lock, "default")
 
 
 def test_a_dist_zero_without_its_lock_file_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,7 @@ def test_the_image_and_its_dependencies_are_the_lock() -> None:
     lock = ROOT / "Pipfile.lock"
     with lock.open() as stream:
         done = subprocess.run(
-            [sys.executable, ROOT / "scripts/requirements.py", "default"],
+            [sys.executable, ROOT / "dist_zero_common/requirements.py", "default"],
             stdin=stream,
             capture_output=True,
             text=True,

@@ -102,7 +102,6 @@ ENTRY_POINTS = (
     "dist_zero_common/cloud/boot/fetch.py",  # part of user data, as is the next
     "dist_zero_common/cloud/boot/watch_lease.py",
     "services/log_copies.py",
-    "services/node_runner/collection.py",  # until sequencers write bases
 )
 
 LINES_MAX = 700

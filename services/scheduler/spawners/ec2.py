@@ -95,7 +95,14 @@ class EC2Spawner:
         if self._instances is not None and not self._instances.fleet.handed_over:
             patience = min(LOOK_SECONDS, self._instances.fleet.lease_seconds / 8)
         if self._instances is None or now - self._described_at >= patience:
-            fleet = await self._do(self._read_fleet)
+            try:
+                fleet = await self._do(self._read_fleet)
+            except OperatorError as failed:
+                if self._instances is None:
+                    raise
+                # Leases have to go on while the bucket is away: what it said last holds until it says something else.
+                self._log.warning("fleet_unread", reason=str(failed))
+                fleet = self._instances.fleet
             self._described_at = now
             if self._instances is None:
                 self._instances = Instances(self._aws, fleet)
