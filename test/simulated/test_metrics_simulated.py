@@ -15,6 +15,7 @@ import pytest
 from dist_zero.client.client import Client
 from dist_zero.system import SimulatedSystem
 from dist_zero_common import metrics
+from dist_zero_common.log import captured_events
 from dist_zero_common.metrics import METRICS, Histogram, Metric, Readings, Service
 from dist_zero_common.sim.loop import run_simulation
 from dist_zero_common.sim.world import SimWorld
@@ -95,6 +96,26 @@ def live(
             await work(system, client)
 
     run_simulation(main(), until_seconds=20_000)
+
+
+def test_the_log_counts_what_metrics_count() -> None:
+    """What `base_written` says of records since the base before adds up to what was recorded: a base that covers all is
+    written in the end."""
+    said = {"epochs": 0, "transactions": 0, "bytes": 0}
+
+    async def work(system: MeasuredSystem, client: Client) -> None:
+        for begin in range(0, 60, 20):
+            await put_sales(client, begin, begin + 20)
+            await asyncio.sleep(20)
+        counted = (metrics.EPOCHS, metrics.TRANSACTIONS, metrics.TRANSACTION_BYTES)
+        said.update(zip(said, (-int(system.of_runners(metric)) for metric in counted), strict=True))
+
+    with captured_events("info") as events:
+        live(work)
+    bases = [event for event in events if event["event"] == "base_written"]
+    assert len(bases) >= 3 and said["transactions"] <= -60
+    for name in said:
+        assert said[name] + sum(int(str(base[name])) for base in bases) == 0, name
 
 
 def place_of_sequencer(system: MeasuredSystem, client: Client) -> str:
