@@ -307,6 +307,9 @@ def test_goodbye_ends_runners_and_says_so() -> None:
         await bench.wait_status(1, alive=False)
         await asyncio.sleep(20)
         assert launcher.running == {} and launcher.starts == {1: 1}
+        assert bench.reports[-1].leaves
+        alive = [report for report in bench.reports if any(each.alive for each in report.runners)]
+        assert not [report for report in alive if report.leaves], "while a runner lives, the machine is there"
 
     events = run_bench(launcher, scenario)
     assert "agent_leaves" in [event["event"] for event in events]

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from dist_zero_common import log as log_module
 from dist_zero_common.clock import LoopClock
-from dist_zero_common.log import captured_events, get_logger, open_log, plain
+from dist_zero_common.errors import DataError, OperatorError, ProgramError, RequestError
+from dist_zero_common.log import captured_events, get_logger, open_log, plain, reason_of
 from test.unit.tidy import ROOT
 
 
@@ -210,3 +211,22 @@ def test_importing_does_nothing() -> None:
         " assert not names and not logging.root.handlers, names"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OperatorError("the store is away"), "the store is away"),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
+        (OperatorError(), "OperatorError"),
+        (DataError("column 'iban': expected int, got 'SECRET'"), "DataError"),
+        (RequestError("no row with key 'SECRET'"), "RequestError"),
+        (ProgramError("literal 'SECRET'"), "ProgramError"),
+        (KeyError("SECRET"), "KeyError"),
+        (ValueError("invalid literal: 'SECRET'"), "ValueError"),
+    ],
+)
+def test_the_reason_of_an_error_holds_no_value_of_a_row(error: Exception, reason: str) -> None:
+    """Errors of the surroundings are told in their words; those about data, and those that are not ours, by their type,
+    since their texts may quote a row."""
+    assert reason_of(error) == reason
