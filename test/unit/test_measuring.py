@@ -134,11 +134,12 @@ def test_a_loop_that_stands_still_is_seen_and_waited_for_by_nobody(
 ) -> None:
     """While a service computes for long, scrapers get the numbers of before, with their age, and however many ask, one
     look waits for the loop; before there are any numbers they are told to come again."""
-    looks: list[int] = []
+    looks: list[float] = []
     answers: list[str] = []
+    answered: list[float] = []
 
     def look(readings: Readings) -> None:
-        looks.append(1)
+        looks.append(time.monotonic())
         readings.add(metrics.LEADER, 1)
 
     async def work(url: str, of: Measured) -> None:
@@ -148,6 +149,7 @@ def test_a_loop_that_stands_still_is_seen_and_waited_for_by_nobody(
                     answers.append(fetched(f"{url}/metrics"))
                 except urllib.error.HTTPError as error:
                     answers.append(str(error.code))
+                answered.append(time.monotonic())
 
         with of.measuring(look):
             for _ in range(2):  # the first time, nobody has ever looked
@@ -163,6 +165,8 @@ def test_a_loop_that_stands_still_is_seen_and_waited_for_by_nobody(
     assert answers[:4] == ["503", "503", "503", ""]
     ages = [value_of(text, "dist_zero_readings_age_seconds") for text in (*answers[4:8], answers[9])]
     assert ages[0] == ages[4] == 0 and all(age > 0 for age in ages[1:4])
+    for age, at in zip(ages[1:4], answered[4:7], strict=True):
+        assert age <= at - looks[0], "no older than the look, however often they were given out"
     assert 2 <= len(looks) <= 4, (
         "at most one for each time that the loop was held up, and for each that it was not"
     )
