@@ -69,3 +69,9 @@ def name_file_pairs(option: str, form: str, given: list[str] | None) -> tuple[tu
             raise typer.BadParameter(f"{each!r} is not {form}", param_hint=option)
         pairs.append((name.strip(), Path(path).expanduser()))
     return tuple(pairs)
+
+
+def was_said(context: typer.Context, parameter: str) -> bool:
+    """Whether somebody has given a parameter of the command, so that its value is no default."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name != "DEFAULT"

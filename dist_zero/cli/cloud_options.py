@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dist_zero.cli.app import was_said
 from dist_zero_common.settings import Settings
 
 Image = Annotated[str | None, typer.Option("--image", metavar="AMI", help="Cloud: the image of instances.")]
@@ -73,3 +74,33 @@ def with_options(settings: Settings, **given: Any) -> Settings:
         if value is not None and value != []
     }
     return replace(settings, **said)
+
+
+ONLY_IN_CLOUD = (
+    "image",
+    "image_has_dist_zero",
+    "machine_type",
+    "scheduler_type",
+    "schedulers",
+    "subnet",
+    "security_group",
+    "machine_profile",
+    "scheduler_profile",
+    "spot",
+    "owner",
+    "lease",
+    "max_usd_per_hour",
+    "prices",
+    "region",
+    "verbose",
+)
+"""The parameters of `up` that mean nothing elsewhere."""
+
+
+def refuse_cloud_options(context: typer.Context) -> None:
+    """Raise `typer.BadParameter` if one of them was given: whoever means the cloud is not to get something else."""
+    for parameter in context.command.params:
+        if parameter.name in ONLY_IN_CLOUD and was_said(context, parameter.name):
+            raise typer.BadParameter(
+                "that is for --mode cloud, which was not said", param_hint=parameter.opts[0]
+            )

@@ -16,6 +16,7 @@ from dist_zero.cli.app import (
     ProgramName,
     SourceBroker,
     app,
+    was_said,
 )
 from dist_zero.cli.cloud_options import (
     Image,
@@ -34,6 +35,7 @@ from dist_zero.cli.cloud_options import (
     Spot,
     Subnet,
     Verbose,
+    refuse_cloud_options,
     with_options,
 )
 from dist_zero.cli.limits import (
@@ -158,7 +160,9 @@ def up(
     in_cloud, most_machines = mode == CLOUD_MODE, None
     if in_cloud and not auto:
         most_machines, max_machines = max_machines, None
-    asked_nodes, asked_machines = _was_said(context, "nodes"), _was_said(context, "machines")
+    if not in_cloud:
+        refuse_cloud_options(context)
+    asked_nodes, asked_machines = was_said(context, "nodes"), was_said(context, "machines")
     limits = limits_of(auto, min_nodes, max_nodes, min_machines, max_machines, idle)
     loaded, settings = load_program(file, program), load_settings()
     settings = with_options(
@@ -255,12 +259,6 @@ def up(
     ):
         if line:
             typer.echo(line)
-
-
-def _was_said(context: typer.Context, option: str) -> bool:
-    """Whether somebody has given the option, so that its value is no default."""
-    source = context.get_parameter_source(option)
-    return source is not None and source.name != "DEFAULT"
 
 
 def _next(system: str, ours: bool) -> str:

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
 import dist_zero
-from dist_zero.cli.app import BUG, CHECK_FAILED, OK, OPERATOR_ERROR, USER_ERROR
+from dist_zero.cli.app import BUG, CHECK_FAILED, OK, OPERATOR_ERROR, USER_ERROR, app
 from dist_zero.cli.main import main
 from dist_zero.cli.render import shown, shown_float
 from dist_zero.types import DATETIME, FLOAT, INT, STR, decimal_type
@@ -286,6 +288,22 @@ def test_a_system_with_an_impossible_name_leaves_no_file(shell: Shell, command: 
     assert (ran.code, ran.out) == (OPERATOR_ERROR, "")
     assert "cannot be the name of a system" in ran.err
     assert not [path for path in Path("..").rglob("*") if "elsewhere" in path.name or "keeper" in path.name]
+
+
+def cloud_options() -> list[list[str]]:
+    """Every option of `up` whose help says that it is the cloud's, with a value."""
+    command: Any = typer.main.get_command(app)
+    options = [each for each in command.commands["up"].params if (each.help or "").startswith("Cloud")]
+    return [[each.opts[0], *([] if each.is_flag else ["1"])] for each in options]
+
+
+@pytest.mark.parametrize("option", cloud_options(), ids=lambda option: option[0])
+def test_what_is_meant_for_the_cloud_starts_nothing_elsewhere(shell: Shell, option: list[str]) -> None:
+    """An option that would be passed over is refused: nobody who means instances gets containers."""
+    ran = shell("up", "toy.py", *option)
+    assert (ran.code, ran.out) == (USER_ERROR, "")
+    assert f"{option[0]}: that is for --mode cloud" in " ".join(ran.err.split())
+    assert not list(Path().rglob("keeper*"))
 
 
 def test_a_bug_says_so(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
